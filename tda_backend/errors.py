@@ -1,0 +1,62 @@
+"""The one family of errors that reaches a person: a message that says what happened and a hint that says what to do.
+
+Command line, pages and notebooks render :class:`TDAError` the same way; anything else that escapes is a bug.
+"""
+
+from __future__ import annotations
+
+
+class TDAError(Exception):
+    """An error a person can act on.
+
+    Args:
+        message: One sentence: what was given and why it cannot be used.
+        hint: One sentence: what is allowed, or what to do next. May be empty.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+    def __reduce__(self):  # keeps message and hint when an error crosses a process boundary
+        return (type(self), (self.message, self.hint))
+
+
+class UsageError(TDAError):
+    """Something was asked for that does not exist or is not allowed: a wrong name, key, value or index."""
+
+    exit_code = 2
+
+
+class StudyError(UsageError):
+    """A study file, or a setting given for it, is not valid."""
+
+
+class TaskError(TDAError):
+    """A task cannot be loaded, or breaks its contract."""
+
+
+class DataError(TDAError):
+    """Data is missing, damaged or outside its allowed range."""
+
+
+class NumericalError(TDAError):
+    """A number that must be finite is not, or a problem has no well-defined answer."""
+
+
+class CatalogueError(TDAError):
+    """The catalogue is missing, locked, damaged or of another schema version."""
+
+
+class ArtifactError(TDAError):
+    """A stored artifact is missing or damaged."""
+
+
+class MachineError(TDAError):
+    """The machine lacks something: disk space, a free port, a device, an optional package."""

@@ -1,0 +1,185 @@
+"""Central types. Sign and orientation are part of the type.
+
+Everywhere in this project a score matrix is ``[m, n]`` = [query, train] and **positive means that the training
+example helps**: adding weight to it raises the *goodness* of the query (margin up; loss or error down).
+λ (``regularization``) is absolute, in units of the mean Gram ``F = JᵀJ/n``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Batch = Mapping[str, Tensor]
+"""A dict of equally long tensors: the leading axis b enumerates examples."""
+
+
+@dataclass(frozen=True)
+class Display:
+    """How one example is shown to a person.
+
+    Attributes:
+        kind: ``image`` (``image`` is uint8 ``[h, w]`` or ``[h, w, 3]``), ``text`` (``text``) or ``row`` (``row``).
+        caption: A short plain-text description, used as alt text.
+    """
+
+    kind: Literal["image", "text", "row"]
+    caption: str = ""
+    image: np.ndarray | None = None
+    text: str = ""
+    row: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Mini-batch SGD as the benchmark tasks use it (Taming, appendix A). Schedules are fractions of the total steps.
+
+    The last partial batch is kept and its loss is the mean over its own size.
+    """
+
+    num_epochs: int
+    batch_size: int
+    learning_rate: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+
+
+class Task(ABC):
+    """What is attributed: data, model, training loss and the measurement of a query.
+
+    Subclass it and return an instance from a factory that takes no argument; give the factory on the command line as
+    ``package.module:factory`` or ``path/to/file.py:factory``. ``tda check`` verifies the contract.
+
+    Attributes:
+        name: Short identifier, ``[a-z0-9-]+``.
+        measurement_sign: +1 where a larger measurement is better (margin), −1 where smaller is better (loss, error).
+            Applied once, where the measurement enters; every stored output and score is *goodness*.
+        training: Training settings, or ``None`` for an already trained model (then ``checkpoint_files`` is given).
+        checkpoint_files: State dicts of an already trained model, oldest first (loaded with ``weights_only=True``).
+        margin_identity: True when ``∇train_loss = −(1−p)·∇measurement`` with ``p = sigmoid(measurement)``: the
+            classification margin with cross-entropy. TRAK needs it; ``tda check`` verifies it.
+        num_classes: Number of classes for classification, else ``None``.
+        class_names: Names of the classes for display (empty: the numbers).
+        label_key: Key of the target in a batch.
+    """
+
+    name: str
+    measurement_sign: int = 1
+    training: TrainingSettings | None = None
+    checkpoint_files: Sequence[Path] = ()
+    margin_identity: bool = False
+    num_classes: int | None = None
+    class_names: Sequence[str] = ()
+    label_key: str = "y"
+
+    @abstractmethod
+    def datasets(self) -> dict[str, Any]:
+        """Return ``{"train": …, "test": …}``: dicts of equally long tensors, or mapping-style sets of such rows."""
+
+    @abstractmethod
+    def build_model(self, seed: int) -> nn.Module:
+        """Return a freshly initialised model; the same seed gives the same bits."""
+
+    @abstractmethod
+    def train_loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the unreduced training loss, ``[b]``."""
+
+    @abstractmethod
+    def measurement(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the measured quantity of each example, ``[b]``."""
+
+    def predict(self, model: nn.Module, batch: Batch) -> Tensor | None:
+        """Return the predicted class (integer) or value of each example, ``[b]``, or ``None`` if there is none."""
+        return None
+
+    def show(self, split: str, index: int) -> Display:
+        """Return how example ``index`` of ``split`` is displayed; override it for pictures, text or tables."""
+        return Display("text", caption=f"{split} example {index}", text=f"{split} #{index}")
+
+    def source(self) -> str:
+        """Return the text that identifies this task's code and settings; artifacts are keyed by its hash."""
+        try:
+            code = inspect.getsource(type(self))
+        except (OSError, TypeError):
+            code = type(self).__qualname__
+        return f"{self.name}\n{self.training!r}\n{[str(p) for p in self.checkpoint_files]!r}\n{code}"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Parameters and buffers of one training run at the end of one epoch.
+
+    Attributes:
+        seed_index: Index of the training seed, 0-based.
+        epoch: Number of completed epochs, ≥ 1.
+        learning_rate: Learning rate in force at that epoch's end (TracIn's η).
+        state: State dict on the CPU.
+    """
+
+    seed_index: int
+    epoch: int
+    learning_rate: float
+    state: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Spectral coordinates of one (checkpoint, method, projection): every λ is a filter on them.
+
+    ``scores = query · diag(φ(σ; λ)) · trainᵀ ⊙ train_weights`` with the sign already inside ``train``: for influence
+    functions ``train`` holds the coordinates of **−∇ℓ** (the direction in which an example pushes the parameters),
+    ``query`` those of the gradient of goodness, so that positive helps. TRAK's ``train`` holds ∇goodness and
+    ``train_weights`` Q_i = 1 − p_i.
+
+    Attributes:
+        eigenvalues: ``[r]`` float64, descending, ≥ 0, of the mean Gram (with 1/n).
+        train: ``[n, r]`` float32.
+        query: ``[m, r]`` float32.
+        validation: ``[v, r]`` float32 (for ξ).
+        train_weights: ``[n]`` float32 or ``None`` (ones).
+        num_cut: Number of eigenvalues ≤ n·ε·σ_max, which the pseudo-inverse at λ = 0 leaves out.
+    """
+
+    eigenvalues: Tensor
+    train: Tensor
+    query: Tensor
+    validation: Tensor
+    train_weights: Tensor | None
+    num_cut: int
+
+    @property
+    def num_train(self) -> int:
+        return self.train.shape[0]
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One attribution configuration. λ is deliberately not part of it: λ lives in curve rows.
+
+    Attributes:
+        method: Key of the method table.
+        training_epoch: Checkpoint where features are taken (for TracIn the last of the selected checkpoints).
+        projection_dim: k, or ``None`` for the unprojected answer.
+        seed_indices: Training seeds that take part.
+        parameters: Further non-filter parameters (e.g. ``normalization`` of TracIn), JSON-compatible.
+    """
+
+    method: str
+    training_epoch: int
+    projection_dim: int | None
+    seed_indices: tuple[int, ...] = (0,)
+    parameters: tuple[tuple[str, Any], ...] = ()
+
+
+def to_device(batch: Batch, device: torch.device | str) -> dict[str, Tensor]:
+    """Return the batch with every tensor on ``device``."""
+    return {key: value.to(device) for key, value in batch.items()}
