@@ -1,0 +1,8 @@
+"""``python -m tda_backend`` is the command ``tda``."""
+
+import sys
+
+from tda_backend.runs.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

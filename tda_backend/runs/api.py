@@ -1,0 +1,297 @@
+"""The public interface for scripts, notebooks and pages: open a study, ask for scores, curves and selections.
+
+::
+
+    import tda_backend as tda
+
+    study = tda.open_study("mnist-mlp")
+    study.scores("iffim", regularization=1e-3, training_epoch=20)  # [m, n], positive helps
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tda_backend.errors import UsageError
+from tda_backend.evaluation.indicator import indicator_curve
+from tda_backend.evaluation.lds import lds_curve
+from tda_backend.methods import method as method_row
+from tda_backend.runs import jobs
+from tda_backend.runs.study_reader import StudyReader
+from tda_backend.seeds import hashed_seed
+from tda_backend.spectral.contraction import ScoreMatrix, Source, scores
+from tda_backend.store import repository
+from tda_backend.store.catalogue import owned_here
+from tda_backend.store.workspace import Workspace
+
+QUANTILES = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
+
+
+def open_study(name: str, db: str | Path | Workspace | None = None) -> Study:
+    """Open the newest study called ``name`` (or the one with that id).
+
+    Args:
+        name: Name or id of the study.
+        db: Catalogue file; default: the environment variable TDA_DB, else ``./workspace/catalogue.duckdb``.
+
+    Raises:
+        UsageError: There is no such study.
+        CatalogueError: The catalogue is missing, locked or damaged.
+    """
+    workspace = Workspace.at(db)
+    return Study(workspace, repository.find_study(workspace, name))
+
+
+def catalogue_version(db: str | Path | Workspace | None = None) -> str:
+    """Return a token that changes when the catalogue does: a key for caches of what was read."""
+    workspace = Workspace.at(db)
+    if owned_here(workspace):
+        rows = repository.query(workspace, "SELECT count(*) AS num, max(ingested)::VARCHAR AS last FROM ingested")
+        return f"{rows['num'].iloc[0]}-{rows['last'].iloc[0]}"
+    stamps = [path.stat().st_mtime_ns for path in (workspace.catalogue, workspace.snapshot) if path.exists()]
+    return "-".join(str(stamp) for stamp in stamps) or "none"
+
+
+def list_studies(db: str | Path | Workspace | None = None) -> pd.DataFrame:
+    """Return one row per study, newest first.
+
+    Columns: study_id, name, task, status (running, complete, failed or partial), progress (0..1), steps_done,
+    steps_total, message, created, num_configurations, num_train, num_queries, num_subsets, best_method, best_lds,
+    best_lds_low, best_lds_high, lambda_selected, lds_selected, job_id (of the running job, else "").
+    """
+    workspace = Workspace.at(db)
+    frame = repository.studies(workspace)
+    running = jobs.list_jobs(workspace)
+    status, messages, progress, ids = [], [], [], []
+    for row in frame.to_dict("records"):
+        mine = running[running["study_id"] == row["study_id"]]
+        last = mine.iloc[0] if len(mine) else None
+        complete = row["steps_done"] >= row["steps_total"]
+        share = row["steps_done"] / max(1, row["steps_total"])
+        if last is not None and last["status"] == "running":
+            status.append("running")
+            messages.append(f"{last['step']}")
+            share = max(share, float(last["fraction"] or 0.0)) if not complete else 1.0
+        elif complete:
+            status.append("complete")
+            messages.append("")
+        elif last is not None and last["status"] in ("failed", "stale"):
+            status.append("failed")
+            messages.append(f"{last['message']} {last['hint']}".strip())
+        else:
+            status.append("partial")
+            messages.append(f"Go on with: tda run {row['name']}")
+        progress.append(min(1.0, share))
+        ids.append(last["job_id"] if status[-1] == "running" and last is not None else "")
+    frame = frame.drop(columns=["last_status", "last_message"])
+    frame.insert(3, "status", status)
+    frame.insert(4, "progress", progress)
+    frame.insert(7, "message", messages)
+    frame["job_id"] = ids
+    return frame
+
+
+class Study(StudyReader):
+    """One study: everything :class:`StudyReader` reads, and scores, LDS, ξ and λ* at values of λ never stored.
+
+    Methods that take ``method, projection_dim, training_epoch, **parameters`` mean one configuration.
+    ``projection_dim=None`` is the unprojected answer; ``training_epoch=None`` the latest epoch there is; ``seeds=None``
+    all training seeds. λ is in units of the mean Gram; positive scores help.
+    """
+
+    def configuration_id(
+        self, method: str, projection_dim: int | None = None, training_epoch: int | None = None, **parameters: Any
+    ) -> str:
+        """Return the id of one configuration.
+
+        Raises:
+            UsageError: The study does not have it; the hint lists what it has.
+        """
+        method_row(method)
+        frame = self.configurations()
+        frame = frame[frame["method"] == method]
+        if not len(frame):
+            raise UsageError(f"Study {self.name} has no results of method {method!r}.", self._known_methods())
+        dims = frame["projection_dim"]
+        rows = frame[dims.isna() if projection_dim is None else dims.eq(projection_dim).fillna(False)]
+        if training_epoch is not None:
+            rows = rows[rows["training_epoch"] == training_epoch]
+        for name, value in parameters.items():
+            rows = rows[[json.loads(text).get(name) == value for text in rows["parameters"]]]
+        if not len(rows):
+            given = {"projection_dim": projection_dim, "training_epoch": training_epoch, **parameters}
+            wanted = ", ".join(f"{name}={value}" for name, value in given.items())
+            raise UsageError(
+                f"Study {self.name} has no {method} with {wanted}.", f"It has: {'; '.join(frame['label'].tolist())}."
+            )
+        return str(rows.sort_values("training_epoch", kind="stable")["configuration_id"].iloc[-1])
+
+    def scores(
+        self,
+        method: str,
+        regularization: float | None = None,
+        projection_dim: int | None = None,
+        training_epoch: int | None = None,
+        query: int | Sequence[int] | None = None,
+        seeds: Sequence[int] | None = None,
+        **parameters: Any,
+    ) -> np.ndarray:
+        """Return attribution scores: ``[m, n]``, or ``[n]`` for one query; positive helps.
+
+        Args:
+            method: Key of the method table.
+            regularization: λ ≥ 0, any value; 0 is the pseudo-inverse. ``None`` for methods without λ.
+            projection_dim: k, or ``None``: unprojected.
+            training_epoch: Checkpoint of the features; ``None``: the latest there is.
+            query: Position in the study's query list; ``None``: all.
+            seeds: Training seeds to average over.
+            **parameters: Further settings of the configuration, e.g. ``normalization=True`` of TracIn.
+        """
+        source = self.source(self.configuration_id(method, projection_dim, training_epoch, **parameters), seeds)
+        if query is None:
+            return scores(source, self._regularization(method, source, regularization))
+        rows = self._query(query) if isinstance(query, int | np.integer) else [self._query(value) for value in query]
+        return scores(source, self._regularization(method, source, regularization), rows)
+
+    def lds(
+        self,
+        method: str,
+        regularization: float | Sequence[float] | None = None,
+        projection_dim: int | None = None,
+        training_epoch: int | None = None,
+        alpha: float | None = None,
+        seeds: Sequence[int] | None = None,
+        **parameters: Any,
+    ) -> pd.DataFrame:
+        """Return LDS at the given λ: regularization, mean, ci_low, ci_high (95 % bootstrap over subsets).
+
+        ``regularization=None`` takes the study's grid. ``num_subsets`` and ``num_undefined`` come along.
+        """
+        source = self.source(self.configuration_id(method, projection_dim, training_epoch, **parameters), seeds)
+        grid = None if isinstance(source, ScoreMatrix) else self._grid(regularization)
+        curve = lds_curve(
+            source, self.subset_masks(alpha), self.subset_outputs(alpha), grid,
+            num_bootstrap=self.config["evaluation"]["bootstrap"], seed=bootstrap_seed(self.config["seed"]),
+        )  # fmt: skip
+        return pd.DataFrame(
+            {
+                "regularization": [None] if grid is None else grid,
+                "mean": _values(curve.mean),
+                "ci_low": _values(curve.ci_low),
+                "ci_high": _values(curve.ci_high),
+                "num_undefined": _values(curve.num_undefined),
+                "num_subsets": curve.num_subsets,
+            }
+        )
+
+    def indicator(
+        self,
+        method: str,
+        regularization: float | Sequence[float] | None = None,
+        projection_dim: int | None = None,
+        training_epoch: int | None = None,
+        seeds: Sequence[int] | None = None,
+        **parameters: Any,
+    ) -> pd.DataFrame:
+        """Return ξ at the given λ over the validation points: regularization, mean, q05, q25, q50, q75, q95."""
+        source = self.source(self.configuration_id(method, projection_dim, training_epoch, **parameters), seeds)
+        if isinstance(source, ScoreMatrix):
+            raise UsageError(f"Method {method!r} has no regularization, so no ξ.", self._known_methods())
+        return indicator_frame(source, self._grid(regularization))
+
+    def select(
+        self,
+        method: str,
+        projection_dim: int | None = None,
+        training_epoch: int | None = None,
+        alpha: float | None = None,
+        **parameters: Any,
+    ) -> dict[str, Any]:
+        """Return λ* of Algorithm 1 with its baselines: the object of ``tda select --json`` for one configuration."""
+        configuration_id = self.configuration_id(method, projection_dim, training_epoch, **parameters)
+        record = self.selection(configuration_id, alpha)
+        if not record:
+            raise UsageError(f"Method {method!r} has no selected λ in study {self.name}.", self._known_methods())
+        return record
+
+    def top_examples(
+        self,
+        method: str,
+        query: int,
+        num: int = 10,
+        regularization: float | None = None,
+        projection_dim: int | None = None,
+        training_epoch: int | None = None,
+        seeds: Sequence[int] | None = None,
+        **parameters: Any,
+    ) -> pd.DataFrame:
+        """Return the ``num`` most helpful and most harmful training examples of one query.
+
+        ``regularization=None`` takes λ*. Columns: side (helpful or harmful), rank (from 1), position, index, label,
+        prediction, score, payload.
+        """
+        if num < 1:
+            raise UsageError(f"num={num} is not allowed.", "Give at least 1.")
+        if regularization is None and method_row(method).has_regularization:
+            selected = self.select(method, projection_dim, training_epoch, **parameters)
+            regularization = selected["lambda_selected"]
+        values = self.scores(method, regularization, projection_dim, training_epoch, self._query(query), seeds,
+                             **parameters)  # fmt: skip
+        order = np.argsort(-values, kind="stable")
+        num = min(num, len(order))
+        frame = pd.DataFrame(
+            {
+                "side": ["helpful"] * num + ["harmful"] * num,
+                "rank": [*range(1, num + 1)] * 2,
+                "position": np.concatenate([order[:num], order[::-1][:num]]),
+            }
+        )
+        frame["score"] = values[frame["position"]]
+        train = self.examples("train").set_index("position")
+        joined = frame.join(train[["index", "label", "prediction", "payload"]], on="position")
+        return joined[["side", "rank", "position", "index", "label", "prediction", "score", "payload"]]
+
+    def _grid(self, regularization: float | Sequence[float] | None) -> list[float]:
+        if regularization is None:
+            return [float(value) for value in self.info["regularizations"]]
+        values = [regularization] if np.isscalar(regularization) else list(regularization)  # type: ignore[arg-type]
+        return [float(value) for value in values]  # type: ignore[arg-type]
+
+    def _regularization(self, method: str, source: Source, regularization: float | None) -> float | None:
+        if isinstance(source, ScoreMatrix):
+            if regularization is not None:
+                raise UsageError(f"Method {method!r} has no regularization.", "Leave regularization out.")
+            return None
+        if regularization is None:
+            raise UsageError(f"Method {method!r} needs a regularization λ.", f"`tda select {self.name}` suggests one.")
+        return float(regularization)
+
+    def _known_methods(self) -> str:
+        frame = self.configurations()
+        return f"It has: {', '.join(dict.fromkeys(frame['method']))}." if len(frame) else "It has no results yet."
+
+
+def indicator_frame(spectra: Any, regularizations: Sequence[float]) -> pd.DataFrame:
+    """Return ξ(λ) with its quantiles over validation points as a DataFrame."""
+    curve = indicator_curve(spectra, regularizations)
+    per_point = np.asarray(curve.per_point, dtype=np.float64)
+    frame = pd.DataFrame({"regularization": list(regularizations), "mean": _values(curve.mean)})
+    for name, quantile in QUANTILES.items():
+        frame[name] = np.nanquantile(per_point, quantile, axis=1)
+    frame["num_dropped"] = np.broadcast_to(np.asarray(curve.num_dropped), len(frame))
+    return frame
+
+
+def bootstrap_seed(study_seed: int) -> int:
+    """Return the seed of the bootstrap over subsets: one per study, so that configurations are compared in pairs."""
+    return hashed_seed("bootstrap", study_seed)
+
+
+def _values(values: Any) -> np.ndarray:
+    return np.asarray(values)

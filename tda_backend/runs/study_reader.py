@@ -1,0 +1,289 @@
+"""What pages and scripts read of a study: stored rows, examples, sources of scores, and the explorer's payload."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tda_backend.errors import UsageError
+from tda_backend.runs.sources import cached_source, read_masks, read_outputs
+from tda_backend.spectral.contraction import ScoreMatrix, Source, candidates, filtered_products
+from tda_backend.spectral.filters import pseudo_inverse_cutoff
+from tda_backend.store import repository
+from tda_backend.store.artifacts import ArtifactStore
+from tda_backend.store.workspace import Workspace
+
+SPLITS = ("train", "validation", "queries", "test")
+EXPLORER_GRID_PER_DECADE = 6
+
+
+class StudyReader:
+    """Read access to one study of a catalogue; opened by :func:`tda_backend.open_study`.
+
+    Attributes:
+        workspace: Catalogue and artifacts.
+        study_id: Which study.
+        name: Its name.
+        config: The resolved study file.
+    """
+
+    def __init__(self, workspace: Workspace, row: dict[str, Any]) -> None:
+        self.workspace = workspace
+        self.study_id: str = row["study_id"]
+        self.name: str = row["name"]
+        self.config: dict[str, Any] = row["config"]
+        self._info: dict[str, Any] = row["info"]
+        self._store = ArtifactStore(workspace.artifacts)
+        self._examples: dict[str, pd.DataFrame] = {}
+
+    def __repr__(self) -> str:
+        return f"<Study {self.name} ({self.study_id}) in {self.workspace.catalogue}>"
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Facts about the study.
+
+        Keys: ``study_id, name, task, task_spec, seed, num_train, num_validation, num_queries, num_test, num_subsets,
+        repeats, alphas, num_seeds, epochs, regularizations (the λ grid), threshold, quantiles, class_names,
+        num_classes, measurement, measurement_sign, margin_identity, training, device, torch, machine``.
+        """
+        return {"study_id": self.study_id, "name": self.name, **self._info}
+
+    @property
+    def num_queries(self) -> int:
+        return int(self._info["num_queries"])
+
+    @property
+    def num_train(self) -> int:
+        return int(self._info["num_train"])
+
+    @property
+    def alphas(self) -> list[float]:
+        return [float(alpha) for alpha in self._info["alphas"]]
+
+    def configurations(self) -> pd.DataFrame:
+        """Return the configurations that can be asked for by now.
+
+        Columns: configuration_id, method, title, training_epoch, projection_dim (Int64, NA: unprojected), parameters
+        (JSON), label, has_regularization, has_lds, num_seeds.
+        """
+        return repository.configurations(self.workspace, self.study_id)
+
+    def curve(self, configuration_id: str, alpha: float | None = None) -> pd.DataFrame:
+        """Return LDS(λ): regularization, mean, ci_low, ci_high, num_subsets, num_undefined, is_selected."""
+        return repository.curve(self.workspace, self.study_id, configuration_id, self._alpha(alpha))
+
+    def query_curve(self, configuration_id: str, query: int, alpha: float | None = None) -> pd.DataFrame:
+        """Return one query's LDS(λ): regularization, lds."""
+        position = self._query(query)
+        return repository.query_curve(self.workspace, self.study_id, configuration_id, position, self._alpha(alpha))
+
+    def indicator_curve(self, configuration_id: str) -> pd.DataFrame:
+        """Return ξ(λ): regularization, mean, q05, q25, q50, q75, q95, num_dropped, is_selected."""
+        return repository.indicator(self.workspace, self.study_id, configuration_id)
+
+    def selections(self, alpha: float | None = None) -> pd.DataFrame:
+        """Return λ* and its baselines for every configuration with λ, ``quantiles`` and ``warnings`` as dict and list."""
+        frame = repository.selections(self.workspace, self.study_id, alpha)
+        frame["quantiles"] = [json.loads(text) for text in frame["quantiles"]]
+        frame["warnings"] = [list(values) for values in frame["warnings"]]
+        frame["projection_dim"] = frame["projection_dim"].astype("Int64")
+        return frame
+
+    def selection(self, configuration_id: str, alpha: float | None = None) -> dict[str, Any]:
+        """Return one row of ``tda select --json`` plus ``threshold``, ``warnings`` and ``num_subsets``; empty if none."""
+        frame = self.selections(self._alpha(alpha))
+        rows = frame[frame["configuration_id"] == configuration_id]
+        return selection_record(rows.iloc[0].to_dict()) if len(rows) else {}
+
+    def eigenvalues(self, configuration_id: str) -> np.ndarray:
+        """Return the eigenvalues of the mean Gram, all training seeds together, descending."""
+        rows = repository.eigenvalues(self.workspace, self.study_id, configuration_id)
+        values = [np.asarray(row, dtype=np.float64) for row in rows["eigenvalues"]]
+        return np.sort(np.concatenate(values))[::-1].copy() if values else np.empty(0)
+
+    def lds_table(self, alpha: float | None = None) -> pd.DataFrame:
+        """Return every grid value of LDS in long form, for heatmaps.
+
+        Columns: configuration_id, method, title, training_epoch, projection_dim, label, has_regularization,
+        regularization, mean, ci_low, ci_high, num_subsets.
+        """
+        return repository.lds_table(self.workspace, self.study_id, self._alpha(alpha))
+
+    def examples(self, split: str = "train") -> pd.DataFrame:
+        """Return the examples of a split: train, validation, queries or test (the whole test set).
+
+        Columns: position, index, label, prediction, goodness, loss, payload (PNG bytes, or text), kind, caption.
+        """
+        if split not in SPLITS:
+            raise UsageError(f"There is no split {split!r}.", f"Splits: {', '.join(SPLITS)}.")
+        if split not in self._examples:
+            frame = repository.examples(self.workspace, self.study_id, split)
+            is_image = frame["kind"] == "image"
+            frame.insert(6, "payload", frame["image"].where(is_image, frame["text"]).astype(object))
+            frame = frame.drop(columns=["image", "text"])
+            if not len(frame) or frame["goodness"].isna().all():
+                return frame  # the model is not trained yet: ask again next time
+            self._examples[split] = frame
+        return self._examples[split].copy()
+
+    def timings(self) -> pd.DataFrame:
+        """Return step, label, seconds, peak_memory_mib, bytes, finished, device of every finished step."""
+        return repository.timings(self.workspace, self.study_id)
+
+    def source(self, configuration_id: str, seeds: Sequence[int] | None = None) -> Source:
+        """Return the spectra (one per training seed) or the score matrix of a configuration, memory-mapped."""
+        rows = self._source_rows.get(configuration_id)
+        if rows is None:
+            rows = repository.sources(self.workspace, self.study_id, configuration_id)
+            if not len(rows):
+                raise UsageError(
+                    f"Configuration {configuration_id!r} of study {self.name} has no results yet.",
+                    f"See `tda show {self.name}` for what is there.",
+                )
+            self._source_rows[configuration_id] = rows
+        if seeds is not None:
+            unknown = sorted(set(seeds) - set(rows["seed_index"]))
+            if unknown or not len(seeds):
+                allowed = ", ".join(str(value) for value in rows["seed_index"])
+                raise UsageError(
+                    f"Training seeds {unknown or list(seeds)} are not there.", f"Training seeds: {allowed}."
+                )
+            rows = rows[rows["seed_index"].isin(list(seeds))]
+        return cached_source(self._store, str(rows["kind"].iloc[0]), list(rows["artifact"]))
+
+    @cached_property
+    def _source_rows(self) -> dict[str, pd.DataFrame]:
+        return {}
+
+    def subset_masks(self, alpha: float | None = None) -> np.ndarray:
+        """Return which training positions each retrained subset holds, bool ``[S, n]``."""
+        return read_masks(self._store, self._retrainings(alpha))
+
+    def subset_outputs(self, alpha: float | None = None) -> np.ndarray:
+        """Return the retrained models' goodness of each query, ``[S, m]``, averaged over repeats."""
+        indices = repository.split_indices(self.workspace, self.study_id, "queries")
+        return read_outputs(self._store, self._retrainings(alpha), indices)
+
+    def explorer_payload(
+        self,
+        configuration_id: str,
+        query: int,
+        num: int = 20,
+        classes: Sequence[str] | None = None,
+        correctness: str | None = None,
+        regularizations: Sequence[float] | None = None,
+    ) -> dict[str, Any]:
+        """Return what a browser needs to rank training examples of one query at any λ by itself.
+
+        Args:
+            configuration_id: Which configuration.
+            query: Position of the query.
+            num: Length of either list; the candidates are those that enter the top or bottom ``num`` at some λ.
+            classes: Keep only training examples with one of these labels.
+            correctness: ``right`` or ``wrong``: keep only those that the model predicts so.
+            regularizations: λ grid for the candidates; default: λ = 0 and a fine grid over the study's range.
+
+        Returns:
+            ``eigenvalues`` float32 ``[R]``, ``products`` float32 ``[c, R]``, ``positions`` (list of c training
+            positions), ``filter`` (``damped_inverse`` or ``identity``), ``num_train``, ``cutoff`` (σ at or below it is
+            left out at λ = 0), ``query``: ``score_i(λ) = Σ_r products[i, r]·filter(eigenvalues[r]; λ)``.
+        """
+        source = self.source(configuration_id)
+        position = self._query(query)
+        grid = self._explorer_grid if regularizations is None else list(regularizations)
+        chosen = candidates(source, position, grid, num, self._allowed(classes, correctness))
+        values, products = filtered_products(source, position, chosen)
+        plain = isinstance(source, ScoreMatrix)
+        cutoff = 0.0 if plain else max(pseudo_inverse_cutoff(part.eigenvalues, part.num_train) for part in source)
+        return {
+            "eigenvalues": values.numpy().astype(np.float32),
+            "products": np.ascontiguousarray(products.numpy(), dtype=np.float32),
+            "positions": [int(value) for value in chosen],
+            "filter": "identity" if plain else "damped_inverse",
+            "num_train": self.num_train,
+            "cutoff": float(cutoff),
+            "query": position,
+        }
+
+    @cached_property
+    def _explorer_grid(self) -> list[float]:
+        positive = [value for value in self._info["regularizations"] if value > 0]
+        low, high = np.log10(min(positive)), np.log10(max(positive))
+        count = round((high - low) * EXPLORER_GRID_PER_DECADE) + 1
+        return [0.0, *np.logspace(low, high, count).tolist()]
+
+    def _allowed(self, classes: Sequence[str] | None, correctness: str | None) -> np.ndarray | None:
+        if correctness not in (None, "right", "wrong"):
+            raise UsageError(f"correctness={correctness!r} is not known.", "Give 'right', 'wrong' or None.")
+        if classes is None and correctness is None:
+            return None
+        train = self.examples("train")
+        allowed = np.ones(len(train), dtype=bool)
+        if classes is not None:
+            allowed &= train["label"].isin([str(label) for label in classes]).to_numpy()
+        if correctness is not None:
+            right = (train["prediction"] == train["label"]).to_numpy()
+            allowed &= right if correctness == "right" else ~right
+        return allowed
+
+    def _retrainings(self, alpha: float | None) -> list[str]:
+        rows = repository.retrainings(self.workspace, self.study_id, self._alpha(alpha))
+        if not len(rows):
+            raise UsageError(f"Study {self.name} has no retrained subsets yet.", f"Let `tda run {self.name}` go on.")
+        return list(rows["artifact"])
+
+    def _alpha(self, alpha: float | None) -> float:
+        if alpha is None:
+            return self.alphas[0]
+        for known in self.alphas:
+            if abs(known - alpha) < 1e-9:
+                return known
+        raise UsageError(
+            f"Study {self.name} has no subsets with alpha = {alpha}.",
+            f"It has alpha = {', '.join(f'{value:g}' for value in self.alphas)}.",
+        )
+
+    def _query(self, query: int) -> int:
+        position = int(query)
+        if not 0 <= position < self.num_queries:
+            raise UsageError(
+                f"Query {query} is out of range: study {self.name} has {self.num_queries} queries.",
+                f"Give 0 to {self.num_queries - 1}.",
+            )
+        return position
+
+
+def selection_record(row: dict[str, Any]) -> dict[str, Any]:
+    """Return one row of :meth:`StudyReader.selections` as the JSON-compatible object of ``tda select --json``."""
+
+    def number(value: Any) -> float | None:
+        return float(value) if value is not None and np.isfinite(value) else None
+
+    return {
+        "method": row["method"],
+        "training_epoch": int(row["training_epoch"]),
+        "projection_dim": None if pd.isna(row["projection_dim"]) else int(row["projection_dim"]),
+        "alpha": float(row["alpha"]),
+        "lambda_selected": number(row["lambda_selected"]),
+        "xi_at_selected": number(row["xi_at_selected"]),
+        "lds_selected": number(row["lds_selected"]),
+        "lds_selected_ci": [number(row["lds_selected_low"]), number(row["lds_selected_high"])],
+        "lambda_best": number(row["lambda_best"]),
+        "lds_best": number(row["lds_best"]),
+        "regret": number(row["regret"]),
+        "lds_at_zero": number(row["lds_at_zero"]),
+        "quantiles": {
+            key: {name: number(value) for name, value in entry.items()} for key, entry in row["quantiles"].items()
+        },
+        "threshold": number(row["threshold"]),
+        "num_crossings": int(row["num_crossings"]),
+        "warnings": list(row["warnings"]),
+        "num_subsets": int(row["num_subsets"]),
+        "configuration_id": row["configuration_id"],
+    }

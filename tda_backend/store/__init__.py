@@ -1,0 +1,1 @@
+"""Artifacts on disk (the truth) and the DuckDB catalogue made from them."""

@@ -1,0 +1,225 @@
+"""From finished artifacts to catalogue rows: drops, and one handler per kind of step.
+
+A finished step leaves a *drop*: a small JSON file in the inbox that names the study and the artifact. Whoever may write
+to the catalogue reads drops, one transaction each; a drop is deleted after its commit and reading it again changes
+nothing, so a process may die anywhere in between.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from tda_backend.errors import ArtifactError, CatalogueError
+from tda_backend.store import faults
+from tda_backend.store.artifacts import Artifact, ArtifactStore
+from tda_backend.store.catalogue import catalogue_error
+from tda_backend.store.workspace import Workspace, read_json, write_json
+
+STUDY_TABLES = (
+    "studies", "tasks", "examples", "predictions", "checkpoints", "configurations", "spectra", "lds", "lds_query",
+    "indicator", "selections", "retrainings", "top_examples", "timings", "jobs", "ingested",
+)  # fmt: skip
+
+
+def write_drop(workspace: Workspace, content: Mapping[str, Any]) -> Path:
+    """Put a drop into the inbox; names sort in order of writing."""
+    path = workspace.inbox / f"{time.time_ns():020d}-{uuid.uuid4().hex[:6]}.json"
+    write_json(path, content)
+    return path
+
+
+def pending_drops(workspace: Workspace) -> list[Path]:
+    """Return the drops that wait, oldest first."""
+    return sorted(path for path in workspace.inbox.glob("*.json") if not path.name.startswith("."))
+
+
+def ingest_inbox(workspace: Workspace, connection: duckdb.DuckDBPyConnection) -> int:
+    """Ingest every waiting drop and return how many there were.
+
+    A drop that cannot be read, or whose artifact is damaged, is put aside as ``*.refused`` and the others go on; the
+    next run of its study finds that the step is not in the catalogue, checks the artifact and drops it again.
+    """
+    count = 0
+    store = ArtifactStore(workspace.artifacts)
+    for path in pending_drops(workspace):
+        content = read_json(path)
+        try:
+            if content is None:
+                raise ArtifactError(f"The drop {path.name} cannot be read.")
+            apply_drop(connection, store, content)
+        except ArtifactError:
+            path.replace(path.with_suffix(".refused"))
+            continue
+        except duckdb.Error as error:
+            raise catalogue_error(error, workspace.catalogue) from error
+        path.unlink(missing_ok=True)
+        count += 1
+    return count
+
+
+def apply_drop(connection: duckdb.DuckDBPyConnection, store: ArtifactStore, content: Mapping[str, Any]) -> None:
+    """Write the rows of one drop in one transaction.
+
+    Args:
+        connection: Open for writing.
+        store: Where the artifact lies.
+        content: ``kind`` = ``step`` (``study_id``, ``key``, ``label``, ``context``) or ``job`` (a row of ``jobs``).
+    """
+    connection.execute("BEGIN")
+    try:
+        if content.get("kind") == "job":
+            _ingest_job(connection, content)
+        elif content.get("kind") == "step":
+            _ingest_step(connection, store, content)
+        else:
+            raise ArtifactError("A drop has no known kind.")
+        faults.reach("ingest", "uncommitted")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    faults.reach("ingest", "committed")
+
+
+def _ingest_job(connection: duckdb.DuckDBPyConnection, row: Mapping[str, Any]) -> None:
+    connection.execute("DELETE FROM jobs WHERE job_id = ?", [row["job_id"]])
+    connection.execute(
+        "INSERT INTO jobs VALUES (?, ?, ?, to_timestamp(?), to_timestamp(?), ?, ?, ?, ?)",
+        [row[key] for key in ("study_id", "job_id", "status", "started", "finished", "steps_computed", "steps_cached",
+                              "seconds", "message")],
+    )  # fmt: skip
+
+
+def _ingest_step(connection: duckdb.DuckDBPyConnection, store: ArtifactStore, drop: Mapping[str, Any]) -> None:
+    study_id, key, label = drop["study_id"], drop["key"], drop["label"]
+    known = connection.execute("SELECT 1 FROM ingested WHERE study_id = ? AND artifact = ?", [study_id, key]).fetchall()
+    if known:
+        return
+    artifact = store.open(key)
+    handler = HANDLERS.get(artifact.step)
+    if handler is not None:
+        handler(connection, artifact, study_id, drop.get("context") or {})
+    if artifact.step != "study":
+        manifest = artifact.manifest
+        connection.execute(
+            "INSERT INTO timings VALUES (?, ?, ?, ?, ?, ?, to_timestamp(?), ?)",
+            [study_id, artifact.step, label, manifest["seconds"], manifest.get("peak_memory_mib"), artifact.num_bytes,
+             manifest["finished"], manifest.get("device", "cpu")],
+        )  # fmt: skip
+    connection.execute("INSERT INTO ingested VALUES (?, ?, ?, now())", [study_id, key, label])
+
+
+def _insert(connection: duckdb.DuckDBPyConnection, table: str, artifact: Artifact, name: str, constants: dict) -> None:
+    """Insert a parquet file of ``artifact`` into ``table`` by column names, with constant columns in front."""
+    rows = artifact.table(name)
+    columns = ", ".join(f'"{column}"' for column in [*constants, *rows.column_names])
+    view = f"incoming_{uuid.uuid4().hex[:8]}"
+    connection.register(view, rows)
+    try:
+        connection.execute(
+            f"INSERT INTO {table} ({columns}) SELECT {', '.join('?' for _ in constants)}, * FROM {view}",
+            list(constants.values()),
+        )
+    finally:
+        connection.unregister(view)
+
+
+def _ingest_study(connection: duckdb.DuckDBPyConnection, artifact: Artifact, study_id: str, context: dict) -> None:
+    record = read_json(artifact.file("study.json"))
+    if record is None:
+        raise ArtifactError(f"study.json of {artifact.describe()} is not readable.")
+    for table in STUDY_TABLES:  # the same study with other steps (the task's code changed) replaces the old one
+        connection.execute(f"DELETE FROM {table} WHERE study_id = ?", [study_id])
+    counts, task = record["counts"], record["task"]
+    connection.execute(
+        "INSERT INTO studies VALUES (?, ?, ?, ?, to_timestamp(?), ?, ?, ?, ?, ?, ?, ?)",
+        [study_id, record["name"], artifact.key, task["name"], artifact.manifest["finished"],
+         json.dumps(record["config"]), json.dumps(record["info"]), counts["train"], counts["validation"],
+         counts["queries"], counts["subsets"], len(record["steps"])],
+    )  # fmt: skip
+    connection.execute(
+        "INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [study_id, task["name"], task["spec"], task["fingerprint"], task["num_classes"], task["class_names"],
+         task["measurement_sign"], task["margin_identity"], json.dumps(task["training"])],
+    )  # fmt: skip
+    rows = [
+        [study_id, row["configuration_id"], row["method"], row["title"], row["training_epoch"], row["projection_dim"],
+         json.dumps(row["parameters"]), row["label"], row["has_regularization"], row["num_seeds"], row["num_sources"],
+         ordinal]
+        for ordinal, row in enumerate(record["configurations"])
+    ]  # fmt: skip
+    if rows:
+        connection.executemany(f"INSERT INTO configurations VALUES ({', '.join('?' * 12)})", rows)
+
+
+def _ingest_examples(connection: duckdb.DuckDBPyConnection, artifact: Artifact, study_id: str, context: dict) -> None:
+    _insert(connection, "examples", artifact, "examples", {"study_id": study_id})
+
+
+def _ingest_train(connection: duckdb.DuckDBPyConnection, artifact: Artifact, study_id: str, context: dict) -> None:
+    constants = {"study_id": study_id, "seed_index": context["seed_index"]}
+    _insert(connection, "checkpoints", artifact, "checkpoints", {**constants, "artifact": artifact.key})
+    _insert(connection, "predictions", artifact, "predictions", constants)
+
+
+def _ingest_retrain(connection: duckdb.DuckDBPyConnection, artifact: Artifact, study_id: str, context: dict) -> None:
+    constants = {"study_id": study_id, "alpha": context["alpha"], "artifact": artifact.key}
+    _insert(connection, "retrainings", artifact, "retrainings", constants)
+
+
+def _ingest_source(connection: duckdb.DuckDBPyConnection, artifact: Artifact, study_id: str, context: dict) -> None:
+    is_spectrum = artifact.step == "spectrum"
+    eigenvalues = artifact.array("eigenvalues").tolist() if is_spectrum else []
+    num_cut = int(artifact.manifest.get("num_cut", 0))
+    for configuration_id in context["configurations"]:
+        connection.execute(
+            "INSERT INTO spectra VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [study_id, configuration_id, context["seed_index"], artifact.step, len(eigenvalues), num_cut, eigenvalues,
+             artifact.key],
+        )  # fmt: skip
+
+
+def _ingest_evaluate(connection: duckdb.DuckDBPyConnection, artifact: Artifact, study_id: str, context: dict) -> None:
+    """Insert curves and selections unless rows from more subsets are there already; fewer are replaced."""
+    configuration_id, num_subsets = context["configuration_id"], context["num_subsets"]
+    present = connection.execute(
+        "SELECT max(num_subsets) FROM lds WHERE study_id = ? AND configuration_id = ?", [study_id, configuration_id]
+    ).fetchall()[0][0]
+    if present is not None and present > num_subsets:
+        return
+    constants = {"study_id": study_id, "configuration_id": configuration_id}
+    for table in ("lds", "lds_query", "indicator", "selections", "top_examples"):
+        connection.execute(
+            f"DELETE FROM {table} WHERE study_id = ? AND configuration_id = ?", [study_id, configuration_id]
+        )
+        if f"{table}.parquet" in artifact.manifest["files"]:
+            _insert(connection, table, artifact, table, constants)
+
+
+HANDLERS: dict[str, Callable[[duckdb.DuckDBPyConnection, Artifact, str, dict], None]] = {
+    "study": _ingest_study,
+    "examples": _ingest_examples,
+    "train": _ingest_train,
+    "retrain": _ingest_retrain,
+    "spectrum": _ingest_source,
+    "scores": _ingest_source,
+    "evaluate": _ingest_evaluate,
+}
+
+
+def check_writable(workspace: Workspace, connection: duckdb.DuckDBPyConnection) -> None:
+    """Raise a CatalogueError if the file does not hold the tables that drops are written to."""
+    names = {row[0] for row in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+    missing = sorted({*STUDY_TABLES} - names)
+    if missing:
+        raise CatalogueError(
+            f"The catalogue {workspace.catalogue} lacks the tables {', '.join(missing)}.",
+            f"Make it again from the artifacts: tda rebuild --db {workspace.catalogue}",
+        )

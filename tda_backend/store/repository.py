@@ -1,0 +1,221 @@
+"""Queries on the catalogue, each answered as a pandas DataFrame or a plain dict. The only SQL that readers use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from tda_backend.errors import UsageError
+from tda_backend.store.catalogue import reading
+from tda_backend.store.workspace import Workspace
+
+
+def query(workspace: Workspace, sql: str, parameters: Sequence[Any] = ()) -> pd.DataFrame:
+    """Run one SELECT and return its rows; list columns become NumPy arrays."""
+    with reading(workspace) as connection:
+        # Through Arrow: DuckDB's own .df() relies on pandas internals that pandas 3 deprecates.
+        relation = connection.sql(sql, params=list(parameters))
+        return relation.to_arrow_table().to_pandas(date_as_object=False)
+
+
+def studies(workspace: Workspace) -> pd.DataFrame:
+    """Return one row per study, newest first, with progress and best results."""
+    return query(
+        workspace,
+        """
+        WITH done AS (
+            SELECT study_id, count(*) - 1 AS steps_done FROM ingested GROUP BY study_id),
+        counted AS (
+            SELECT study_id, count(DISTINCT configuration_id) AS num_configurations FROM lds GROUP BY study_id),
+        best AS (
+            SELECT study_id, arg_max(c.label, mean) AS best_method, max(mean) AS best_lds,
+                   arg_max(ci_low, mean) AS best_lds_low, arg_max(ci_high, mean) AS best_lds_high
+            FROM lds JOIN configurations c USING (study_id, configuration_id) WHERE isfinite(mean) GROUP BY study_id),
+        chosen AS (
+            SELECT study_id, arg_max(lambda_selected, lds_selected) AS lambda_selected,
+                   max(lds_selected) AS lds_selected
+            FROM selections WHERE isfinite(lds_selected) GROUP BY study_id),
+        last_job AS (
+            SELECT study_id, arg_max(status, finished) AS last_status, arg_max(message, finished) AS last_message
+            FROM jobs GROUP BY study_id)
+        SELECT s.study_id, s.name, s.task, s.created, coalesce(d.steps_done, 0)::INTEGER AS steps_done, s.steps_total,
+               coalesce(k.num_configurations, 0)::INTEGER AS num_configurations, s.num_train, s.num_queries,
+               s.num_subsets, b.best_method, b.best_lds, b.best_lds_low, b.best_lds_high, c.lambda_selected,
+               c.lds_selected, j.last_status, j.last_message
+        FROM studies s LEFT JOIN done d USING (study_id) LEFT JOIN counted k USING (study_id)
+             LEFT JOIN best b USING (study_id) LEFT JOIN chosen c USING (study_id) LEFT JOIN last_job j USING (study_id)
+        ORDER BY s.created DESC
+        """,
+    )
+
+
+def find_study(workspace: Workspace, name: str) -> dict[str, Any]:
+    """Return the newest study called ``name``, the one whose id starts with it, or its ``--quick`` version.
+
+    Raises:
+        UsageError: There is none; the hint lists the names that exist.
+    """
+    rows = query(workspace, "SELECT * FROM studies ORDER BY created DESC")
+    for wanted in (rows["name"] == name, rows["study_id"] == name, rows["name"] == f"{name}-quick",
+                   rows["study_id"].str.startswith(name) if len(name) >= 4 else rows["name"] == name):  # fmt: skip
+        if wanted.any():
+            row = rows[wanted].iloc[0].to_dict()
+            return {**row, "config": json.loads(row["config"]), "info": json.loads(row["info"])}
+    names = list(dict.fromkeys(rows["name"]))
+    known = f"Studies here: {', '.join(names)}." if names else "This catalogue is empty."
+    raise UsageError(f"There is no study {name!r} in {workspace.catalogue}.", f"{known} `tda run {name}` computes one.")
+
+
+def ingested(workspace: Workspace, study_id: str) -> set[str]:
+    """Return the keys of the artifacts of this study that the catalogue holds."""
+    rows = query(workspace, "SELECT artifact FROM ingested WHERE study_id = ?", [study_id])
+    return set(rows["artifact"])
+
+
+def configurations(workspace: Workspace, study_id: str) -> pd.DataFrame:
+    """Return the configurations whose spectra (or scores) are complete, in the order of the plan."""
+    frame = query(
+        workspace,
+        """
+        SELECT c.configuration_id, c.method, c.title, c.training_epoch, c.projection_dim, c.parameters::VARCHAR AS parameters,
+               c.label, c.has_regularization,
+               EXISTS (SELECT 1 FROM lds l WHERE l.study_id = c.study_id
+                       AND l.configuration_id = c.configuration_id) AS has_lds, c.num_seeds
+        FROM configurations c
+        WHERE c.study_id = ? AND c.num_sources <= (
+            SELECT count(*) FROM spectra s WHERE s.study_id = c.study_id AND s.configuration_id = c.configuration_id)
+        ORDER BY c.ordinal
+        """,
+        [study_id],
+    )
+    frame["projection_dim"] = frame["projection_dim"].astype("Int64")
+    return frame
+
+
+def sources(workspace: Workspace, study_id: str, configuration_id: str) -> pd.DataFrame:
+    """Return kind and artifact of each training seed's spectrum or scores, by seed index."""
+    return query(
+        workspace,
+        "SELECT seed_index, kind, artifact FROM spectra WHERE study_id = ? AND configuration_id = ? ORDER BY seed_index",
+        [study_id, configuration_id],
+    )
+
+
+def curve(workspace: Workspace, study_id: str, configuration_id: str, alpha: float) -> pd.DataFrame:
+    """Return the LDS rows of one configuration, by λ."""
+    return query(
+        workspace,
+        """SELECT regularization, mean, ci_low, ci_high, num_subsets, num_undefined, is_selected FROM lds
+           WHERE study_id = ? AND configuration_id = ? AND alpha = ? ORDER BY regularization, is_selected""",
+        [study_id, configuration_id, alpha],
+    )
+
+
+def query_curve(
+    workspace: Workspace, study_id: str, configuration_id: str, position: int, alpha: float
+) -> pd.DataFrame:
+    """Return the LDS of one query, by λ."""
+    return query(
+        workspace,
+        """SELECT regularization, lds[?]::DOUBLE AS lds FROM lds_query
+           WHERE study_id = ? AND configuration_id = ? AND alpha = ? ORDER BY regularization""",
+        [position + 1, study_id, configuration_id, alpha],
+    )
+
+
+def indicator(workspace: Workspace, study_id: str, configuration_id: str) -> pd.DataFrame:
+    """Return ξ over λ with its quantiles over validation points."""
+    return query(
+        workspace,
+        """SELECT regularization, mean, q05, q25, q50, q75, q95, num_dropped, is_selected FROM indicator
+           WHERE study_id = ? AND configuration_id = ? ORDER BY regularization, is_selected""",
+        [study_id, configuration_id],
+    )
+
+
+def selections(workspace: Workspace, study_id: str, alpha: float | None) -> pd.DataFrame:
+    """Return λ* with its baselines for every configuration that has λ."""
+    return query(
+        workspace,
+        """SELECT c.method, c.training_epoch, c.projection_dim, s.* EXCLUDE (study_id, quantiles),
+                  s.quantiles::VARCHAR AS quantiles, c.label
+           FROM selections s JOIN configurations c USING (study_id, configuration_id)
+           WHERE s.study_id = ? AND (s.alpha = ? OR ?) ORDER BY c.ordinal, s.alpha""",
+        [study_id, alpha, alpha is None],
+    )
+
+
+def eigenvalues(workspace: Workspace, study_id: str, configuration_id: str) -> pd.DataFrame:
+    """Return the eigenvalues of each training seed."""
+    return query(
+        workspace,
+        "SELECT eigenvalues FROM spectra WHERE study_id = ? AND configuration_id = ? ORDER BY seed_index",
+        [study_id, configuration_id],
+    )
+
+
+def lds_table(workspace: Workspace, study_id: str, alpha: float) -> pd.DataFrame:
+    """Return grid λ × configuration in long form."""
+    frame = query(
+        workspace,
+        """SELECT configuration_id, c.method, c.title, c.training_epoch, c.projection_dim, c.label,
+                  c.has_regularization, l.regularization, l.mean, l.ci_low, l.ci_high, l.num_subsets
+           FROM lds l JOIN configurations c USING (study_id, configuration_id)
+           WHERE l.study_id = ? AND l.alpha = ? AND NOT l.is_selected ORDER BY c.ordinal, l.regularization""",
+        [study_id, alpha],
+    )
+    frame["projection_dim"] = frame["projection_dim"].astype("Int64")
+    return frame
+
+
+def examples(workspace: Workspace, study_id: str, split: str, seed_index: int = 0) -> pd.DataFrame:
+    """Return the examples of a split with what the final checkpoint says of them."""
+    return query(
+        workspace,
+        """SELECT e.position, e."index", e.label, p.prediction, p.goodness, p.loss, e.image, e."text", e.kind, e.caption
+           FROM examples e LEFT JOIN predictions p ON p.study_id = e.study_id AND p."index" = e."index"
+                AND p.seed_index = ? AND p.split = CASE WHEN e.split = 'train' THEN 'train' ELSE 'test' END
+           WHERE e.study_id = ? AND e.split = ? ORDER BY e.position""",
+        [seed_index, study_id, split],
+    )
+
+
+def top_examples(workspace: Workspace, study_id: str, configuration_id: str, position: int) -> pd.DataFrame:
+    """Return the stored most helpful and harmful training positions of one query at λ*."""
+    return query(
+        workspace,
+        "SELECT * EXCLUDE (study_id) FROM top_examples WHERE study_id = ? AND configuration_id = ? AND query = ?",
+        [study_id, configuration_id, position],
+    )
+
+
+def timings(workspace: Workspace, study_id: str) -> pd.DataFrame:
+    """Return what each step cost, in order of finishing."""
+    return query(
+        workspace,
+        "SELECT * EXCLUDE (study_id) FROM timings WHERE study_id = ? ORDER BY finished",
+        [study_id],
+    )
+
+
+def retrainings(workspace: Workspace, study_id: str, alpha: float) -> pd.DataFrame:
+    """Return which artifact holds each retrained subset's outputs."""
+    return query(
+        workspace,
+        """SELECT artifact, min(subset_index) AS first_subset, count(DISTINCT subset_index) AS num_subsets
+           FROM retrainings WHERE study_id = ? AND alpha = ? GROUP BY artifact ORDER BY first_subset""",
+        [study_id, alpha],
+    )
+
+
+def split_indices(workspace: Workspace, study_id: str, split: str) -> list[int]:
+    """Return the data-set index of each position of a split."""
+    rows = query(
+        workspace,
+        'SELECT "index" FROM examples WHERE study_id = ? AND split = ? ORDER BY position',
+        [study_id, split],
+    )
+    return [int(value) for value in rows["index"]]

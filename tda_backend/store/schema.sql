@@ -1,0 +1,125 @@
+-- The catalogue: what people query. Artifacts are the truth; `tda rebuild` makes all of this again from them.
+-- Conventions: positive scores help; regularization is λ in units of the mean Gram F = JᵀJ/n; `position` counts the
+-- rows of a split from 0; one configuration never contains λ. Every table but `meta` carries study_id.
+
+CREATE TABLE meta (key VARCHAR, value VARCHAR);
+COMMENT ON TABLE meta IS 'Facts about this file';
+COMMENT ON COLUMN meta.key IS 'schema_version, created, program_version';
+
+CREATE TABLE studies (
+    study_id VARCHAR, name VARCHAR, plan_key VARCHAR, task VARCHAR, created TIMESTAMP, config JSON, info JSON,
+    num_train INTEGER, num_validation INTEGER, num_queries INTEGER, num_subsets INTEGER, steps_total INTEGER);
+COMMENT ON TABLE studies IS 'A task, a grid of hyper-parameters, ground-truth settings and seeds';
+COMMENT ON COLUMN studies.study_id IS 'First 12 hex digits of the SHA-256 of the resolved study';
+COMMENT ON COLUMN studies.name IS 'A name means the newest study of that name';
+COMMENT ON COLUMN studies.plan_key IS 'Hash of all step keys: changes when the task''s code or a step version changes';
+COMMENT ON COLUMN studies.config IS 'The resolved study file';
+COMMENT ON COLUMN studies.info IS 'What pages show beside it: class names, measurement, training settings, machine';
+COMMENT ON COLUMN studies.num_subsets IS 'Retrained subsets per α when the study is complete';
+COMMENT ON COLUMN studies.steps_total IS 'Number of steps of the plan; `ingested` counts the finished ones';
+
+CREATE TABLE tasks (
+    study_id VARCHAR, name VARCHAR, spec VARCHAR, fingerprint VARCHAR, num_classes INTEGER, class_names VARCHAR[],
+    measurement_sign INTEGER, margin_identity BOOLEAN, training JSON);
+COMMENT ON TABLE tasks IS 'What is attributed';
+COMMENT ON COLUMN tasks.spec IS 'How to load it again: built-in name, package.module:factory or file.py:factory';
+COMMENT ON COLUMN tasks.fingerprint IS 'SHA-256 of the task''s source and of its data';
+COMMENT ON COLUMN tasks.measurement_sign IS '+1 where a larger measurement is better, -1 where smaller is better';
+COMMENT ON COLUMN tasks.margin_identity IS 'True when the loss gradient is -(1-p) times the gradient of the margin';
+
+CREATE TABLE examples (
+    study_id VARCHAR, split VARCHAR, position INTEGER, "index" INTEGER, label VARCHAR, kind VARCHAR, caption VARCHAR,
+    image BLOB, "text" VARCHAR);
+COMMENT ON TABLE examples IS 'Training, validation, query and test examples as they are displayed';
+COMMENT ON COLUMN examples.split IS 'train, validation, queries or test (the whole test set)';
+COMMENT ON COLUMN examples.position IS 'Row of the split from 0; axis of score matrices';
+COMMENT ON COLUMN examples."index" IS 'Index in the task''s data set (train: its train set; others: its test set)';
+COMMENT ON COLUMN examples.kind IS 'image (PNG in image), text (text) or row (JSON in text)';
+
+CREATE TABLE predictions (
+    study_id VARCHAR, seed_index INTEGER, split VARCHAR, "index" INTEGER, prediction VARCHAR, goodness FLOAT,
+    loss FLOAT);
+COMMENT ON TABLE predictions IS 'What the final checkpoint of each training seed says of each example';
+COMMENT ON COLUMN predictions.split IS 'train or test';
+COMMENT ON COLUMN predictions.goodness IS 'measurement_sign times the measurement: larger is better';
+
+CREATE TABLE checkpoints (
+    study_id VARCHAR, seed_index INTEGER, training_epoch INTEGER, learning_rate DOUBLE, artifact VARCHAR, file VARCHAR);
+COMMENT ON TABLE checkpoints IS 'Saved parameters: where attribution features are taken';
+COMMENT ON COLUMN checkpoints.learning_rate IS 'Learning rate in force at that epoch''s end (η of TracIn)';
+
+CREATE TABLE configurations (
+    study_id VARCHAR, configuration_id VARCHAR, method VARCHAR, title VARCHAR, training_epoch INTEGER,
+    projection_dim INTEGER, parameters JSON, label VARCHAR, has_regularization BOOLEAN, num_seeds INTEGER,
+    num_sources INTEGER, ordinal INTEGER);
+COMMENT ON TABLE configurations IS 'One attribution configuration: everything but λ';
+COMMENT ON COLUMN configurations.projection_dim IS 'Random projection dimension k; NULL: unprojected, exact';
+COMMENT ON COLUMN configurations.num_sources IS 'Spectra (or score matrices) it is the ensemble of';
+
+CREATE TABLE spectra (
+    study_id VARCHAR, configuration_id VARCHAR, seed_index INTEGER, kind VARCHAR, num_eigenvalues INTEGER,
+    num_cut INTEGER, eigenvalues DOUBLE[], artifact VARCHAR);
+COMMENT ON TABLE spectra IS 'One row per training seed of a configuration; coordinates lie in the artifact';
+COMMENT ON COLUMN spectra.kind IS 'spectrum, or scores for methods without λ';
+COMMENT ON COLUMN spectra.num_cut IS 'Eigenvalues that the pseudo-inverse at λ = 0 leaves out (σ ≤ n·ε·σ_max)';
+COMMENT ON COLUMN spectra.eigenvalues IS 'Of the mean Gram, descending';
+
+CREATE TABLE lds (
+    study_id VARCHAR, configuration_id VARCHAR, alpha DOUBLE, regularization DOUBLE, mean DOUBLE, ci_low DOUBLE,
+    ci_high DOUBLE, num_undefined INTEGER, num_subsets INTEGER, is_selected BOOLEAN);
+COMMENT ON TABLE lds IS 'Linear datamodelling score: mean over queries with a 95 % bootstrap interval over subsets';
+COMMENT ON COLUMN lds.regularization IS 'λ; NULL for methods without one';
+COMMENT ON COLUMN lds.num_undefined IS 'Queries dropped because a rank correlation has no value (constant side)';
+COMMENT ON COLUMN lds.num_subsets IS 'Retrained subsets behind this number; fewer while a study is running';
+COMMENT ON COLUMN lds.is_selected IS 'True for the row at λ*, false for the grid';
+
+CREATE TABLE lds_query (
+    study_id VARCHAR, configuration_id VARCHAR, alpha DOUBLE, regularization DOUBLE, num_subsets INTEGER, lds FLOAT[]);
+COMMENT ON TABLE lds_query IS 'LDS of every query; element i (1-based) belongs to query position i-1; NaN: undefined';
+
+CREATE TABLE indicator (
+    study_id VARCHAR, configuration_id VARCHAR, regularization DOUBLE, mean DOUBLE, q05 DOUBLE, q25 DOUBLE, q50 DOUBLE,
+    q75 DOUBLE, q95 DOUBLE, num_dropped INTEGER, is_selected BOOLEAN);
+COMMENT ON TABLE indicator IS 'Surrogate indicator ξ over the validation points';
+COMMENT ON COLUMN indicator.num_dropped IS 'Validation points without a value (no component in the spectrum)';
+
+CREATE TABLE selections (
+    study_id VARCHAR, configuration_id VARCHAR, alpha DOUBLE, lambda_selected DOUBLE, xi_at_selected DOUBLE,
+    threshold DOUBLE, num_crossings INTEGER, warnings VARCHAR[], lds_selected DOUBLE, lds_selected_low DOUBLE,
+    lds_selected_high DOUBLE, lambda_best DOUBLE, lds_best DOUBLE, regret DOUBLE, lds_at_zero DOUBLE, quantiles JSON,
+    num_subsets INTEGER);
+COMMENT ON TABLE selections IS 'λ* of Algorithm 1 beside the spectrum quantiles and the best λ of grid and λ*';
+COMMENT ON COLUMN selections.regret IS 'lds_best - lds_selected, never negative';
+COMMENT ON COLUMN selections.quantiles IS 'quantile → {lambda, lds, regret}';
+
+CREATE TABLE retrainings (
+    study_id VARCHAR, alpha DOUBLE, subset_index INTEGER, repeat INTEGER, subset_size INTEGER, mean_goodness FLOAT,
+    artifact VARCHAR);
+COMMENT ON TABLE retrainings IS 'Models retrained on random subsets; outputs per test example lie in the artifact';
+COMMENT ON COLUMN retrainings.mean_goodness IS 'Mean goodness over the whole test set';
+
+CREATE TABLE top_examples (
+    study_id VARCHAR, configuration_id VARCHAR, query INTEGER, regularization DOUBLE, helpful INTEGER[],
+    helpful_scores FLOAT[], harmful INTEGER[], harmful_scores FLOAT[]);
+COMMENT ON TABLE top_examples IS 'Training positions with the highest and lowest scores of each query at λ*';
+COMMENT ON COLUMN top_examples.helpful IS 'Training positions, most helpful first';
+COMMENT ON COLUMN top_examples.harmful IS 'Training positions, most harmful first';
+
+CREATE TABLE timings (
+    study_id VARCHAR, step VARCHAR, label VARCHAR, seconds DOUBLE, peak_memory_mib DOUBLE, bytes BIGINT,
+    finished TIMESTAMP, device VARCHAR);
+COMMENT ON TABLE timings IS 'What each step cost when it was computed; peak_memory_mib is of the process so far';
+
+CREATE TABLE jobs (
+    study_id VARCHAR, job_id VARCHAR, status VARCHAR, started TIMESTAMP, finished TIMESTAMP, steps_computed INTEGER,
+    steps_cached INTEGER, seconds DOUBLE, message VARCHAR);
+COMMENT ON TABLE jobs IS 'Runs that ended; running ones are files in the workspace';
+
+CREATE TABLE ingested (study_id VARCHAR, artifact VARCHAR, label VARCHAR, ingested TIMESTAMP);
+COMMENT ON TABLE ingested IS 'Finished steps of each study whose results are in this catalogue';
+
+CREATE VIEW lds_per_query AS
+    SELECT study_id, configuration_id, alpha, regularization, num_subsets,
+           unnest(range(len(lds)))::INTEGER AS query, unnest(lds) AS lds
+    FROM lds_query;
+COMMENT ON VIEW lds_per_query IS 'lds_query, one row per query';
