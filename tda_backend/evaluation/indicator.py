@@ -1,0 +1,115 @@
+"""The surrogate indicator ξ(λ) of *Taming* (arXiv 2505.24261, §4): needs no retraining.
+
+``r = −Jφ'``, ``t_j = rᵀ(K+λI)^{−j} r``, ``ξ = t₂/√(t₁t₃)`` ∈ [0, 1]. In the eigenbasis, with b the coordinates of φ',
+``t_j ∝ Σ_i σ_i b_i²/(σ_i+λ)^j``. TRAK: margin features without the weights 1 − p, mean over models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from tda_backend.errors import NumericalError, UsageError
+from tda_backend.spectral.filters import check_regularization, pseudo_inverse_cutoff
+from tda_backend.types import Spectrum
+
+
+@dataclass(frozen=True)
+class IndicatorCurve:
+    """ξ(λ) over the validation points.
+
+    Attributes:
+        regularizations: ``[L]``.
+        per_point: ``[L, v]``, mean over models; NaN for dropped points.
+        mean: ``[L]`` over the points that are kept.
+        num_dropped: Points with t₁ = 0 (no overlap with any training gradient) in some model.
+    """
+
+    regularizations: np.ndarray
+    per_point: np.ndarray
+    mean: np.ndarray
+    num_dropped: int
+
+
+class Indicator:
+    """ξ as a function of λ, prepared once for many evaluations.
+
+    Args:
+        spectra: One spectrum per training seed.
+
+    Raises:
+        UsageError: No spectrum.
+        NumericalError: Coordinates are not finite, or every validation point has t₁ = 0.
+    """
+
+    def __init__(self, spectra: Sequence[Spectrum]) -> None:
+        if not spectra:
+            raise UsageError("The indicator needs at least one spectrum.", "Give one spectrum per training seed.")
+        self.largest_eigenvalue = max(float(spectrum.eigenvalues.max()) for spectrum in spectra)
+        self._models: list[tuple[np.ndarray, np.ndarray]] = []
+        kept = torch.ones(spectra[0].validation.shape[0], dtype=torch.bool)
+        for spectrum in spectra:
+            sigma = spectrum.eigenvalues.to(torch.float64)
+            positive = sigma > pseudo_inverse_cutoff(sigma, spectrum.num_train)
+            power = spectrum.validation.to(torch.float64)[:, positive].square_()
+            power *= sigma[positive]
+            if not bool(torch.isfinite(power).all()):
+                raise NumericalError(
+                    "Validation coordinates are not finite.", "Look for NaN in the gradients of this checkpoint."
+                )
+            # ξ does not depend on the length of φ': scaling each point to a largest term of 1 prevents underflow.
+            largest = power.amax(dim=1, keepdim=True) if power.numel() else torch.zeros(len(power), 1)
+            kept &= largest[:, 0] > 0
+            power /= torch.where(largest > 0, largest, torch.ones_like(largest))
+            self._models.append((sigma[positive].numpy(), power.numpy()))
+        self.kept = kept.numpy()
+        if not self.kept.any():
+            raise NumericalError(
+                "ξ is undefined: no validation gradient overlaps with any training gradient.",
+                "Use other validation examples, an earlier checkpoint or a larger projection.",
+            )
+
+    def __call__(self, regularizations: Sequence[float] | np.ndarray) -> np.ndarray:
+        """Return ξ of every validation point, mean over models, ``[L, v]``; NaN for dropped points."""
+        values = np.array([check_regularization(value) for value in regularizations])
+        total = np.zeros((len(values), len(self.kept)))
+        for sigma, power in self._models:
+            damped = sigma[:, None] + values  # [r, L]
+            shrink = damped.min(axis=0) / damped  # in (0, 1]: ξ does not change when (σ+λ) is rescaled
+            t1, t2, t3 = (power @ shrink**order for order in (1, 2, 3))  # each [v, L]
+            with np.errstate(divide="ignore", invalid="ignore"):  # dropped points are 0/0
+                ratio = t2 / (np.sqrt(t1) * np.sqrt(t3))
+            total += np.minimum(ratio, 1.0).T  # Cauchy–Schwarz; rounding may pass 1 by an ulp
+        total /= len(self._models)
+        total[:, ~self.kept] = np.nan
+        if not np.isfinite(total[:, self.kept]).all():
+            row = int(np.argwhere(~np.isfinite(total[:, self.kept]))[0, 0])
+            raise NumericalError(f"ξ is not finite at λ = {values[row]:g}.", "Use a larger λ.")
+        return total
+
+    def mean(self, regularizations: Sequence[float] | np.ndarray) -> np.ndarray:
+        """Return ξ̄, the mean over the kept validation points, ``[L]``."""
+        return self(regularizations)[:, self.kept].mean(axis=1)
+
+
+def indicator_curve(spectra: Sequence[Spectrum], regularizations: Sequence[float]) -> IndicatorCurve:
+    """Return ξ per validation point and its mean for every λ.
+
+    Args:
+        spectra: One spectrum per training seed.
+        regularizations: L values of λ; 0 means the pseudo-inverse.
+
+    Raises:
+        NumericalError: As :class:`Indicator`, or λ is not allowed.
+    """
+    indicator = Indicator(spectra)
+    per_point = indicator(regularizations)
+    return IndicatorCurve(
+        np.asarray(regularizations, dtype=np.float64),
+        per_point,
+        per_point[:, indicator.kept].mean(axis=1),
+        int((~indicator.kept).sum()),
+    )

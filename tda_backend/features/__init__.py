@@ -1,0 +1,1 @@
+"""Per-example gradients as rank-one factors, their Gram matrices and their random projections."""

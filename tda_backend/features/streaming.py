@@ -1,0 +1,56 @@
+"""Passing examples through a model in eval mode, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tda_backend.errors import TaskError
+from tda_backend.types import Batch, Task, to_device
+
+Quantity = Literal["goodness", "train_loss"]
+
+
+def values_of(task: Task, model: nn.Module, batch: Batch, quantity: Quantity) -> Tensor:
+    """Return goodness (measurement times its sign) or the training loss of each example, ``[b]``.
+
+    Raises:
+        TaskError: The task returned another shape.
+    """
+    if quantity == "goodness":
+        values = task.measurement_sign * task.measurement(model, batch)
+    else:
+        values = task.train_loss(model, batch)
+    size = len(next(iter(batch.values())))
+    if values.shape != (size,):
+        raise TaskError(
+            f"Task {task.name!r} returned {quantity} of shape {tuple(values.shape)} for a batch of {size}.",
+            "train_loss and measurement return one number per example, [b], not reduced.",
+        )
+    return values
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put every module in eval mode and restore each one's own mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def batches(
+    data: Batch, indices: Sequence[int] | Tensor, batch_size: int, device: torch.device | str
+) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+    """Yield (positions in ``indices``, batch on ``device``), streaming."""
+    rows = torch.as_tensor(indices, dtype=torch.long)
+    for start in range(0, len(rows), batch_size):
+        part = rows[start : start + batch_size]
+        yield slice(start, start + len(part)), to_device({key: value[part] for key, value in data.items()}, device)

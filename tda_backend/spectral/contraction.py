@@ -1,0 +1,300 @@
+"""From spectral coordinates to scores, subset sums and self-influence, for any λ and without an n × m matrix.
+
+A *source* of scores is a list of :class:`~tda_backend.types.Spectrum`, one per training seed, or a
+:class:`ScoreMatrix` for methods without λ. Ensembles: influence functions average the scores over seeds; TRAK averages
+the unweighted scores and the weights Q_i = 1 − p_i **separately** and then multiplies (TRAK, eq. 17; METHODS §2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tda_backend.errors import NumericalError, UsageError
+from tda_backend.spectral.filters import check_regularization, damped_inverse, damped_inverse_table
+from tda_backend.types import Spectrum
+
+_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class ScoreMatrix:
+    """Scores of a method without λ.
+
+    Attributes:
+        values: ``[m, n]`` = [query, train]; positive helps.
+    """
+
+    values: Tensor
+
+    @property
+    def num_train(self) -> int:
+        return self.values.shape[1]
+
+
+Source: TypeAlias = Sequence[Spectrum] | ScoreMatrix
+
+
+def num_queries(source: Source) -> int:
+    """Return m."""
+    return source.values.shape[0] if isinstance(source, ScoreMatrix) else _spectra(source)[0].query.shape[0]
+
+
+def num_train(source: Source) -> int:
+    """Return n."""
+    return source.num_train if isinstance(source, ScoreMatrix) else _spectra(source)[0].num_train
+
+
+def mean_weights(spectra: Sequence[Spectrum]) -> Tensor | None:
+    """Return the example weights averaged over seeds, ``[n]`` float64, or ``None`` for methods without weights.
+
+    Raises:
+        UsageError: Some spectra carry weights and others do not.
+    """
+    weights = [spectrum.train_weights for spectrum in spectra]
+    present = [weight for weight in weights if weight is not None]
+    if not present:
+        return None
+    if len(present) != len(weights):
+        raise UsageError("Spectra with and without train weights cannot be averaged.", "Give spectra of one method.")
+    return torch.stack([weight.to(torch.float64) for weight in present]).mean(0)
+
+
+def scores(source: Source, regularization: float | None, queries: int | Sequence[int] | None = None) -> np.ndarray:
+    """Return scores at one λ: ``Q'·diag φ(σ;λ)·Tᵀ``, averaged over seeds; positive helps.
+
+    Args:
+        source: One spectrum per training seed, or a score matrix.
+        regularization: λ ≥ 0 in units of the mean Gram; ``None`` for a score matrix.
+        queries: ``None`` for all, one index, or several.
+
+    Returns:
+        ``[m, n]`` or ``[n]`` in the dtype of the coordinates (float32 unless the spectrum was built otherwise).
+
+    Raises:
+        UsageError: λ is missing, or a query index is out of range.
+        NumericalError: λ is not allowed, or a score is not finite (naming λ).
+    """
+    one = isinstance(queries, (int, np.integer))
+    rows = check_queries(source, [int(queries)] if one else queries)  # type: ignore[arg-type]
+    if isinstance(source, ScoreMatrix):
+        result = source.values if rows is None else source.values[rows]
+    else:
+        result = _spectral_scores(_spectra(source), _needed(regularization), rows)
+    if not bool(torch.isfinite(result).all()):
+        raise NumericalError(
+            f"{int((~torch.isfinite(result)).sum())} scores are not finite at λ = {regularization}.",
+            "Use a larger λ; small eigenvalues are amplified beyond float32.",
+        )
+    values = result.numpy()
+    return values[0] if one else values
+
+
+def _spectral_scores(spectra: Sequence[Spectrum], regularization: float, rows: list[int] | None) -> Tensor:
+    total: Tensor | None = None
+    for spectrum in spectra:
+        phi = damped_inverse(spectrum.eigenvalues, regularization, spectrum.num_train) / len(spectra)
+        query = spectrum.query if rows is None else spectrum.query[rows]
+        filtered = (query.to(torch.float64) * phi).to(spectrum.train.dtype)
+        # One query: a matrix-vector product over contiguous rows is bound by memory bandwidth alone.
+        if filtered.shape[0] == 1:
+            part = torch.mv(spectrum.train, filtered[0])[None]
+        else:
+            part = filtered @ spectrum.train.T
+        total = part if total is None else total.add_(part)
+    assert total is not None
+    weights = mean_weights(spectra)
+    if weights is not None:
+        total *= weights.to(total.dtype)
+    return total
+
+
+def subset_sums(source: Source, masks: Tensor | np.ndarray, regularizations: Sequence[float] | None) -> Tensor:
+    """Return Σ_{i∈A_j} score(z', z_i) for every λ, subset and query: ``(M T) diag(φ) Q'ᵀ``; no n × m matrix is formed.
+
+    Args:
+        source: One spectrum per training seed, or a score matrix.
+        masks: ``[S, n]`` bool (or weights), one row per subset.
+        regularizations: L values of λ; ``None`` for a score matrix (then L = 1).
+
+    Returns:
+        ``[L, S, m]`` float64.
+
+    Raises:
+        UsageError: The masks do not have n columns, or λ is missing.
+        NumericalError: λ is not allowed, or a sum is not finite (naming λ).
+    """
+    selected = torch.as_tensor(masks).to(torch.float64)
+    if selected.ndim != 2 or selected.shape[1] != num_train(source):
+        raise UsageError(
+            f"Subset masks have shape {tuple(selected.shape)}, but there are {num_train(source)} training examples.",
+            "Masks are [S, n] bool.",
+        )
+    if isinstance(source, ScoreMatrix):
+        sums = _times(selected, source.values.T)[None]
+        _refuse_non_finite(sums, [None])
+        return sums
+    spectra = _spectra(source)
+    values = [check_regularization(value) for value in _needed(regularizations)]
+    weights = mean_weights(spectra)
+    if weights is not None:
+        selected = selected * weights
+    sums = torch.zeros(len(values), selected.shape[0], spectra[0].query.shape[0], dtype=torch.float64)
+    for spectrum in spectra:
+        summed = _times(selected, spectrum.train) / len(spectra)
+        query = spectrum.query.to(torch.float64).T
+        table = damped_inverse_table(spectrum.eigenvalues, values, spectrum.num_train)
+        for index, phi in enumerate(table):
+            sums[index].addmm_(summed * phi, query)
+    _refuse_non_finite(sums, values)
+    return sums
+
+
+def self_influence(source: Source, regularizations: Sequence[float]) -> Tensor:
+    """Return each training example's influence on its own loss at every λ: ``(T∘T)Φ``, times Q_i for TRAK; ≥ 0.
+
+    Args:
+        source: One spectrum per training seed.
+        regularizations: L values of λ.
+
+    Returns:
+        ``[L, n]`` float64.
+
+    Raises:
+        UsageError: The source is a score matrix, which has no coordinates.
+    """
+    if isinstance(source, ScoreMatrix):
+        raise UsageError("Self-influence needs spectral coordinates.", "Choose a method with a regularization.")
+    spectra = _spectra(source)
+    result = torch.zeros(len(regularizations), spectra[0].num_train, dtype=torch.float64)
+    for spectrum in spectra:
+        table = damped_inverse_table(spectrum.eigenvalues, regularizations, spectrum.num_train) / len(spectra)
+        for start in range(0, spectrum.num_train, _ROWS):
+            block = spectrum.train[start : start + _ROWS].to(torch.float64)
+            result[:, start : start + _ROWS] += table @ (block * block).T
+    weights = mean_weights(spectra)
+    return result if weights is None else result * weights
+
+
+def filtered_products(source: Source, query: int, positions: Sequence[int] | np.ndarray) -> tuple[Tensor, Tensor]:
+    """Return what a browser needs to score some training examples at any λ: ``score_i(λ) = Σ_r B_ir·φ(σ_r; λ)``.
+
+    Seeds are concatenated along r and already divided by their number; TRAK's weights are multiplied in. A score
+    matrix gives one coordinate σ = 0 whose filter is the identity. Spectra hold no coordinate at or below the
+    pseudo-inverse's cutoff, so at λ = 0 the filter is simply 1/σ.
+
+    Returns:
+        Eigenvalues ``[R]`` float64 and B ``[c, R]`` float32.
+
+    Raises:
+        UsageError: A query or position is out of range.
+    """
+    check_queries(source, [query])
+    chosen = torch.as_tensor(np.asarray(positions, dtype=np.int64))
+    if chosen.numel() and (int(chosen.min()) < 0 or int(chosen.max()) >= num_train(source)):
+        raise UsageError(f"A training position is outside 0…{num_train(source) - 1}.", "Give positions, not indices.")
+    if isinstance(source, ScoreMatrix):
+        return torch.zeros(1, dtype=torch.float64), source.values[query, chosen].to(torch.float32)[:, None]
+    spectra = _spectra(source)
+    weights = mean_weights(spectra)
+    blocks = []
+    for spectrum in spectra:
+        block = spectrum.train[chosen].to(torch.float64) * (spectrum.query[query].to(torch.float64) / len(spectra))
+        blocks.append(block if weights is None else block * weights[chosen, None])
+    products = torch.cat(blocks, dim=1).to(torch.float32)
+    return torch.cat([spectrum.eigenvalues.to(torch.float64) for spectrum in spectra]), products
+
+
+def candidates(
+    source: Source,
+    query: int,
+    regularizations: Sequence[float] | None,
+    num: int,
+    allowed: np.ndarray | Tensor | None = None,
+) -> np.ndarray:
+    """Return the training positions that enter the top or the bottom ``num`` at some λ of the grid.
+
+    Args:
+        source: One spectrum per training seed, or a score matrix.
+        query: Query index.
+        regularizations: The λ grid; ignored for a score matrix.
+        num: How many at either end.
+        allowed: ``[n]`` bool, which training examples may take part (filters of the explorer); ``None`` for all.
+
+    Returns:
+        Sorted int64 positions.
+    """
+    check_queries(source, [query])
+    total = num_train(source)
+    pool = torch.arange(total) if allowed is None else torch.as_tensor(allowed).to(torch.bool).nonzero()[:, 0]
+    count = min(num, pool.numel())
+    if count <= 0:
+        return np.empty(0, dtype=np.int64)
+    if isinstance(source, ScoreMatrix):
+        values = source.values[query][None]
+    else:
+        values = _score_curves(_spectra(source), query, _needed(regularizations))
+    values = values[:, pool]
+    _refuse_non_finite(values, [None] if isinstance(source, ScoreMatrix) else list(_needed(regularizations)))
+    chosen = torch.cat([values.topk(count, largest=side).indices.flatten() for side in (True, False)])
+    return pool[chosen.unique()].sort().values.numpy()
+
+
+def _score_curves(spectra: Sequence[Spectrum], query: int, regularizations: Sequence[float]) -> Tensor:
+    """Return one query's scores at every λ, ``[L, n]``."""
+    total: Tensor | None = None
+    for spectrum in spectra:
+        table = damped_inverse_table(spectrum.eigenvalues, regularizations, spectrum.num_train) / len(spectra)
+        filtered = (spectrum.query[query].to(torch.float64) * table).to(spectrum.train.dtype)
+        part = filtered @ spectrum.train.T
+        total = part if total is None else total.add_(part)
+    assert total is not None
+    weights = mean_weights(spectra)
+    return total if weights is None else total * weights.to(total.dtype)
+
+
+def check_queries(source: Source, queries: Sequence[int] | None) -> list[int] | None:
+    """Return the query indices as a list, refusing any outside 0…m−1 (negative ones too)."""
+    if queries is None:
+        return None
+    total = num_queries(source)
+    rows = [int(query) for query in queries]
+    for row in rows:
+        if not 0 <= row < total:
+            raise UsageError(f"Query {row} is out of range.", f"There are {total} queries: 0 to {total - 1}.")
+    return rows
+
+
+def _spectra(source: Source) -> Sequence[Spectrum]:
+    if isinstance(source, (ScoreMatrix, Spectrum)) or not source:
+        raise UsageError("Scores need a list of at least one spectrum.", "Give one spectrum per training seed.")
+    return source
+
+
+def _needed(value):
+    if value is None:
+        raise UsageError("This method needs a regularization λ.", "Give λ ≥ 0 in units of the mean Gram.")
+    return value
+
+
+def _times(left: Tensor, right: Tensor) -> Tensor:
+    """Return ``left @ right`` in float64 with ``right`` cast block by block."""
+    result = torch.zeros(left.shape[0], right.shape[1], dtype=torch.float64)
+    for start in range(0, right.shape[0], _ROWS):
+        result.addmm_(left[:, start : start + _ROWS], right[start : start + _ROWS].to(torch.float64))
+    return result
+
+
+def _refuse_non_finite(values: Tensor, regularizations: Sequence[float | None]) -> None:
+    """Raise naming the first λ (leading axis) at which a value is not finite."""
+    for regularization, row in zip(regularizations, values, strict=True):
+        if not bool(torch.isfinite(row).all()):
+            raise NumericalError(
+                f"Scores are not finite at λ = {regularization}.",
+                "Use a larger λ, or look for NaN in the gradients of this checkpoint.",
+            )
