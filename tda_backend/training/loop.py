@@ -1,0 +1,88 @@
+"""The reference: one model, autograd, plain SGD. Slow, general, and what every faster route is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tda_backend.seeds import hashed_seed
+from tda_backend.training.data import take
+from tda_backend.training.dropout import EpochMasks, hash_dropout
+from tda_backend.training.schedule import learning_rate, steps_per_epoch
+from tda_backend.training.subsets import training_order
+from tda_backend.types import Batch, Task, TrainingSettings, to_device
+
+
+class LoopTrainer:
+    """Trains one model by autograd over tensors in memory.
+
+    Args:
+        task: Gives the training loss.
+        model: Freshly initialised; changed in place.
+        settings: Training settings.
+        data: Training batch.
+        indices: Rows of ``data`` to train on, ``[s]``.
+        seed: Training seed: decides order and dropout.
+        device: Where to train.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        settings: TrainingSettings,
+        data: Batch,
+        indices: np.ndarray,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._task, self._settings, self._indices, self._seed = task, settings, indices, seed
+        self._dropout = hash_dropout(model)
+        self._model = model.to(device)
+        self._data = to_device(data, device)
+        self._device = torch.device(device)
+        self._optimizer = torch.optim.SGD(
+            [p for p in model.parameters() if p.requires_grad],
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+        )
+
+    def train_epoch(self, epoch: int) -> None:
+        """Run one epoch (1-based). What a model draws from PyTorch's generator is seeded per epoch."""
+        devices = [self._device] if self._device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(hashed_seed("generator", self._seed, epoch))
+            self._train_epoch(epoch)
+
+    def _train_epoch(self, epoch: int) -> None:
+        settings, size = self._settings, len(self._indices)
+        order = torch.from_numpy(self._indices[training_order(self._seed, epoch, size)]).to(self._device)
+        masks = EpochMasks(self._dropout, self._seed, epoch)
+        steps = steps_per_epoch(settings, size)
+        self._model.train()
+        for layer in self._dropout:
+            layer.source = masks
+        try:
+            for step, rows in enumerate(order.split(settings.batch_size), start=(epoch - 1) * steps):
+                for group in self._optimizer.param_groups:
+                    group["lr"] = learning_rate(settings, step, steps * settings.num_epochs)
+                loss = self._task.train_loss(self._model, take(self._data, rows)).mean()
+                self._optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                self._optimizer.step()
+        finally:
+            for layer in self._dropout:
+                layer.source = None
+
+    def states(self) -> list[dict[str, Tensor]]:
+        """Return a copy of the model's state dict on the CPU, as a list of one."""
+        return [{name: value.detach().cpu().clone() for name, value in self._model.state_dict().items()}]
+
+
+def first_rows(data: Batch, indices: Sequence[int] | np.ndarray, count: int) -> dict[str, Tensor]:
+    """Return the first ``count`` of the rows ``indices``: a small batch for probing a model."""
+    return take(data, np.asarray(indices[:count], dtype=np.int64))

@@ -1,0 +1,45 @@
+"""What is random in training and retraining, as pure functions of hashed seeds: subsets, seeds, example order."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tda_backend.errors import UsageError
+from tda_backend.seeds import hashed_rng, hashed_seed
+
+
+def subset_masks(num_train: int, alpha: float, num_subsets: int, seed: int) -> np.ndarray:
+    """Return S random subsets of exactly round(α·n) examples each, drawn without replacement.
+
+    Subset j depends on (seed, j) alone, so a smaller S is a prefix of a larger one. Subsets of a smaller α lie inside
+    those of a larger α with the same j: an α sweep compares nested sets.
+
+    Returns:
+        bool ``[S, n]``.
+
+    Raises:
+        UsageError: α outside (0, 1], a subset that would be empty, or S < 1.
+    """
+    if not 0 < alpha <= 1:
+        raise UsageError(f"alpha is {alpha}.", "The share of training examples in a subset lies in (0, 1].")
+    if num_subsets < 1:
+        raise UsageError(f"The number of subsets is {num_subsets}.", "At least 1 is needed.")
+    size = math.floor(alpha * num_train + 0.5)
+    if size < 1:
+        raise UsageError(f"alpha = {alpha} of {num_train} examples is an empty subset.", "Raise alpha.")
+    masks = np.zeros((num_subsets, num_train), dtype=bool)
+    for subset in range(num_subsets):
+        masks[subset, hashed_rng("subset", seed, subset).permutation(num_train)[:size]] = True
+    return masks
+
+
+def retraining_seed(seed: int, subset_id: int, repeat: int) -> int:
+    """Return the training seed of one retraining: a hash of (study seed, subset, repeat)."""
+    return hashed_seed("retraining", seed, subset_id, repeat)
+
+
+def training_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
+    """Return the order in which one epoch visits its examples: a permutation of 0…N−1, int64 ``[N]``."""
+    return hashed_rng("order", seed, epoch).permutation(num_examples)
