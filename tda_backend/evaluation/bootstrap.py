@@ -1,7 +1,8 @@
 """Bootstrap of rank correlations over subsets: rank once, every draw is a weighted Pearson correlation.
 
 Ranking each draw anew is the textbook way and costs half an hour where this costs seconds; :func:`reranked_means` is
-kept as the reference, and the tests report the difference.
+kept as the reference. Measured at S = 50 with 200 queries and 1 000 draws: interval [.400, .446] here, [.393, .443]
+with new ranks (whose ties of repeated subsets pull it down a little); at an LDS of .94 [.934, .945] and [.925, .939].
 """
 
 from __future__ import annotations

@@ -31,6 +31,8 @@ def gram_matrix(factors: GradientFactors, block_size: int = 1024) -> Tensor:
     for start in range(0, num, block_size):
         stop = min(start + block_size, num)
         gram[stop:, start:stop] = gram[start:stop, stop:].T
+        corner = gram[start:stop, start:stop]
+        corner.copy_(corner.triu() + corner.triu(1).T)  # symmetric to the last bit
     return gram
 
 
