@@ -19,18 +19,15 @@ import numpy as np
 import pandas as pd
 
 from tda_backend.errors import UsageError
-from tda_backend.evaluation.indicator import indicator_curve
 from tda_backend.evaluation.lds import lds_curve
 from tda_backend.methods import method as method_row
 from tda_backend.runs import jobs
+from tda_backend.runs.evaluate_step import bootstrap_seed, indicator_frame
 from tda_backend.runs.study_reader import StudyReader
-from tda_backend.seeds import hashed_seed
 from tda_backend.spectral.contraction import ScoreMatrix, Source, scores
 from tda_backend.store import repository
 from tda_backend.store.catalogue import owned_here
 from tda_backend.store.workspace import Workspace
-
-QUANTILES = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
 
 
 def open_study(name: str, db: str | Path | Workspace | None = None) -> Study:
@@ -275,22 +272,6 @@ class Study(StudyReader):
     def _known_methods(self) -> str:
         frame = self.configurations()
         return f"It has: {', '.join(dict.fromkeys(frame['method']))}." if len(frame) else "It has no results yet."
-
-
-def indicator_frame(spectra: Any, regularizations: Sequence[float]) -> pd.DataFrame:
-    """Return ξ(λ) with its quantiles over validation points as a DataFrame."""
-    curve = indicator_curve(spectra, regularizations)
-    per_point = np.asarray(curve.per_point, dtype=np.float64)
-    frame = pd.DataFrame({"regularization": list(regularizations), "mean": _values(curve.mean)})
-    for name, quantile in QUANTILES.items():
-        frame[name] = np.nanquantile(per_point, quantile, axis=1)
-    frame["num_dropped"] = np.broadcast_to(np.asarray(curve.num_dropped), len(frame))
-    return frame
-
-
-def bootstrap_seed(study_seed: int) -> int:
-    """Return the seed of the bootstrap over subsets: one per study, so that configurations are compared in pairs."""
-    return hashed_seed("bootstrap", study_seed)
 
 
 def _values(values: Any) -> np.ndarray:

@@ -258,7 +258,7 @@ class ArtifactStore:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def keys(self) -> list[str]:
+    def all_keys(self) -> list[str]:
         """Return the keys of all artifacts, sorted."""
         return sorted(path.parent.name for path in self.folder.glob(f"??/*/{MANIFEST}"))
 

@@ -28,6 +28,11 @@ LOCK_RETRY_SECONDS = 0.1
 READ_PATIENCE_SECONDS = 3.0
 CONFIGURATION = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 
+
+class LockedError(CatalogueError):
+    """Another process has the catalogue open."""
+
+
 _owned: dict[Path, duckdb.DuckDBPyConnection] = {}
 _owned_lock = threading.Lock()
 
@@ -48,7 +53,7 @@ def catalogue_error(error: duckdb.Error, path: Path) -> TDAError:
     if disk is not None:
         return disk
     if _is_lock_error(error):
-        return CatalogueError(
+        return LockedError(
             f"The catalogue {path} is in use{_holder(error)}.",
             "Close the program that has it open (a dashboard, a notebook or another `tda`) and try again.",
         )

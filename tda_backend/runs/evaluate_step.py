@@ -1,0 +1,187 @@
+"""The tables of one evaluated configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+
+from tda_backend.evaluation.indicator import indicator_curve
+from tda_backend.evaluation.lds import lds_curve
+from tda_backend.evaluation.selection import regret, select_regularization, spectrum_quantiles
+from tda_backend.seeds import hashed_seed
+from tda_backend.spectral.contraction import ScoreMatrix, Source, num_queries, num_train, scores
+
+INDICATOR_QUANTILES = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
+_QUERY_BLOCK = 128
+
+Truth = Mapping[float, tuple[np.ndarray, np.ndarray]]
+"""α → (masks ``[S, n]``, outputs ``[S, m]``)."""
+
+
+def bootstrap_seed(study_seed: int) -> int:
+    """Return the seed of the bootstrap over subsets: one per study, so that configurations are compared in pairs."""
+    return hashed_seed("bootstrap", study_seed)
+
+
+def evaluation_tables(source: Source, settings: Mapping[str, Any], truth: Truth) -> dict[str, pa.Table | pd.DataFrame]:
+    """Return the tables ``lds, lds_query, indicator, selections, top_examples`` that exist for this source.
+
+    The LDS grid is the study's grid and λ*; the quantile baselines are evaluated too and kept with the selection.
+    """
+    evaluation = settings["evaluation"]
+    if isinstance(source, ScoreMatrix):
+        tables: dict[str, Any] = {"top_examples": top_examples(source, None, evaluation["top"])}
+        if truth:
+            tables |= _lds_tables(source, None, None, settings, truth)[0]
+        return tables
+    grid = list(settings["regularizations"])
+    chosen = select_regularization(source, evaluation["threshold"])
+    quantiles = spectrum_quantiles(source, evaluation["quantiles"])
+    tables = {
+        "indicator": _indicator_table(source, grid, chosen.regularization),
+        "top_examples": top_examples(source, chosen.regularization, evaluation["top"]),
+    }
+    lds_at: dict[float, dict[float, tuple[float, float, float]]] = {}
+    if truth:
+        extra = [chosen.regularization, *quantiles.values()]
+        lds_tables, lds_at = _lds_tables(source, grid, extra, settings, truth)
+        tables |= lds_tables
+    rows = [
+        _selection_row(alpha, chosen, quantiles, grid, lds_at.get(alpha), truth)
+        for alpha in settings["alphas"]
+    ]  # fmt: skip
+    tables["selections"] = pa.Table.from_pylist(rows, schema=_SELECTION_SCHEMA)
+    return tables
+
+
+def _lds_tables(
+    source: Source, grid: list[float] | None, extra: list[float] | None, settings: Mapping[str, Any], truth: Truth
+) -> tuple[dict[str, pa.Table], dict[float, dict[float, tuple[float, float, float]]]]:
+    """Return LDS tables over grid ∪ {λ*} (``extra[0]``), and LDS with interval by α and λ for all of ``extra`` too."""
+    rows: list[dict[str, Any]] = []
+    per_query: list[dict[str, Any]] = []
+    found: dict[float, dict[float, tuple[float, float, float]]] = {}
+    values = None if grid is None else [*grid, *(extra or [])]
+    kept = 1 if grid is None else len(grid) + 1
+    for alpha, (masks, outputs) in truth.items():
+        curve = lds_curve(
+            source, masks, outputs, values,
+            num_bootstrap=settings["evaluation"]["bootstrap"], seed=bootstrap_seed(settings["seed"]),
+        )  # fmt: skip
+        found[alpha] = {}
+        for index, value in enumerate([None] if values is None else values):
+            mean, low, high = (float(part[index]) for part in (curve.mean, curve.ci_low, curve.ci_high))
+            if value is not None:
+                found[alpha][value] = (mean, low, high)
+            if index >= kept:
+                continue
+            common = {"alpha": alpha, "regularization": value, "num_subsets": curve.num_subsets}
+            rows.append({
+                **common, "mean": mean, "ci_low": low, "ci_high": high,
+                "num_undefined": int(curve.num_undefined[index]), "is_selected": grid is not None and index == kept - 1,
+            })  # fmt: skip
+            per_query.append({**common, "lds": curve.per_query[index].astype(np.float32)})
+    tables = {
+        "lds": pa.Table.from_pylist(rows, schema=_LDS_SCHEMA),
+        "lds_query": pa.Table.from_pylist(per_query, schema=_LDS_QUERY_SCHEMA),
+    }
+    return tables, found
+
+
+def _indicator_table(source: Sequence, grid: list[float], selected: float) -> pd.DataFrame:
+    values = [*grid, selected]
+    frame = indicator_frame(source, values)
+    frame["is_selected"] = [False] * len(grid) + [True]
+    return frame
+
+
+def indicator_frame(spectra: Sequence, regularizations: Sequence[float]) -> pd.DataFrame:
+    """Return ξ(λ): regularization, mean, quantiles over the validation points, num_dropped."""
+    curve = indicator_curve(spectra, regularizations)
+    frame = pd.DataFrame({"regularization": list(regularizations), "mean": curve.mean})
+    for name, quantile in INDICATOR_QUANTILES.items():
+        frame[name] = np.nanquantile(curve.per_point, quantile, axis=1)
+    frame["num_dropped"] = int(curve.num_dropped)
+    return frame
+
+
+def _selection_row(
+    alpha: float,
+    chosen: Any,
+    quantiles: Mapping[float, float],
+    grid: list[float],
+    lds: Mapping[float, tuple[float, float, float]] | None,
+    truth: Truth,
+) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "alpha": alpha,
+        "lambda_selected": chosen.regularization,
+        "xi_at_selected": chosen.xi,
+        "threshold": chosen.threshold,
+        "num_crossings": len(chosen.crossings),
+        "warnings": list(chosen.warnings),
+        "num_subsets": len(truth[alpha][0]) if lds else 0,
+    }
+    baselines = {
+        f"{quantile:g}": {"lambda": value, "lds": None, "regret": None} for quantile, value in quantiles.items()
+    }
+    if lds:
+        means = [lds[value][0] for value in grid]
+        mean, low, high = lds[chosen.regularization]
+        best = regret(grid, means, chosen.regularization, mean)
+        row |= {
+            "lds_selected": mean, "lds_selected_low": low, "lds_selected_high": high,
+            "lambda_best": best.regularization_best, "lds_best": best.lds_best, "regret": best.regret,
+            "lds_at_zero": lds[0.0][0] if 0.0 in lds else None,
+        }  # fmt: skip
+        for entry in baselines.values():
+            entry["lds"] = lds[entry["lambda"]][0]  # type: ignore[index]
+            # Against the best over grid ∪ {λ*}: a quantile that beats it has negative regret, and is reported so.
+            entry["regret"] = best.lds_best - entry["lds"]  # type: ignore[operator]
+    return {**row, "quantiles": json.dumps(baselines)}
+
+
+def top_examples(source: Source, regularization: float | None, num: int) -> pa.Table:
+    """Return the most helpful and most harmful training positions of every query at one λ."""
+    count = min(num, num_train(source))
+    columns: dict[str, list] = {name: [] for name in ("helpful", "helpful_scores", "harmful", "harmful_scores")}
+    total = num_queries(source)
+    for start in range(0, total, _QUERY_BLOCK):
+        block = torch.from_numpy(scores(source, regularization, list(range(start, min(start + _QUERY_BLOCK, total)))))
+        for name, largest in (("helpful", True), ("harmful", False)):
+            best = block.topk(count, dim=1, largest=largest)
+            columns[name].extend(best.indices.to(torch.int32).numpy())
+            columns[f"{name}_scores"].extend(best.values.numpy())
+    return pa.table(
+        {
+            "query": pa.array(range(total), pa.int32()),
+            "regularization": pa.array([regularization] * total, pa.float64()),
+            "helpful": pa.array(columns["helpful"], pa.list_(pa.int32())),
+            "helpful_scores": pa.array(columns["helpful_scores"], pa.list_(pa.float32())),
+            "harmful": pa.array(columns["harmful"], pa.list_(pa.int32())),
+            "harmful_scores": pa.array(columns["harmful_scores"], pa.list_(pa.float32())),
+        }
+    )
+
+
+_LDS_SCHEMA = pa.schema([
+    ("alpha", pa.float64()), ("regularization", pa.float64()), ("num_subsets", pa.int32()), ("mean", pa.float64()),
+    ("ci_low", pa.float64()), ("ci_high", pa.float64()), ("num_undefined", pa.int32()), ("is_selected", pa.bool_()),
+])  # fmt: skip
+_LDS_QUERY_SCHEMA = pa.schema([
+    ("alpha", pa.float64()), ("regularization", pa.float64()), ("num_subsets", pa.int32()),
+    ("lds", pa.list_(pa.float32())),
+])  # fmt: skip
+_SELECTION_SCHEMA = pa.schema([
+    ("alpha", pa.float64()), ("lambda_selected", pa.float64()), ("xi_at_selected", pa.float64()),
+    ("threshold", pa.float64()), ("num_crossings", pa.int32()), ("warnings", pa.list_(pa.string())),
+    ("num_subsets", pa.int32()), ("lds_selected", pa.float64()), ("lds_selected_low", pa.float64()),
+    ("lds_selected_high", pa.float64()), ("lambda_best", pa.float64()), ("lds_best", pa.float64()),
+    ("regret", pa.float64()), ("lds_at_zero", pa.float64()), ("quantiles", pa.string()),
+])  # fmt: skip

@@ -1,0 +1,326 @@
+"""The study file: what is computed. Read from TOML, checked key by key, and resolved so that equal studies are equal.
+
+::
+
+    name = "mnist-mlp"
+    task = "mnist-mlp"
+    seed = 0
+    [data]              # how many examples of the task's train and test sets take part
+    train = 5000
+    validation = 500    # for ξ; disjoint from the queries
+    queries = 500
+    [training]
+    epochs = [1, 5, 10, 20, 50]     # saved checkpoints: where features may be taken
+    seeds = 1                       # training runs of the attributed model
+    [ground_truth]
+    subsets = 50        # 0: no retraining, no LDS
+    alphas = [0.5]
+    repeats = 1
+    [projection]
+    kind = "gaussian"   # gaussian, gaussian-dense or rademacher
+    seed = 0
+    [regularization]    # the λ grid, in units of the mean Gram
+    include_zero = true
+    low = 1e-7
+    high = 10.0
+    count = 32
+    [methods.iffim]     # and methods.trak, methods.tracin
+    epochs = [1, 5]
+    projection_dim = [512, "none"]
+    unprojected_epochs = [5]
+    [evaluation]
+    bootstrap = 1000
+    threshold = 0.5
+    quantiles = [0.1, 0.3, 0.5, 0.7, 0.9]
+    top = 100
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tda_backend.errors import StudyError
+from tda_backend.methods import METHODS, method
+
+NONE = "none"
+PROJECTIONS = ("gaussian", "gaussian-dense", "rademacher")
+Rule = Callable[[str, Any], Any]
+
+
+def _whole(low: int) -> Rule:
+    def check(key: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise StudyError(f"{key} = {value!r} is not allowed.", f"Give a whole number of at least {low}.")
+        return value
+
+    return check
+
+
+def _real(low: float, high: float) -> Rule:
+    def check(key: str, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
+            raise StudyError(f"{key} = {value!r} is not allowed.", f"Give a number between {low:g} and {high:g}.")
+        return float(value)
+
+    return check
+
+
+def _one_of(*allowed: Any) -> Rule:
+    def check(key: str, value: Any) -> Any:
+        if value not in allowed or isinstance(value, bool) != isinstance(allowed[0], bool):
+            names = ", ".join(str(item).lower() if isinstance(item, bool) else repr(item) for item in allowed)
+            raise StudyError(f"{key} = {value!r} is not allowed.", f"Allowed: {names}.")
+        return value
+
+    return check
+
+
+def _text(key: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise StudyError(f"{key} = {value!r} is not allowed.", "Give a text.")
+    return value
+
+
+def _many(rule: Rule, allow_one: bool = False, may_be_empty: bool = False) -> Rule:
+    def check(key: str, value: Any) -> list:
+        values = [value] if allow_one and not isinstance(value, list) else value
+        if not isinstance(values, list) or not (values or may_be_empty):
+            raise StudyError(f"{key} = {value!r} is not allowed.", "Give a list, e.g. [1, 5].")
+        checked = [rule(key, item) for item in values]
+        if len(set(checked)) < len(checked):
+            raise StudyError(f"{key} = {value!r} names a value twice.", "Name each value once.")
+        return checked
+
+    return check
+
+
+def _dimension(key: str, value: Any) -> int | str:
+    if value == NONE:
+        return NONE
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise StudyError(f"{key} has {value!r}.", 'Give whole numbers of at least 1, or "none" for unprojected.')
+    return value
+
+
+SPECTRAL = {
+    "epochs": _many(_whole(1), allow_one=True),
+    "projection_dim": _many(_dimension, allow_one=True),
+    "unprojected_epochs": _many(_whole(1), allow_one=True, may_be_empty=True),
+}
+RULES: dict[str, Any] = {
+    "name": _text,
+    "task": _text,
+    "seed": _whole(0),
+    "data": {"train": _whole(2), "validation": _whole(1), "queries": _whole(1)},
+    "training": {"epochs": _many(_whole(1), allow_one=True), "seeds": _whole(1)},
+    "ground_truth": {
+        "subsets": _whole(0),
+        "alphas": _many(_real(0.0, 1.0), allow_one=True),
+        "repeats": _whole(1),
+    },
+    "projection": {"kind": _one_of(*PROJECTIONS), "max_dim": _whole(1), "seed": _whole(0)},
+    "regularization": {
+        "include_zero": _one_of(True, False),
+        "low": _real(0.0, np.inf),
+        "high": _real(0.0, np.inf),
+        "count": _whole(2),
+    },
+    "methods": {
+        "iffim": SPECTRAL,
+        "trak": SPECTRAL,
+        "tracin": {
+            "epochs": _many(_whole(1), allow_one=True),
+            "normalization": _many(_one_of(True, False), allow_one=True),
+            "num_checkpoints": _whole(1),
+        },
+    },
+    "evaluation": {
+        "bootstrap": _whole(1),
+        "threshold": _real(0.0, 1.0),
+        "quantiles": _many(_real(0.0, 1.0), allow_one=True),
+        "top": _whole(1),
+    },
+}
+DEFAULTS: dict[str, Any] = {
+    "seed": 0,
+    "data": {"train": 5000, "validation": 500, "queries": 500},
+    "training": {"seeds": 1},
+    "ground_truth": {"subsets": 50, "alphas": [0.5], "repeats": 1},
+    "projection": {"kind": "gaussian", "seed": 0},
+    "regularization": {"include_zero": True, "low": 1e-7, "high": 10.0, "count": 32},
+    "evaluation": {"bootstrap": 1000, "threshold": 0.5, "quantiles": [0.1, 0.3, 0.5, 0.7, 0.9], "top": 100},
+}
+QUICK_COUNTS = {"train": 600, "validation": 100, "queries": 100}
+QUICK_SUBSETS, QUICK_EPOCHS, QUICK_DIM = 12, [1, 5], 64
+
+
+def _check(section: Mapping[str, Any], rules: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Return ``section`` with every value checked; an unknown key raises with the allowed ones and a guess."""
+    result: dict[str, Any] = {}
+    for key, value in section.items():
+        if path == "methods.":
+            method(key)
+        if key not in rules:
+            guess = difflib.get_close_matches(key, list(rules), n=1)
+            meant = f" Did you mean {path}{guess[0]}?" if guess else ""
+            raise StudyError(f"Unknown key {path}{key} in the study.{meant}", f"Allowed here: {', '.join(rules)}.")
+        rule = rules[key]
+        if isinstance(rule, Mapping):
+            if not isinstance(value, Mapping):
+                raise StudyError(f"{path}{key} = {value!r} is not allowed.", f"It is a table: [{path}{key}].")
+            result[key] = _check(value, rule, f"{path}{key}.")
+        else:
+            result[key] = rule(f"{path}{key}", value)
+    return result
+
+
+def read_study_file(path: Path) -> dict[str, Any]:
+    """Return the content of a TOML study file, unchecked but for its syntax; a relative task file is made absolute."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StudyError(f"The study file {path} cannot be read ({error.strerror}).", "Check the path.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StudyError(f"The study file {path} is not valid TOML: {error}.", "Correct that place.") from error
+    content.setdefault("name", path.stem)
+    task = content.get("task")
+    if isinstance(task, str) and ".py:" in task:
+        file, _, factory = task.rpartition(":")
+        content["task"] = f"{(path.parent / Path(file).expanduser()).resolve()}:{factory}"
+    return content
+
+
+def override(content: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """Return ``content`` with ``dotted.key=value`` assignments applied; values are TOML, bare words are texts."""
+    result = copy.deepcopy(dict(content))
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        parts = key.strip().split(".")
+        if not equals or not all(parts):
+            raise StudyError(
+                f"--set {assignment!r} is not of the form key=value.", "E.g. --set ground_truth.subsets=20."
+            )
+        try:
+            value = tomllib.loads(f"value = {text.strip()}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text.strip()
+        place = result
+        for part in parts[:-1]:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise StudyError(f"--set {assignment!r}: {part} is not a table.", "See `tda run --help`.")
+        place[parts[-1]] = value
+    return result
+
+
+def default_study(task_name: str, spec: str, num_train: int, num_test: int, num_epochs: int) -> dict[str, Any]:
+    """Return a sensible study for a person's own task: sizes that exist, three checkpoints, two projections."""
+    held_out = max(1, min(500, num_test // 2))
+    epochs = sorted({1, max(1, num_epochs // 4), num_epochs})
+    num_train = min(5000, num_train)
+    dims: list[Any] = [dim for dim in (128, 512) if dim < num_train] or [max(1, num_train // 2)]
+    grid = {"epochs": epochs, "projection_dim": [*dims, NONE], "unprojected_epochs": [epochs[-1]]}
+    return {
+        "name": task_name,
+        "task": spec,
+        "data": {"train": num_train, "validation": held_out, "queries": held_out},
+        "training": {"epochs": epochs},
+        "methods": {"iffim": grid, "trak": copy.deepcopy(grid), "tracin": {"epochs": epochs}},
+    }
+
+
+def quick(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a version of a study that takes well under a minute, named ``…-quick``."""
+    result = copy.deepcopy(dict(content))
+    result["name"] = f"{result.get('name', 'study')}-quick"
+    data = {**DEFAULTS["data"], **result.get("data", {})}
+    result["data"] = {key: min(value, QUICK_COUNTS.get(key, value)) for key, value in data.items()}
+    truth = {**DEFAULTS["ground_truth"], **result.get("ground_truth", {})}
+    result["ground_truth"] = {**truth, "subsets": min(truth["subsets"], QUICK_SUBSETS), "alphas": truth["alphas"][:1]}
+    wanted = result.get("training", {}).get("epochs", QUICK_EPOCHS)
+    epochs = [epoch for epoch in QUICK_EPOCHS if epoch in wanted] or wanted[:2]
+    result["training"] = {**result.get("training", {}), "epochs": epochs}
+    result.get("projection", {}).pop("max_dim", None)
+    for name, settings in result.get("methods", {}).items():
+        if METHODS[name].has_regularization if name in METHODS else False:
+            dims = [QUICK_DIM, NONE]
+            result["methods"][name] = {
+                **settings,
+                "epochs": epochs,
+                "projection_dim": dims,
+                "unprojected_epochs": epochs,
+            }
+        else:
+            result["methods"][name] = {**settings, "epochs": epochs}
+    return result
+
+
+def resolve(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a study with every value checked and every default filled in.
+
+    Raises:
+        StudyError: An unknown key, a value that is not allowed, or values that contradict each other.
+        UsageError: An unknown method.
+    """
+    checked = _check(content, RULES, "")
+    for required in ("name", "task"):
+        if required not in checked:
+            raise StudyError(f"The study has no {required}.", f'Add a line such as {required} = "mnist-mlp".')
+    study = {**copy.deepcopy(DEFAULTS), **checked}
+    for section, defaults in DEFAULTS.items():
+        if isinstance(defaults, dict):
+            study[section] = {**defaults, **checked.get(section, {})}
+    if study["regularization"]["low"] >= study["regularization"]["high"]:
+        raise StudyError("regularization.low is not below regularization.high.", "E.g. low = 1e-7, high = 10.")
+    methods = checked.get("methods") or {"iffim": {}}
+    named = {epoch for settings in methods.values() for epoch in settings.get("epochs", [])}
+    epochs = sorted(study["training"].get("epochs") or named)
+    if not epochs:
+        raise StudyError("The study names no epochs.", "Add epochs to [training], e.g. epochs = [1, 5].")
+    study["training"]["epochs"] = epochs
+    study["methods"] = {name: _method(name, settings, epochs) for name, settings in sorted(methods.items())}
+    dims = [dim for s in study["methods"].values() for dim in s.get("projection_dim", []) if dim != NONE]
+    largest = max(dims, default=1)
+    study["projection"].setdefault("max_dim", largest)
+    if study["projection"]["max_dim"] < largest:
+        raise StudyError(
+            f"projection.max_dim = {study['projection']['max_dim']} is below projection_dim {largest}.",
+            "Raise it, or leave it out.",
+        )
+    return {key: study[key] for key in RULES}
+
+
+def _method(name: str, settings: Mapping[str, Any], epochs: Sequence[int]) -> dict[str, Any]:
+    filled: dict[str, Any] = {"epochs": list(epochs), **settings}
+    unknown = sorted(set(filled["epochs"]) - set(epochs))
+    if unknown:
+        raise StudyError(
+            f"methods.{name}.epochs has {unknown}, where no checkpoint is saved.", f"training.epochs is {list(epochs)}."
+        )
+    if name == "tracin":
+        return {"normalization": [False], "num_checkpoints": 10, **filled}
+    filled.setdefault("projection_dim", [NONE])
+    if NONE not in filled["projection_dim"]:
+        filled["unprojected_epochs"] = []
+    filled.setdefault("unprojected_epochs", list(filled["epochs"]))
+    unknown = sorted(set(filled["unprojected_epochs"]) - set(filled["epochs"]))
+    if unknown:
+        raise StudyError(
+            f"methods.{name}.unprojected_epochs has {unknown}, which methods.{name}.epochs lacks.",
+            f"Choose among {filled['epochs']}.",
+        )
+    return filled
+
+
+def regularizations(study: Mapping[str, Any]) -> list[float]:
+    """Return the λ grid of a resolved study, ascending."""
+    settings = study["regularization"]
+    grid = np.logspace(np.log10(settings["low"]), np.log10(settings["high"]), settings["count"])
+    return ([0.0] if settings["include_zero"] else []) + [float(value) for value in grid]
