@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,7 @@ class ProcessPool:
         data: Batch,
         jobs: Iterable[tuple[int, tuple[Any, ...]]],
         on_beat: Callable[[dict[int, int]], None],
-    ) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    ) -> Generator[tuple[int, dict[str, Tensor]], None, None]:
         """Train every job and yield (job number, state) as they finish.
 
         Args:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,7 @@ from tda_backend.training.subsets import retraining_seed
 from tda_backend.types import Batch, Task, TrainingSettings
 
 STACK_SIZE = 32
-"""Models per stack. The last stack is filled up with copies, so that a model's bits do not depend on its company."""
+"""Models per stack. The last stack is filled up with copies, so that every stack runs the same kernels."""
 _WORTH_A_POOL = 30e9  # floating-point operations (about half a second of one core): below, starting costs more
 _MINIMUM_STEP_OPERATIONS = 2e6  # a step of a tiny model costs its calls, not its arithmetic
 
@@ -81,7 +82,8 @@ def retrain_subsets(
     """Retrain on each subset and return the goodness of the whole test split at the final epoch.
 
     A result is a function of (task, data, subset, study seed, subset id, repeat, device, route): not of the number of
-    processes, of how subsets are divided into calls, or of the machine's cores.
+    processes, of how subsets are divided into calls, or of the machine's cores. To the bit one by one; stacked, a
+    model's place in its stack may decide the last bits of float32.
 
     Args:
         data: ``{"train": batch, "test": batch}``.
@@ -110,10 +112,11 @@ def retrain_subsets(
     outputs = np.full((len(masks), repeats, num_rows(data["test"])), np.nan, dtype=np.float32)
     states = _states(plan, route, num_processes, lambda done: report(done, total))
     model = task.build_model(0).eval()
-    for number, state in states:
-        job = plan.jobs[number]
-        model.load_state_dict(state)
-        outputs[job.row, job.repeat] = goodness_of(task, model, data["test"]).numpy()
+    with contextlib.closing(states):  # an error here must end what computes for us
+        for number, state in states:
+            job = plan.jobs[number]
+            model.load_state_dict(state)
+            outputs[job.row, job.repeat] = goodness_of(task, model, data["test"]).numpy()
     report(total, total)
     return outputs
 
@@ -158,7 +161,7 @@ def _plan(
 
 
 _Report = Callable[[int], None]
-_States = Iterator[tuple[int, dict[str, Tensor]]]
+_States = Generator[tuple[int, dict[str, Tensor]], None, None]
 
 
 def _states(plan: _Plan, route: Route, num_processes: int | None, report: _Report) -> _States:
@@ -230,10 +233,11 @@ def _in_processes(plan: _Plan, helpers: int, report: _Report) -> _States:
         "spec": task_spec(plan.task),
     }
     beat = lambda running: report(finished * epochs + sum(running.values()))  # noqa: E731
-    for number, state in shared_pool(helpers).run(setup, plan.data, jobs(), beat):
-        finished += 1
-        report(finished * epochs)
-        yield number, state
+    with contextlib.closing(shared_pool(helpers).run(setup, plan.data, jobs(), beat)) as results:
+        for number, state in results:
+            finished += 1
+            report(finished * epochs)
+            yield number, state
 
 
 def _stacked(plan: _Plan, report: _Report) -> _States:

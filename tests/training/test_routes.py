@@ -54,9 +54,15 @@ def final_states(task, route, indices, seeds):
         groups = [slice(None)] if route == "stacked" else [slice(i, i + 1) for i in range(len(seeds))]
         trainers = [
             MLPTrainer(
-                architecture, settings, data, ("x", "y"), states[group], indices[group], seeds[group],
+                architecture,
+                settings,
+                data,
+                ("x", "y"),
+                states[group],
+                indices[group],
+                seeds[group],
                 stacked=route == "stacked",
-            )  # fmt: skip
+            )
             for group in groups
         ]
     for trainer in trainers:

@@ -1,0 +1,118 @@
+"""From the text after --task to a task, with one clear line for each way it can go wrong."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+
+import pytest
+
+from tda_backend.errors import TaskError, UsageError
+from tda_backend.training.registry import BUILT_IN, load_task, task_spec
+
+GOOD = """
+    from tests.training.tiny import TinyTask
+    class Mine(TinyTask):
+        name = "mine"
+    ready = Mine()
+    def factory():
+        return Mine()
+    def fails():
+        raise KeyError("weights")
+    def number():
+        return 3
+    class Unnamed(TinyTask):
+        name = "Has Spaces"
+    class Settingless(TinyTask):
+        name = "settingless"
+        def __init__(self):
+            self.training = None
+    class Signless(TinyTask):
+        measurement_sign = 0
+"""
+
+
+def written(tmp_path, text):
+    path = tmp_path / "mine.py"
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN))
+def test_built_in_tasks_have_their_name_and_spec(name):
+    task = load_task(name)
+    assert task.name == name
+    assert task_spec(task) == name
+
+
+@pytest.mark.parametrize("name", ["factory", "Mine", "ready"])
+def test_a_file_gives_its_task(tmp_path, name):
+    path = written(tmp_path, GOOD)
+    before = list(sys.path)
+    task = load_task(f"{path}:{name}")
+    assert task.name == "mine"
+    assert task_spec(task) == f"{path}:{name}"
+    assert sys.path == before
+    assert "class Mine" in task.source()
+
+
+def test_an_edited_file_is_loaded_afresh(tmp_path):
+    path = written(tmp_path, GOOD)
+    load_task(f"{path}:Mine")
+    path.write_text(path.read_text().replace('"mine"', '"other"'))
+    assert load_task(f"{path}:Mine").name == "other"
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("mnist-mpl", 'Did you mean "mnist-mlp"'),
+        ("nothing", "Built-in tasks: mnist-lr, mnist-mlp"),
+        (":factory", "no built-in task"),
+        ("module:", "no built-in task"),
+    ],
+)
+def test_unknown_names_list_what_is_allowed(spec, words):
+    with pytest.raises(UsageError, match=words) as caught:
+        load_task(spec)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("absent", 'the module has no "absent". It offers: .*Mine'),
+        ("fails", r"KeyError: 'weights' \(line 9\)"),
+        ("number", "returned a int, not a Task"),
+        ("Unnamed", "has the name 'Has Spaces'"),
+        ("Settingless", "neither training settings nor checkpoint_files"),
+        ("Signless", "measurement_sign"),
+    ],
+)
+def test_factories_that_cannot_be_used(tmp_path, name, words):
+    with pytest.raises(TaskError, match=words):
+        load_task(f"{written(tmp_path, GOOD)}:{name}")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x = 1\nraise RuntimeError('boom')\n", r"RuntimeError: boom \(line 2\)"),
+        ("import not_a_module_at_all\n", r"ModuleNotFoundError: .*not_a_module_at_all.* \(line 1\)"),
+        ("def broken(:\n", r"SyntaxError: .* \(line 1\)"),
+        ("raise SystemExit('stop')\n", "SystemExit: stop"),
+    ],
+)
+def test_a_file_that_fails_to_import_gives_one_line(tmp_path, text, words):
+    path, before = written(tmp_path, text), set(sys.modules)
+    with pytest.raises(TaskError, match=words) as caught:
+        load_task(f"{path}:factory")
+    assert "\n" not in str(caught.value)
+    assert set(sys.modules) == before
+
+
+def test_missing_files_and_modules(tmp_path):
+    with pytest.raises(TaskError, match="There is no task file"):
+        load_task(f"{tmp_path / 'absent.py'}:factory")
+    with pytest.raises(TaskError, match="ModuleNotFoundError"):
+        load_task("not_a_package.tasks:factory")
