@@ -1,0 +1,1 @@
+"""Benchmarks: measured ratios, kept apart from the tests. `make bench` runs them all."""
