@@ -136,7 +136,7 @@ def dense_gradients(task: Task, model: nn.Module, data: Batch, indices, quantity
 
 
 def dense_groups(task: Task, model: nn.Module | None = None) -> dict[str, Tensor]:
-    """Return dense gradients: ``train`` and ``loss`` [n, p], ``validation`` [v, p], ``query`` [m, p], ``margin`` [n]."""
+    """Return dense gradients of every group, ``[·, p]``, and the goodness of the train examples."""
     model = task.build_model(0) if model is None else model
     data = task.datasets()
     everyone = range(len(data["train"]["y"]))

@@ -15,7 +15,7 @@ from tda_backend.types import Spectrum
 QUANTILES: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
 _SCAN_POINTS = 113  # eight per decade over fourteen decades
 _SCAN_RANGE = (1e-10, 1e4)  # times the largest eigenvalue
-_BISECTIONS = 40
+_BISECTIONS = 32  # of an eighth of a decade: log λ to 7e-11
 
 
 @dataclass(frozen=True)

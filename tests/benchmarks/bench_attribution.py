@@ -1,0 +1,203 @@
+"""What a λ costs: the sweep against one value, scores at any λ, and drawing projections from the Gram matrix.
+
+    python -m tests.benchmarks.bench_attribution [--quick]
+
+Inputs are synthetic (random images, an untrained perceptron 784-128-64-10): costs do not depend on the values.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import scipy.linalg
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tda_backend.evaluation.grid import DEFAULT_REGULARIZATIONS
+from tda_backend.evaluation.lds import lds_curve
+from tda_backend.features.checkpoint_features import CheckpointFeatures, checkpoint_features
+from tda_backend.features.projection import Projection, gaussian_from_gram, project_factors
+from tda_backend.methods import build_spectrum
+from tda_backend.spectral.contraction import scores, subset_sums
+from tda_backend.types import Batch, Spectrum, Task
+from tests.helpers_numerics import margin
+
+NUM_SUBSETS = 50
+
+
+class SyntheticImages(Task):
+    """Random 28 × 28 images of ten classes and a perceptron 784-128-64-10."""
+
+    name = "synthetic-images"
+    margin_identity = True
+
+    def __init__(self, num_train: int, num_test: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self._data = {
+            split: {
+                "x": torch.randn(size, 784, generator=generator),
+                "y": torch.randint(0, 10, (size,), generator=generator),
+            }
+            for split, size in (("train", num_train), ("test", num_test))
+        }
+
+    def datasets(self) -> dict[str, Batch]:
+        """Return both splits."""
+        return self._data
+
+    def build_model(self, seed: int) -> nn.Module:
+        """Return the perceptron."""
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Linear(784, 128), nn.ReLU(), nn.Dropout(0.1), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10)
+        )
+
+    def train_loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the cross-entropy of each example."""
+        return F.cross_entropy(model(batch["x"]), batch["y"], reduction="none")
+
+    def measurement(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the margin."""
+        return margin(model(batch["x"]), batch["y"])
+
+
+def seconds(run: Callable[[], object], repeats: int = 1) -> float:
+    """Return the fastest of some runs."""
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def machine() -> str:
+    """Return the processor, cores and library versions."""
+    name = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo") as lines:
+            name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{name}, {os.cpu_count()} cores, torch {torch.__version__} with {torch.get_num_threads()} threads"
+
+
+def cheapest_single(features: CheckpointFeatures, masks: np.ndarray, value: float, k: int | None) -> Tensor:
+    """Return the subset sums of IFFIM at one λ by a Cholesky solve, without an eigendecomposition."""
+    scale = -features.loss_scale  # type: ignore[operator]
+    train, query = features.rows("train"), features.rows("query")
+    num = features.num_train
+    gram = features.full_gram()
+    summed = torch.from_numpy(masks).double() * scale
+    if k is None:
+        damped = gram[train, train] * scale.double() * scale.double()[:, None] / num
+        damped.diagonal().add_(value)
+        right = (torch.from_numpy(masks).double()).T
+        solved = scipy.linalg.solve(damped.numpy(), right.numpy(), assume_a="pos", overwrite_a=True, check_finite=False)
+        return (torch.from_numpy(solved).T * scale) @ gram[query, train].T
+    projected = gaussian_from_gram(gram, k, 0, overwrite=True).double()
+    rows = projected[train] * scale[:, None]
+    damped = rows.T @ rows / num
+    damped.diagonal().add_(value)
+    solved = torch.cholesky_solve(projected[query].T, torch.linalg.cholesky(damped))
+    return (summed @ projected[train]) @ solved
+
+
+def sweep(num_train: int, num_test: int, k: int | None, repeats: int) -> None:
+    """Print the cost of 33 values of λ against one, whole method each time."""
+    task = SyntheticImages(num_train, num_test)
+    model, data = task.build_model(0), task.datasets()
+    rng = np.random.default_rng(0)
+    masks = np.stack([rng.permutation(num_train) < num_train // 2 for _ in range(NUM_SUBSETS)])
+    half = num_test // 2
+    outputs = rng.normal(size=(NUM_SUBSETS, num_test - half))
+
+    def features() -> CheckpointFeatures:
+        return checkpoint_features(task, model, data, range(num_train), range(half), range(half, num_test))
+
+    def spectrum() -> Spectrum:
+        taken = features()
+        gram = taken.full_gram()
+        if k is None:
+            return build_spectrum("iffim", taken, gram=gram)
+        return build_spectrum("iffim", taken, projected=gaussian_from_gram(gram, k, 0, overwrite=True))
+
+    def whole(regularizations: tuple[float, ...]) -> float:
+        return seconds(lambda: lds_curve([spectrum()], masks, outputs, regularizations), repeats)
+
+    expected = subset_sums([spectrum()], masks, [1e-3])[0]  # also warms up
+    difference = float((cheapest_single(features(), masks, 1e-3, k) - expected).abs().max() / expected.abs().max())
+    assert difference < 1e-3, f"the two ways differ by {difference:.2g}"
+    one = whole((1e-3,))
+    many = whole(DEFAULT_REGULARIZATIONS)
+    cheapest = seconds(lambda: cheapest_single(features(), masks, 1e-3, k), repeats)
+    title = f"n = {num_train}, m = {half}, {'unprojected' if k is None else f'k = {k}'}"
+    print(f"{title}: gradients → spectrum → LDS with interval")
+    print(f"  one λ {one:7.2f} s   33 λ {many:7.2f} s   ratio {many / one:.2f} (at most 1.3)")
+    print(f"  cheapest single λ (Cholesky solve, no spectrum, no interval) {cheapest:7.2f} s")
+    print(
+        f"  33 λ against the cheapest single λ: {many / cheapest:.2f}; against 33 of them: {many / cheapest / 33:.2f}"
+    )
+
+
+def one_query(num_train: int, k: int) -> None:
+    """Print the time of one query's scores at a new λ."""
+    generator = torch.Generator().manual_seed(0)
+    spectrum = Spectrum(
+        torch.logspace(0, -6, k, dtype=torch.float64),
+        torch.randn(num_train, k, generator=generator),
+        torch.randn(500, k, generator=generator),
+        torch.randn(1, k, generator=generator),
+        torch.rand(num_train, generator=generator),
+        0,
+    )
+    times = []
+    for index, value in enumerate(np.geomspace(1e-7, 10, 100)):
+        start = time.perf_counter()
+        scores([spectrum], float(value), index)
+        times.append(time.perf_counter() - start)
+    print(
+        f"one query's scores at any λ, n = {num_train}, k = {k}: median {1e3 * statistics.median(times):.2f} ms (< 10)"
+    )
+
+
+def projection(num_vectors: int, k: int) -> None:
+    """Print the draw from the Gram matrix against explicit products."""
+    task = SyntheticImages(num_vectors - 2, 2)
+    features = checkpoint_features(task, task.build_model(0), task.datasets(), range(num_vectors - 2), [0], [1])
+    assert features.factors is not None
+    factors = features.factors
+    gram_time = seconds(features.full_gram)
+    gram = features.full_gram()
+    draw = seconds(lambda: gaussian_from_gram(gram, k, 0))
+    dense = seconds(lambda: project_factors(factors, Projection("gaussian-dense", k, 0)))
+    print(f"Gaussian projection of {num_vectors} gradients of {factors.num_parameters} parameters to k = {k}")
+    print(f"  Gram {gram_time:.2f} s (shared)   draw {draw:.2f} s   explicit product {dense:.2f} s")
+    print(f"  draw against product: {dense / draw:.1f} × faster, {dense / (draw + gram_time):.1f} × with the Gram")
+
+
+def main() -> None:
+    """Print every ratio."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small sizes; the ratios are rougher")
+    quick = parser.parse_args().quick
+    print(machine())
+    num_train, num_test, k = (1200, 200, 256) if quick else (5000, 1000, 2048)
+    repeats = 3 if quick else 1
+    one_query(5000, 2048)
+    sweep(num_train, num_test, k, repeats)
+    sweep(num_train, num_test, None, repeats)
+    projection(num_train + num_test, k)
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+
+
+if __name__ == "__main__":
+    main()
