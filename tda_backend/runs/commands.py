@@ -13,6 +13,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from tda_backend.errors import UsageError
 from tda_backend.runs import jobs
@@ -51,7 +52,7 @@ def _table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[Any
     for name, right in zip(columns, numeric, strict=True):
         table.add_column(name, justify="right" if right and rows else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(str(value) for value in row))
+        table.add_row(*(Text(str(value)) for value in row))
     wide = console if console.is_terminal else Console(file=console.file, width=160)
     wide.print(table)
 

@@ -17,7 +17,7 @@ from tda_backend.store.artifacts import ArtifactStore
 from tda_backend.store.ingest import check_writable, ingest_inbox, pending_drops, write_drop
 from tda_backend.store.workspace import Workspace
 from tda_backend.training.data import validate_data
-from tda_backend.training.processes import close_pools
+from tda_backend.training.processes import close_pool
 
 GIB = 1024.0**3
 FINAL_PATIENCE_SECONDS = 10.0
@@ -101,9 +101,9 @@ def execute(plan: Plan, workspace: Workspace, listener: Listener, memory: float 
             listener.step_finished(step, seconds, False)
             computed.append(step.label)
             if not any(s.name == "retrain" and not cached[s.key] for s in plan.steps[number + 1 :]):
-                close_pools()  # their memory is wanted for the spectra
+                close_pool()  # their memory is wanted for the spectra
     finally:
-        close_pools()
+        close_pool()
         context.memo.clear()
     num_waiting = courier.finish()
     return Outcome(computed, skipped, time.perf_counter() - started, num_waiting, peak_memory_mib())
@@ -111,7 +111,12 @@ def execute(plan: Plan, workspace: Workspace, listener: Listener, memory: float 
 
 def _compute(context: RunContext, step: Step, listener: Listener) -> float:
     listener.step_started(step)
-    context.on_progress = lambda done, total: listener.step_progress(step, done, total)
+
+    def on_progress(done: int, total: int) -> None:
+        listener.step_progress(step, done, total)
+        faults.reach(step.name, "progress")
+
+    context.on_progress = on_progress
     started = time.perf_counter()
     inputs = [key for keys in step.inputs.values() for key in keys]
     facts = {"version": VERSIONS[step.name], "label": step.label, "device": context.device}
