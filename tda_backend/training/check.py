@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from tda_backend.errors import TaskError, TDAError
 from tda_backend.seeds import hashed_seed
 from tda_backend.training.checkpoints import load_checkpoints
+from tda_backend.training.contract import one_line
 from tda_backend.training.data import num_rows, take, validate_data
-from tda_backend.training.fit import model_from, one_thread
+from tda_backend.training.fit import model_from, reproducible
 from tda_backend.training.mlp import mlp_architecture
 from tda_backend.training.schedule import training_settings
 from tda_backend.training.stacked import why_not_stackable
@@ -65,11 +66,10 @@ def check_task(task: Task) -> list[Check]:
         except TDAError as error:
             checks.append(Check(name, False, str(error)))
         except Exception as error:  # a person's code may raise anything: that is the finding
-            text = next((line for line in str(error).splitlines() if line.strip()), "no message")
-            checks.append(Check(name, False, f"Raises {type(error).__name__}: {text}"))
+            checks.append(Check(name, False, f"Raises {one_line(error)}"))
         return checks[-1].passed
 
-    with one_thread():
+    with reproducible():
         if not run("data", lambda: _data(task)) or not run("model", lambda: _model(task)):
             return checks
         data = validate_data(task)

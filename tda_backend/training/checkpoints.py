@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tda_backend.errors import TaskError
+from tda_backend.training.contract import one_line, persons_code
 from tda_backend.training.fit import check_state
 from tda_backend.types import Checkpoint, Task
 
@@ -31,7 +32,8 @@ def load_checkpoints(task: Task, seed_index: int = 0) -> list[Checkpoint]:
     """
     if not task.checkpoint_files:
         raise TaskError(f'Task "{task.name}" names no checkpoint_files.', "List the files of the trained model.")
-    model = task.build_model(0)
+    with persons_code(task, "build_model"):
+        model = task.build_model(0)
     rate = task.training.learning_rate if task.training is not None else 1.0
     checkpoints = []
     for epoch, file in enumerate(task.checkpoint_files, start=1):
@@ -56,9 +58,8 @@ def _read_state(path: Path) -> Mapping[str, Tensor]:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise TaskError(
-            f"Checkpoint {path} cannot be read: {reason[:160]}",
+            f"Checkpoint {path} cannot be read: {one_line(error)[:160]}",
             "Save model.state_dict() with torch.save, or as safetensors; whole pickled models are not loaded.",
         ) from error
     for key in _WRAPPERS:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from tda_backend.errors import DataError, TaskError
+from tda_backend.training.contract import one_line, persons_code
 from tda_backend.types import Batch, Task
 
 SPLITS = ("train", "test")
@@ -73,7 +74,13 @@ def as_batch(dataset: Any) -> dict[str, Tensor]:
         DataError: The rows have no common keys or shapes, or the tensors differ in length.
     """
     if isinstance(dataset, Mapping):
-        batch = {key: torch.as_tensor(value) for key, value in dataset.items()}
+        try:
+            batch = {key: torch.as_tensor(value) for key, value in dataset.items()}
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(
+                f"A dataset holds something that is no tensor: {one_line(error)}",
+                "Turn text and categories into numbers in datasets(); show() may keep the original.",
+            ) from error
     else:
         try:
             rows = [dataset[index] for index in range(len(dataset))]
@@ -88,8 +95,14 @@ def as_batch(dataset: Any) -> dict[str, Tensor]:
         try:
             batch = default_collate(rows)
         except (RuntimeError, TypeError, KeyError) as error:
-            reason = (str(error).splitlines() or [""])[0]
-            raise DataError(f"The rows of a dataset do not stack into tensors: {reason}", "Pad them.") from error
+            raise DataError(
+                f"The rows of a dataset do not stack into tensors: {one_line(error)}", "Pad them to one shape."
+            ) from error
+        texts = [key for key, value in batch.items() if not isinstance(value, Tensor)]
+        if texts:
+            raise DataError(
+                f'"{texts[0]}" of a dataset is no tensor.', "Turn text and categories into numbers in datasets()."
+            )
     if not batch:
         raise DataError("A dataset is an empty dict.", 'Return e.g. {"x": …, "y": …}.')
     lengths = {key: (len(value) if value.ndim else 0) for key, value in batch.items()}
@@ -153,7 +166,8 @@ def validate_data(task: Task) -> dict[str, dict[str, Tensor]]:
     remembered = vars(task).get(_MEMO)
     if remembered is not None:
         return remembered
-    datasets = task.datasets()
+    with persons_code(task, "datasets()"):
+        datasets = task.datasets()
     missing = [split for split in SPLITS if not isinstance(datasets, Mapping) or split not in datasets]
     if missing:
         raise TaskError(

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from tda_backend.errors import NumericalError, TaskError, UsageError
+from tda_backend.training.contract import persons_code
 from tda_backend.training.data import num_rows, take
-from tda_backend.training.dropout import hash_dropout
 from tda_backend.training.loop import LoopTrainer
 from tda_backend.training.mlp import MLPTrainer, mlp_architecture
 from tda_backend.training.schedule import learning_rate, steps_per_epoch, training_settings
@@ -34,11 +34,16 @@ class Trainer(Protocol):
 
 
 @contextlib.contextmanager
-def one_thread(device: torch.device | str = "cpu") -> Iterator[None]:
-    """Compute on one CPU thread, so that the bits do not depend on the machine's number of cores."""
+def reproducible(device: torch.device | str = "cpu") -> Iterator[None]:
+    """Compute so that the bits are a function of the inputs on one kind of device.
+
+    On the CPU with one thread: the machine's number of cores decides nothing. On CUDA with deterministic convolutions
+    and full float32 products.
+    """
     before = torch.get_num_threads()
-    if torch.device(device).type != "cpu" or before == 1:
-        yield
+    if torch.device(device).type == "cuda":
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
         return
     torch.set_num_threads(1)
     try:
@@ -106,7 +111,7 @@ def train(
             f"Epochs {list(epochs)} are asked for.", f'Task "{task.name}" trains epochs 1…{settings.num_epochs}.'
         )
     rows = row_numbers(indices, num_rows(data))
-    with one_thread(device):
+    with reproducible(device):
         trainer = single_trainer(task, data, rows, seed, device, route)
         steps = steps_per_epoch(settings, len(rows))
         checkpoints = []
@@ -138,7 +143,8 @@ def single_trainer(
 ) -> Trainer:
     """Return the trainer of one model by ``route``."""
     settings = training_settings(task)
-    model = task.build_model(seed)
+    with persons_code(task, "build_model"):
+        model = task.build_model(seed)
     if route != "loop":
         architecture = mlp_architecture(task, model, data)
         if architecture is not None:
@@ -158,7 +164,8 @@ def model_from(task: Task, state: Mapping[str, Tensor]) -> nn.Module:
     Raises:
         TaskError: The state belongs to another architecture; names what is missing, unexpected or of another shape.
     """
-    model = task.build_model(0)
+    with persons_code(task, "build_model"):
+        model = task.build_model(0)
     check_state(task, model, state, "The checkpoint")
     model.load_state_dict(dict(state))
     return model.eval()
@@ -226,12 +233,14 @@ def goodness_of(
 def _passes(
     task: Task, model: nn.Module, batch: Batch, device: torch.device | str, batch_size: int, functions: Sequence[str]
 ) -> Iterator[list[Tensor | None]]:
-    hash_dropout(model)
     model = model.to(device).eval()
-    with one_thread(device), torch.no_grad():
+    with reproducible(device), torch.no_grad():
         for start in range(0, num_rows(batch), batch_size):
             part = to_device(take(batch, slice(start, start + batch_size)), device)
-            results = [getattr(task, name)(model, part) for name in functions]
+            results = []
+            for name in functions:
+                with persons_code(task, name):
+                    results.append(getattr(task, name)(model, part))
             yield [
                 None if r is None else (r.detach().float() if r.is_floating_point() else r.detach()).cpu()
                 for r in results

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tda_backend.seeds import hashed_seed
+from tda_backend.training.contract import persons_code
 from tda_backend.training.data import take
 from tda_backend.training.dropout import EpochMasks, hash_dropout
 from tda_backend.training.schedule import learning_rate, steps_per_epoch
@@ -70,7 +69,8 @@ class LoopTrainer:
             for step, rows in enumerate(order.split(settings.batch_size), start=(epoch - 1) * steps):
                 for group in self._optimizer.param_groups:
                     group["lr"] = learning_rate(settings, step, steps * settings.num_epochs)
-                loss = self._task.train_loss(self._model, take(self._data, rows)).mean()
+                with persons_code(self._task, "train_loss"):
+                    loss = self._task.train_loss(self._model, take(self._data, rows)).mean()
                 self._optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 self._optimizer.step()
@@ -81,8 +81,3 @@ class LoopTrainer:
     def states(self) -> list[dict[str, Tensor]]:
         """Return a copy of the model's state dict on the CPU, as a list of one."""
         return [{name: value.detach().cpu().clone() for name, value in self._model.state_dict().items()}]
-
-
-def first_rows(data: Batch, indices: Sequence[int] | np.ndarray, count: int) -> dict[str, Tensor]:
-    """Return the first ``count`` of the rows ``indices``: a small batch for probing a model."""
-    return take(data, np.asarray(indices[:count], dtype=np.int64))

@@ -2,7 +2,8 @@
 
 Small matrix products gain nothing from a second thread, so two models in two processes use two cores where one model
 in two threads uses little more than one. The processes are persistent (importing torch costs them about two seconds)
-and are told to end by the end of file on their standard input, which the system delivers even if the parent is killed.
+and end at the end of file on their standard input, which the system delivers even if the parent is killed; should a
+fork of the parent hold that pipe open, they notice within a second that they have another parent.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import itertools
+import math
 import os
 import queue
 import signal
@@ -22,6 +24,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import psutil
 import safetensors.torch
 from torch import Tensor
 
@@ -35,13 +38,16 @@ import os, queue, sys, threading
 from multiprocessing.connection import Connection
 out = os.dup(1); os.dup2(2, 1)
 inbox, source = queue.SimpleQueue(), Connection(os.dup(0), writable=False)
-path = source.recv()
 def watch():
     while True:
         try:
-            inbox.put(source.recv())
+            if source.poll(1):
+                inbox.put(source.recv())
+            elif os.getppid() != parent:
+                os._exit(0)
         except (EOFError, OSError):
             os._exit(0)
+parent, path = source.recv()
 threading.Thread(target=watch, daemon=True).start()
 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 sys.path[:] = path
@@ -50,13 +56,18 @@ serve(inbox, Connection(out, readable=False))
 """
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _HEARTBEAT = 0.4  # seconds
+_BYTES_EACH = 400 << 20  # resident size of a process with torch loaded and a small model, generously
 
 
 def default_num_processes() -> int:
-    """Return the number of CPU cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
+    """Return the number of CPU cores this process may use, less where memory for so many processes is short."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:  # a container's share of the machine
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):
+        pass
+    return max(1, min(cores, int(psutil.virtual_memory().available // _BYTES_EACH)))
 
 
 def can_start_processes() -> bool:
@@ -71,7 +82,8 @@ class _Worker:
         self.number = number
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _BOOT],
+            # -P: no module of the current folder shadows the standard library's
+            [sys.executable, "-P", "-c", _BOOT],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -84,7 +96,7 @@ class _Worker:
         self._source = Connection(os.dup(self.process.stdout.fileno()), writable=False)
         self.process.stdin.close()
         self.process.stdout.close()
-        self.send([path or os.getcwd() for path in sys.path])
+        self.send((os.getpid(), [path or os.getcwd() for path in sys.path]))
         threading.Thread(target=self._forward, args=(messages,), daemon=True).start()
 
     def _forward(self, messages: queue.SimpleQueue[tuple[int, Any]]) -> None:
@@ -106,6 +118,7 @@ class _Worker:
         for connection in (self._outbox, self._source):
             with contextlib.suppress(OSError):
                 connection.close()
+        self.errors.close()
 
     def last_words(self) -> str:
         self.errors.seek(0)
@@ -114,18 +127,25 @@ class _Worker:
 
 
 class ProcessPool:
-    """Persistent training processes. One retraining at a time; any failure ends the pool."""
+    """Persistent training processes, started as they are asked for. One retraining at a time; a failure ends all."""
 
-    def __init__(self, num_processes: int) -> None:
+    def __init__(self) -> None:
         self.owner = os.getpid()
-        self.num_processes = num_processes
         self._messages: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         self._tokens = itertools.count(1)
+        self._numbers = itertools.count()  # never used twice: the last words of ended processes may still be queued
         self._lock = threading.Lock()
         self._workers: list[_Worker] = []
+
+    def start(self, count: int) -> None:
+        """Let there be at least ``count`` processes; returns while they are still loading.
+
+        Raises:
+            MachineError: The system refuses another process.
+        """
         try:
-            for number in range(num_processes):
-                self._workers.append(_Worker(number, self._messages))
+            for _ in range(len(self._workers), count):
+                self._workers.append(_Worker(next(self._numbers), self._messages))
         except OSError as error:
             self.close()
             raise MachineError(
@@ -133,8 +153,14 @@ class ProcessPool:
             ) from error
 
     @property
-    def alive(self) -> bool:
-        return bool(self._workers) and all(worker.process.poll() is None for worker in self._workers)
+    def num_alive(self) -> int:
+        """Number of processes, or 0 if any of them has ended."""
+        return len(self._workers) if all(worker.process.poll() is None for worker in self._workers) else 0
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids."""
+        return [worker.process.pid for worker in self._workers]
 
     def close(self) -> None:
         """End all processes."""
@@ -147,6 +173,7 @@ class ProcessPool:
         setup: dict[str, Any],
         data: Batch,
         jobs: Iterable[tuple[int, tuple[Any, ...]]],
+        count: int,
         on_beat: Callable[[dict[int, int]], None],
     ) -> Generator[tuple[int, dict[str, Tensor]], None, None]:
         """Train every job and yield (job number, state) as they finish.
@@ -155,6 +182,7 @@ class ProcessPool:
             setup: What all jobs share, see ``worker._Workload``.
             data: Training batch, given to the processes as one mapped file.
             jobs: (number, arguments) of each job; taken from lazily, so building initial models overlaps training.
+            count: How many processes to use.
             on_beat: Called at least every 0.4 s with the epochs done of each running job.
 
         Raises:
@@ -163,7 +191,8 @@ class ProcessPool:
         """
         with self._lock:
             try:
-                yield from self._run(next(self._tokens), setup, data, iter(jobs), on_beat)
+                self.start(count)
+                yield from self._run(next(self._tokens), setup, data, iter(jobs), self._workers[:count], on_beat)
             except BaseException:  # includes Ctrl-C and a consumer that stops early: no process computes for nobody
                 self.close()
                 raise
@@ -174,6 +203,7 @@ class ProcessPool:
         setup: dict[str, Any],
         data: Batch,
         jobs: Iterator[tuple[int, tuple[Any, ...]]],
+        workers: list[_Worker],
         on_beat: Callable[[dict[int, int]], None],
     ) -> Iterator[tuple[int, dict[str, Tensor]]]:
         running: dict[int, int] = {}
@@ -187,27 +217,27 @@ class ProcessPool:
         with tempfile.TemporaryDirectory(prefix="tda-training-") as folder:
             path = Path(folder) / "data.safetensors"
             safetensors.torch.save_file({key: value.cpu().contiguous() for key, value in data.items()}, path)
-            for worker in self._workers:
+            for worker in workers:
                 worker.send(("setup", token, {**setup, "token": token, "data": str(path)}))
             ready = 0
-            while ready < len(self._workers):
+            while ready < len(workers):
                 ready += self._next(token, on_beat, running)[1] == "ready"
         for _ in range(2):  # one job in hand and one waiting, so that no process idles between two jobs
-            for worker in self._workers:
+            for worker in workers:
                 give(worker)
         while running:
-            number, kind, job, content = self._next(token, on_beat, running)
+            worker, kind, job, content = self._next(token, on_beat, running)
             if kind == "progress":
                 running[job] = content
                 on_beat(running)
             elif kind == "done":
                 del running[job]
-                give(self._workers[number])
+                give(worker)
                 yield job, safetensors.torch.load(content)
 
     def _next(
         self, token: int, on_beat: Callable[[dict[int, int]], None], running: dict[int, int]
-    ) -> tuple[int, str, int, Any]:
+    ) -> tuple[_Worker, str, int, Any]:
         """Return (worker, kind, job, content) of the next message of this retraining."""
         while True:
             try:
@@ -215,14 +245,17 @@ class ProcessPool:
             except queue.Empty:
                 on_beat(running)
                 continue
+            worker = next((worker for worker in self._workers if worker.number == number), None)
+            if worker is None:
+                continue
             if message is None:
-                raise self._ended(self._workers[number])
+                raise self._ended(worker)
             kind, its_token, job, content = message
             if its_token != token:
                 continue
             if kind == "error":
                 raise content
-            return number, kind, job, content
+            return worker, kind, job, content
 
     def _ended(self, worker: _Worker) -> MachineError:
         status = worker.process.wait()
@@ -235,32 +268,36 @@ class ProcessPool:
         return MachineError(f"A training process {how}.", hint)
 
 
-_pools: dict[int, ProcessPool] = {}
-_pools_lock = threading.Lock()
+_pool: ProcessPool | None = None
+_pool_lock = threading.Lock()
 
 
-def has_pool(num_processes: int) -> bool:
-    """Return whether a pool of that size is alive, so that using it costs no start."""
-    pool = _pools.get(num_processes)
-    return pool is not None and pool.owner == os.getpid() and pool.alive
+def num_warm_processes() -> int:
+    """Return how many training processes this process has, so that using them costs no start."""
+    return _pool.num_alive if _pool is not None and _pool.owner == os.getpid() else 0
 
 
-def shared_pool(num_processes: int) -> ProcessPool:
-    """Return this process's pool of that size, started if need be; it lasts until :func:`close_pools` or exit."""
-    with _pools_lock:
-        if not has_pool(num_processes):
-            stale = _pools.pop(num_processes, None)
-            if stale is not None and stale.owner == os.getpid():
-                stale.close()
-            _pools[num_processes] = ProcessPool(num_processes)
-        return _pools[num_processes]
+def shared_pool() -> ProcessPool:
+    """Return this process's pool; its processes last until :func:`close_pool` or exit."""
+    global _pool
+    with _pool_lock:
+        # After a fork the parent's pool is not ours to use or to end.
+        if _pool is None or _pool.owner != os.getpid():
+            _pool = ProcessPool()
+        elif not _pool.num_alive:
+            _pool.close()
+        return _pool
+
+
+def warm_up(count: int | None = None) -> None:
+    """Start the training processes in the background, before they are needed; nothing where they cannot be."""
+    if can_start_processes():
+        shared_pool().start(default_num_processes() if count is None else count)
 
 
 @atexit.register
-def close_pools() -> None:
-    """End all pools of this process."""
-    with _pools_lock:
-        for pool in _pools.values():
-            if pool.owner == os.getpid():
-                pool.close()
-        _pools.clear()
+def close_pool() -> None:
+    """End this process's training processes, e.g. to have their memory back."""
+    with _pool_lock:
+        if _pool is not None and _pool.owner == os.getpid():
+            _pool.close()

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from tda_backend.errors import TaskError, TDAError, UsageError
+from tda_backend.training.contract import one_line
 from tda_backend.training.tasks import MnistLR, MnistMLP
 from tda_backend.types import Task
 
@@ -102,14 +103,9 @@ def _import_module(name: str) -> ModuleType:
 
 def _import_failure(where: str, error: BaseException) -> TaskError:
     return TaskError(
-        f"The task's code {where} fails to import: {_one_line(error)}{_line_of(where, error)}",
+        f"The task's code {where} fails to import: {one_line(error)}{_line_of(where, error)}",
         "Run the file with python to see the whole traceback.",
     )
-
-
-def _one_line(error: BaseException) -> str:
-    text = next((line for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _line_of(where: str, error: BaseException) -> str:
@@ -136,7 +132,7 @@ def _make(module: ModuleType, name: str, spec: str) -> Task:
         raise
     except Exception as error:  # a person's factory may raise anything
         raise TaskError(
-            f'The factory "{spec}" fails: {_one_line(error)}{_line_of(str(getattr(module, "__file__", "")), error)}',
+            f'The factory "{spec}" fails: {one_line(error)}{_line_of(str(getattr(module, "__file__", "")), error)}',
             "It must return a Task when called without an argument.",
         ) from error
     if not isinstance(task, Task):

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from tda_backend.errors import UsageError
-from tda_backend.training.data import num_rows
+from tda_backend.training.contract import persons_code
+from tda_backend.training.data import num_rows, take
 from tda_backend.training.fit import (
     Progress,
     Route,
@@ -21,20 +22,21 @@ from tda_backend.training.fit import (
     check_finite,
     check_route,
     goodness_of,
-    one_thread,
+    reproducible,
     row_numbers,
     single_trainer,
 )
 from tda_backend.training.mlp import MLPArchitecture, MLPTrainer, mlp_architecture
-from tda_backend.training.processes import can_start_processes, default_num_processes, has_pool, shared_pool
+from tda_backend.training.processes import can_start_processes, default_num_processes, num_warm_processes, shared_pool
 from tda_backend.training.registry import task_spec
 from tda_backend.training.schedule import training_settings
 from tda_backend.training.stacked import StackedTrainer, why_not_stackable
 from tda_backend.training.subsets import retraining_seed
-from tda_backend.types import Batch, Task, TrainingSettings
+from tda_backend.types import Batch, Task, TrainingSettings, to_device
 
 STACK_SIZE = 32
 """Models per stack. The last stack is filled up with copies, so that every stack runs the same kernels."""
+_PROBE_ROWS = 16
 _WORTH_A_POOL = 30e9  # floating-point operations (about half a second of one core): below, starting costs more
 _MINIMUM_STEP_OPERATIONS = 2e6  # a step of a tiny model costs its calls, not its arithmetic
 
@@ -151,8 +153,10 @@ def _plan(
         for row in range(len(members))
         for repeat in range(repeats)
     )
-    chosen = {key: value[torch.from_numpy(rows)].contiguous() for key, value in train.items()}
-    architecture = None if route == "loop" else mlp_architecture(task, task.build_model(0), chosen)
+    chosen = to_device(take(train, rows), device)
+    with persons_code(task, "build_model"):
+        model = task.build_model(0)
+    architecture = None if route == "loop" else mlp_architecture(task, model, chosen)
     if route == "mlp" and architecture is None:
         raise UsageError(
             f'The model of task "{task.name}" is not a plain perceptron with cross-entropy.', 'Take route "auto".'
@@ -169,8 +173,9 @@ def _states(plan: _Plan, route: Route, num_processes: int | None, report: _Repor
     accelerated = plan.device.type != "cpu"
     if route == "stacked" or (route == "auto" and accelerated):
         rows = plan.jobs[0].indices
-        host = {key: value.cpu() for key, value in plan.data.items()}
-        reason = None if plan.architecture else why_not_stackable(plan.task, plan.settings, host, rows)
+        sample = to_device(take(plan.data, rows[:_PROBE_ROWS]), "cpu")
+        some = np.arange(len(rows[:_PROBE_ROWS]))
+        reason = None if plan.architecture else why_not_stackable(plan.task, plan.settings, sample, some)
         if reason is None:
             return _stacked(plan, report)
         if route == "stacked":
@@ -196,13 +201,13 @@ def _num_processes(plan: _Plan, wanted: int | None) -> int:
     else:
         each = 6 * sum(p.numel() for p in plan.task.build_model(0).parameters())
     work = examples * max(each, _MINIMUM_STEP_OPERATIONS / plan.settings.batch_size)
-    return helpers if len(plan.jobs) > 1 and (work > _WORTH_A_POOL or has_pool(helpers)) else 1
+    return helpers if len(plan.jobs) > 1 and (work > _WORTH_A_POOL or num_warm_processes() >= helpers) else 1
 
 
 def _one_by_one(plan: _Plan, route: Route, report: _Report) -> _States:
     epochs = plan.settings.num_epochs
     for number, job in enumerate(plan.jobs):
-        with one_thread(plan.device):
+        with reproducible(plan.device):
             trainer = single_trainer(plan.task, plan.data, job.indices, job.seed, plan.device, route)
             _train(trainer, epochs, lambda epoch, number=number: report(number * epochs + epoch))
         yield number, trainer.states()[0]
@@ -233,7 +238,7 @@ def _in_processes(plan: _Plan, helpers: int, report: _Report) -> _States:
         "spec": task_spec(plan.task),
     }
     beat = lambda running: report(finished * epochs + sum(running.values()))  # noqa: E731
-    with contextlib.closing(shared_pool(helpers).run(setup, plan.data, jobs(), beat)) as results:
+    with contextlib.closing(shared_pool().run(setup, plan.data, jobs(), min(helpers, len(plan.jobs)), beat)) as results:
         for number, state in results:
             finished += 1
             report(finished * epochs)
@@ -252,7 +257,7 @@ def _stacked(plan: _Plan, report: _Report) -> _States:
             group = numbers[start : start + STACK_SIZE]
             filled = [plan.jobs[number] for number in group]
             filled += [filled[-1]] * (STACK_SIZE - len(group))
-            with one_thread(plan.device):
+            with reproducible(plan.device):
                 trainer = _stack(plan, filled)
                 done, count = finished, len(group)
                 _train(trainer, epochs, lambda epoch, done=done, count=count: report(done * epochs + epoch * count))
@@ -263,7 +268,8 @@ def _stacked(plan: _Plan, report: _Report) -> _States:
 def _stack(plan: _Plan, jobs: Sequence[_Job]) -> Trainer:
     indices = [job.indices for job in jobs]
     seeds = [job.seed for job in jobs]
-    models: list[nn.Module] = [plan.task.build_model(seed) for seed in seeds]
+    with persons_code(plan.task, "build_model"):
+        models: list[nn.Module] = [plan.task.build_model(seed) for seed in seeds]
     if plan.architecture is None:
         return StackedTrainer(plan.task, models, plan.settings, plan.data, indices, seeds, plan.device)
     states = [dict(model.state_dict()) for model in models]

@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 
 from tda_backend.errors import TaskError, TDAError
+from tda_backend.training.contract import one_line, persons_code
 from tda_backend.training.fit import Trainer, check_finite
 from tda_backend.training.loop import LoopTrainer
 from tda_backend.training.mlp import MLPArchitecture, MLPTrainer
@@ -46,7 +47,8 @@ class _Workload:
             )
         if self.task is None:
             raise TaskError("A training process has neither an architecture nor a task.")
-        model = self.task.build_model(seed)
+        with persons_code(self.task, "build_model"):
+            model = self.task.build_model(seed)
         return LoopTrainer(self.task, model, self.settings, self.data, indices, seed)
 
 
@@ -92,8 +94,6 @@ def _portable(error: Exception) -> TDAError:
     """Return the error as a TDAError, which crosses the process boundary whole; a person's code may raise anything."""
     if isinstance(error, TDAError):
         return error
-    text = next((line for line in str(error).splitlines() if line.strip()), "no message")
     return TaskError(
-        f"Training fails in the task's code: {type(error).__name__}: {text}",
-        "Run `tda check` on the task to see where.",
+        f"Training fails in another process: {one_line(error)}", "Ask for one process to see the whole traceback."
     )

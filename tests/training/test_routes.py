@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from tda_backend.errors import NumericalError, TaskError, UsageError
@@ -38,13 +40,13 @@ SETTINGS = {
 
 def final_states(task, route, indices, seeds):
     """Return the final state of one model per seed, by ``route``."""
-    data, settings = validate_data(task)["train"], training_settings(task)
+    data, chosen = validate_data(task)["train"], training_settings(task)
     models = [task.build_model(seed) for seed in seeds]
     if route == "functional":
-        trainers = [StackedTrainer(task, models, settings, data, indices, seeds)]
+        trainers = [StackedTrainer(task, models, chosen, data, indices, seeds)]
     elif route == "loop":
         trainers = [
-            LoopTrainer(task, model, settings, data, rows, seed)
+            LoopTrainer(task, model, chosen, data, rows, seed)
             for model, rows, seed in zip(models, indices, seeds, strict=True)
         ]
     else:
@@ -55,7 +57,7 @@ def final_states(task, route, indices, seeds):
         trainers = [
             MLPTrainer(
                 architecture,
-                settings,
+                chosen,
                 data,
                 ("x", "y"),
                 states[group],
@@ -66,15 +68,44 @@ def final_states(task, route, indices, seeds):
             for group in groups
         ]
     for trainer in trainers:
-        for epoch in range(1, settings.num_epochs + 1):
+        for epoch in range(1, chosen.num_epochs + 1):
             trainer.train_epoch(epoch)
     return [state for trainer in trainers for state in trainer.states()]
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    widths=st.lists(st.integers(1, 9), max_size=3),
+    drops=st.lists(st.sampled_from([0.0, 0.1, 0.5, 0.9]), min_size=3, max_size=3),
+    batch_size=st.integers(1, 40),
+    size=st.integers(1, 33),
+    momentum=st.sampled_from([0.0, 0.5, 0.9]),
+    seed=st.integers(0, 2**62),
+)
+def test_any_perceptron_trains_as_autograd_does(widths, drops, batch_size, size, momentum, seed):
+    class Any(TinyTask):
+        def modules(self):
+            ends = [12, *widths]
+            layers = [
+                layer
+                for fan_in, fan_out, p in zip(ends[:-1], ends[1:], drops, strict=False)
+                for layer in (nn.Linear(fan_in, fan_out), nn.ReLU(), nn.Dropout(p))
+            ]
+            return nn.Sequential(*layers, nn.Linear(ends[-1], 3))
+
+    task = Any(batch_size=batch_size, momentum=momentum, learning_rate=0.02, num_epochs=2)
+    indices = [np.arange(size), np.arange(60 - size, 60)]
+    expected = final_states(task, "loop", indices, [seed, seed + 1])
+    for route in ("mlp", "stacked"):
+        for one, other in zip(final_states(task, route, indices, [seed, seed + 1]), expected, strict=True):
+            for name in other:
+                torch.testing.assert_close(one[name], other[name], rtol=1e-8, atol=1e-10)
+
+
 @pytest.mark.parametrize("route", ["mlp", "stacked", "functional"])
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_every_route_equals_the_autograd_loop(route, settings):
-    task = TinyTask(**settings)
+@pytest.mark.parametrize("options", SETTINGS.values(), ids=SETTINGS)
+def test_every_route_equals_the_autograd_loop(route, options):
+    task = TinyTask(**options)
     indices = [np.flatnonzero(mask) for mask in subset_masks(NUM_TRAIN, 0.5, 3, seed=4)]
     seeds = [11, 12, 13]
     expected = final_states(task, "loop", indices, seeds)
