@@ -17,7 +17,13 @@ import torch
 
 from tda_backend.errors import MachineError, TaskError
 from tda_backend.training.data import validate_data
-from tda_backend.training.processes import ProcessPool, close_pool, num_warm_processes, shared_pool
+from tda_backend.training.processes import (
+    ProcessPool,
+    close_pool,
+    default_num_processes,
+    num_warm_processes,
+    shared_pool,
+)
 from tda_backend.training.registry import load_task
 from tda_backend.training.retraining import retrain_subsets
 from tda_backend.training.subsets import subset_masks
@@ -219,3 +225,10 @@ def test_processes_notice_another_parent_even_if_a_fork_holds_their_input():
     for fork in forks:
         fork.kill()
     assert gone
+
+
+def test_no_more_processes_by_default_than_memory_and_cores_allow(monkeypatch):
+    assert 1 <= default_num_processes() <= (os.cpu_count() or 1)
+    memory = psutil.virtual_memory()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=1 << 20))
+    assert default_num_processes() == 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tda_backend.errors import NumericalError, UsageError
+from tda_backend.errors import MachineError, NumericalError, TaskError, UsageError
 from tda_backend.training import retraining
 from tda_backend.training.data import validate_data
 from tda_backend.training.fit import goodness_of, model_from, train
@@ -150,6 +150,22 @@ def test_an_error_in_a_process_comes_back_as_it_was():
         retrained(task, num_processes=2)
     assert "learning rate" in caught.value.hint
     retrained(TinyTask(torch.float32), num_processes=2)  # the next call starts afresh
+
+
+def test_errors_in_a_persons_code_name_the_function_here_too():
+    class Broken(NormTask):
+        def train_loss(self, model, batch):
+            raise ValueError("no such column")
+
+    with pytest.raises(TaskError, match=r'train_loss of task "tiny-norm" fails: ValueError: no such column'):
+        retrained(Broken())
+
+    class OutOfMemory(NormTask):
+        def measurement(self, model, batch):
+            raise MemoryError
+
+    with pytest.raises(MachineError, match="Memory ran out in measurement"):
+        retrained(OutOfMemory())
 
 
 @pytest.mark.parametrize(

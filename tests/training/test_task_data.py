@@ -59,6 +59,8 @@ def test_a_mapping_style_set_equals_the_dict_of_tensors():
         (Rows([(1, 2)]), "found tuple"),
         (Rows([{"x": torch.zeros(2)}, {"x": torch.zeros(3)}]), "do not stack"),
         (3, "no length or index"),
+        ({"x": ["a", "b"]}, "no tensor"),
+        (Rows([{"x": "a"}, {"x": "b"}]), '"x" of a dataset is no tensor'),
     ],
 )
 def test_datasets_that_are_none(dataset, words):
@@ -96,6 +98,14 @@ def test_bad_data_are_named(spoil, words):
 def test_both_splits_are_needed():
     with pytest.raises(TaskError, match="lacks test"):
         validate_data(Spoiled(lambda sets: {"train": sets["train"]}))
+
+
+def test_an_error_in_a_persons_datasets_names_the_task():
+    def spoil(sets):
+        raise FileNotFoundError("no such file: digits.csv")
+
+    with pytest.raises(TaskError, match=r'datasets\(\) of task "tiny" fails: FileNotFoundError: no such file'):
+        validate_data(Spoiled(spoil))
 
 
 def test_data_are_validated_once():
