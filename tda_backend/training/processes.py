@@ -214,14 +214,18 @@ class ProcessPool:
                 running[job[0]] = 0
                 worker.send(("job", token, job[0], *job[1]))
 
-        with tempfile.TemporaryDirectory(prefix="tda-training-") as folder:
-            path = Path(folder) / "data.safetensors"
-            safetensors.torch.save_file({key: value.cpu().contiguous() for key, value in data.items()}, path)
+        def tell(*message: Any) -> None:
             for worker in workers:
-                worker.send(("setup", token, {**setup, "token": token, "data": str(path)}))
+                worker.send(message)
             ready = 0
             while ready < len(workers):
                 ready += self._next(token, on_beat, running)[1] == "ready"
+
+        tell("ping", token)  # new processes load torch first, so that the file below exists for milliseconds only
+        with tempfile.TemporaryDirectory(prefix="tda-training-") as folder:
+            path = Path(folder) / "data.safetensors"
+            safetensors.torch.save_file({key: value.cpu().contiguous() for key, value in data.items()}, path)
+            tell("setup", token, {**setup, "token": token, "data": str(path)})
         for _ in range(2):  # one job in hand and one waiting, so that no process idles between two jobs
             for worker in workers:
                 give(worker)

@@ -61,7 +61,9 @@ def serve(inbox: Any, outbox: Connection) -> None:
     while True:
         kind, token, *rest = inbox.get()
         try:
-            if kind == "setup":
+            if kind == "ping":
+                outbox.send(("ready", token, None, None))
+            elif kind == "setup":
                 workload = _Workload(rest[0])
                 outbox.send(("ready", token, None, None))
             elif workload is not None and token == workload.token:
