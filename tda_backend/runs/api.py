@@ -23,11 +23,12 @@ from tda_backend.evaluation.lds import lds_curve
 from tda_backend.methods import method as method_row
 from tda_backend.runs import jobs
 from tda_backend.runs.evaluate_step import bootstrap_seed, indicator_frame
-from tda_backend.runs.study_reader import StudyReader
+from tda_backend.runs.study_reader import StudyReader, catalogue_version
 from tda_backend.spectral.contraction import ScoreMatrix, Source, scores
 from tda_backend.store import repository
-from tda_backend.store.catalogue import owned_here
 from tda_backend.store.workspace import Workspace
+
+__all__ = ["Study", "catalogue_version", "list_studies", "open_study"]
 
 
 def open_study(name: str, db: str | Path | Workspace | None = None) -> Study:
@@ -43,16 +44,6 @@ def open_study(name: str, db: str | Path | Workspace | None = None) -> Study:
     """
     workspace = Workspace.at(db)
     return Study(workspace, repository.find_study(workspace, name))
-
-
-def catalogue_version(db: str | Path | Workspace | None = None) -> str:
-    """Return a token that changes when the catalogue does: a key for caches of what was read."""
-    workspace = Workspace.at(db)
-    if owned_here(workspace):
-        rows = repository.query(workspace, "SELECT count(*) AS num, max(ingested)::VARCHAR AS last FROM ingested")
-        return f"{rows['num'].iloc[0]}-{rows['last'].iloc[0]}"
-    stamps = [path.stat().st_mtime_ns for path in (workspace.catalogue, workspace.snapshot) if path.exists()]
-    return "-".join(str(stamp) for stamp in stamps) or "none"
 
 
 def list_studies(db: str | Path | Workspace | None = None) -> pd.DataFrame:
@@ -112,22 +103,22 @@ class Study(StudyReader):
         """
         method_row(method)
         frame = self.configurations()
-        frame = frame[frame["method"] == method]
+        frame = frame.loc[frame["method"] == method]
         if not len(frame):
             raise UsageError(f"Study {self.name} has no results of method {method!r}.", self._known_methods())
         dims = frame["projection_dim"]
-        rows = frame[dims.isna() if projection_dim is None else dims.eq(projection_dim).fillna(False)]
+        rows = frame.loc[dims.isna() if projection_dim is None else dims.eq(projection_dim).fillna(False)]
         if training_epoch is not None:
-            rows = rows[rows["training_epoch"] == training_epoch]
+            rows = rows.loc[rows["training_epoch"] == training_epoch]
         for name, value in parameters.items():
-            rows = rows[[json.loads(text).get(name) == value for text in rows["parameters"]]]
+            rows = rows.loc[[json.loads(text).get(name) == value for text in rows["parameters"]]]
         if not len(rows):
             given = {"projection_dim": projection_dim, "training_epoch": training_epoch, **parameters}
             wanted = ", ".join(f"{name}={value}" for name, value in given.items())
             raise UsageError(
                 f"Study {self.name} has no {method} with {wanted}.", f"It has: {'; '.join(frame['label'].tolist())}."
             )
-        return str(rows.sort_values("training_epoch", kind="stable")["configuration_id"].iloc[-1])
+        return str(rows["configuration_id"].tolist()[int(np.argmax(rows["training_epoch"].to_numpy()))])
 
     def scores(
         self,
@@ -252,7 +243,7 @@ class Study(StudyReader):
         frame["score"] = values[frame["position"]]
         train = self.examples("train").set_index("position")
         joined = frame.join(train[["index", "label", "prediction", "payload"]], on="position")
-        return joined[["side", "rank", "position", "index", "label", "prediction", "score", "payload"]]
+        return joined.loc[:, ["side", "rank", "position", "index", "label", "prediction", "score", "payload"]]
 
     def _grid(self, regularization: float | Sequence[float] | None) -> list[float]:
         if regularization is None:

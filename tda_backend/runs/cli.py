@@ -19,8 +19,8 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message[:1].upper()}{message[1:]}.", f"See `{self.prog} --help`.")
 
 
-def _common() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+def _common() -> _Parser:
+    common = _Parser(add_help=False)
     common.add_argument("--db", metavar="FILE", help="catalogue file (default: $TDA_DB or workspace/catalogue.duckdb)")
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return common
@@ -110,7 +110,7 @@ def dispatch(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``tda`` and return its exit code: 0, 1 (failed), 2 (asked for something that is not allowed), 130 (Ctrl-C)."""
+    """Run ``tda`` and return its exit code: 0, 1 (failed), 2 (not allowed), 130 (Ctrl-C)."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     try:

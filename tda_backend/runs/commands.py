@@ -117,28 +117,31 @@ def show(arguments: argparse.Namespace, console: Console) -> int:
     console.print(
         f"{study.name} ({study.study_id}): task {info['task']}, {info['num_train']} train, {info['num_queries']} "
         f"queries, {info['num_subsets']} subsets, {overview['status']}, "
-        f"{overview['steps_done']}/{overview['steps_total']} steps, {size(_bytes(study))}", highlight=False, markup=False,
+        f"{overview['steps_done']}/{overview['steps_total']} steps, {size(_bytes(study))}",
+        highlight=False, markup=False, soft_wrap=True,
     )  # fmt: skip
-    chosen = study.selections()
+    selected = {row["configuration_id"]: row for row in reversed(study.selections().to_dict("records"))}
     best = []
     for row in rows:
         curve = [entry for entry in row["lds"] if not pd.isna(entry["mean"])]
         top = max(curve, key=lambda entry: entry["mean"], default=None)
-        mine = chosen[chosen["configuration_id"] == row["configuration_id"]]
+        mine = selected.get(row["configuration_id"], {})
         best.append([
             row["label"],
             _interval(top["mean"], top["ci_low"], top["ci_high"]) if top else "–",
             _number(top["regularization"], ".2g") if top else "–",
-            _number(mine["lambda_selected"].iloc[0], ".2g") if len(mine) else "–",
-            _number(mine["lds_selected"].iloc[0]) if len(mine) else "–",
+            _number(mine.get("lambda_selected"), ".2g"),
+            _number(mine.get("lds_selected")),
             top["num_subsets"] if top else "–",
         ])  # fmt: skip
     _table(console, ["configuration", "best LDS [95 %]", "at λ", "λ*", "LDS at λ*", "subsets"], best)
     by_step = timings.groupby("step", sort=False).agg(
-        steps=("seconds", "size"), seconds=("seconds", "sum"), peak=("peak_memory_mib", "max"), bytes=("bytes", "sum")
+        number=("seconds", "size"), seconds=("seconds", "sum"), peak=("peak_memory_mib", "max"), bytes=("bytes", "sum")
     )
-    cost = [[name, int(row["steps"]), duration(row["seconds"]), f"{_number(row['peak'], '.0f')} MiB", size(row["bytes"])]
-            for name, row in by_step.iterrows()]  # fmt: skip
+    cost = [
+        [r["step"], r["number"], duration(r["seconds"]), f"{_number(r['peak'], '.0f')} MiB", size(r["bytes"])]
+        for r in by_step.reset_index().to_dict("records")
+    ]
     _table(console, ["step", "number", "time", "peak memory so far", "disk"], cost)
     return 0
 
@@ -204,8 +207,8 @@ def methods(arguments: argparse.Namespace, console: Console) -> int:
         _print_json(rows)
         return 0
     _table(console, ["method", "title", "λ", "settings", "score (positive helps)", "source"], [
-        [r["name"], r["title"], "yes" if r["has_regularization"] else "no", ", ".join(r["hyperparameters"]), r["formula"],
-         r["reference"]] for r in rows
+        [r["name"], r["title"], "yes" if r["has_regularization"] else "no", ", ".join(r["hyperparameters"]),
+         r["formula"], r["reference"]] for r in rows
     ])  # fmt: skip
     return 0
 

@@ -86,7 +86,7 @@ def execute(plan: Plan, workspace: Workspace, listener: Listener, memory: float 
     _write_study(plan, store)
     courier.deliver(plan.key, "study", "study", {})
     listener.begin(plan, cached)
-    context = RunContext(plan, validate_data(plan.facts.task), store)
+    context = RunContext(plan, dict(validate_data(plan.facts.task)), store)
     computed, skipped = [], []
     try:
         for number, step in enumerate(plan.steps):

@@ -6,24 +6,17 @@ The order puts something true on the page early: after the first 20 retrained su
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from tda_backend.errors import StudyError
 from tda_backend.methods import METHODS
+from tda_backend.runs.facts import TaskFacts, check_against_task, study_record
 from tda_backend.runs.study import NONE, regularizations
 from tda_backend.seeds import hashed_seed
 from tda_backend.store.artifacts import content_key
-from tda_backend.training.data import num_rows, validate_data
-from tda_backend.training.registry import task_spec
-from tda_backend.types import Task
 
 VERSIONS = {
     "examples": 1,
@@ -39,56 +32,6 @@ VERSIONS = {
 FIRST_CHUNK, NEXT_CHUNK = 20, 10
 PREVIEW_DIM = 512
 DTYPE = "float32"
-
-
-@dataclass(frozen=True)
-class TaskFacts:
-    """What the plan needs to know of a task.
-
-    Attributes:
-        task: The task.
-        spec: How to load it again.
-        fingerprint: SHA-256 of its code and its data.
-        num_train: Rows of its train set.
-        num_test: Rows of its test set.
-        num_epochs: Epochs of a full training run, or the number of given checkpoints.
-        trains: False for an already trained model.
-    """
-
-    task: Task
-    spec: str
-    fingerprint: str
-    num_train: int
-    num_test: int
-    num_epochs: int
-    trains: bool
-
-
-def task_facts(task: Task, spec: str) -> TaskFacts:
-    """Check a task's data and return its facts."""
-    data = validate_data(task)
-    digest = hashlib.sha256(task.source().encode())
-    source = inspect.getsourcefile(type(task))
-    package = Path(__file__).resolve().parents[1]
-    if source and package not in Path(source).resolve().parents:  # a person's own file: all of it counts
-        digest.update(Path(source).read_bytes())
-    for path in task.checkpoint_files:
-        digest.update(Path(path).read_bytes())
-    for split in sorted(data):
-        for name, values in sorted(data[split].items()):
-            digest.update(f"{split} {name} {values.dtype} {tuple(values.shape)}".encode())
-            digest.update(values.contiguous().numpy())
-    trains = task.training is not None
-    num_epochs = task.training.num_epochs if task.training is not None else len(task.checkpoint_files)
-    return TaskFacts(
-        task,
-        task_spec(task) or spec,
-        digest.hexdigest(),
-        num_rows(data["train"]),
-        num_rows(data["test"]),
-        num_epochs,
-        trains,
-    )
 
 
 @dataclass(frozen=True)
@@ -128,15 +71,8 @@ class Plan:
     key: str
 
 
-def device_type(device: str) -> str:
-    """Return the device to use for ``auto``, ``cpu``, ``cuda`` or ``mps``."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
-
-
 class _Builder:
-    """Collects steps; every key covers version, settings, inputs, task, dtype, device type and torch's minor version."""
+    """Collects steps; keys cover version, settings, inputs, task, dtype, device type and torch's minor version."""
 
     def __init__(self, study: Mapping[str, Any], facts: TaskFacts, device: str) -> None:
         self.study, self.facts = study, facts
@@ -154,34 +90,6 @@ class _Builder:
         if all(step.key != key for step in self.steps):
             self.steps.append(Step(name, label, key, settings, keys, context, weight))
         return key
-
-
-def check_against_task(study: Mapping[str, Any], facts: TaskFacts) -> None:
-    """Raise a StudyError where the study asks for more than the task has."""
-    data = study["data"]
-    if data["train"] > facts.num_train:
-        raise StudyError(
-            f"data.train = {data['train']} is too many.", f"The task has {facts.num_train} train examples."
-        )
-    if data["validation"] + data["queries"] > facts.num_test:
-        raise StudyError(
-            f"data.validation + data.queries = {data['validation'] + data['queries']} is too many: they are disjoint.",
-            f"The task has {facts.num_test} test examples.",
-        )
-    late = [epoch for epoch in study["training"]["epochs"] if epoch > facts.num_epochs]
-    if late:
-        what = "trains" if facts.trains else "gives checkpoints for"
-        raise StudyError(f"training.epochs has {late}.", f"The task {what} {facts.num_epochs} epochs.")
-    if not facts.trains and (study["ground_truth"]["subsets"] or study["training"]["seeds"] > 1):
-        raise StudyError(
-            "The task is an already trained model, so nothing can be retrained.",
-            "Set ground_truth.subsets = 0 and training.seeds = 1.",
-        )
-    if "trak" in study["methods"] and not facts.task.margin_identity:
-        raise StudyError(
-            f"Method trak needs a task with the margin identity; {facts.task.name} has none.",
-            "Leave [methods.trak] out, or set margin_identity on a classification task with cross-entropy.",
-        )
 
 
 def build_plan(study: Mapping[str, Any], facts: TaskFacts, device: str = "cpu") -> Plan:
@@ -237,7 +145,15 @@ def build_plan(study: Mapping[str, Any], facts: TaskFacts, device: str = "cpu") 
     for configuration in sorted(configurations, key=lambda row: _order(row, preview)):
         keys = [sources.of(configuration, seed) for seed in range(num_seeds)]
         _evaluate(make, study, configuration, examples, keys, chunks, "")
-    return _finish(make, study, facts, device, configurations)
+    record = study_record(study, facts, device, configurations, [_entry(step) for step in make.steps])
+    key = content_key(
+        step="study", version=VERSIONS["study"], study_id=record["study_id"], steps=[step.key for step in make.steps]
+    )
+    return Plan(record["study_id"], study["name"], study, facts, device, tuple(make.steps), record, key)
+
+
+def _entry(step: Step) -> dict[str, Any]:
+    return {"key": step.key, "label": step.label, "context": dict(step.context)}
 
 
 def _order(row: Mapping[str, Any], preview: Mapping[str, Any] | None) -> tuple:
@@ -359,48 +275,3 @@ def _evaluate(
     cost = 0.5 + (row["projection_dim"] or study["data"]["train"]) / 2500
     inputs = {"examples": examples, "sources": sources, **used}
     make.add("evaluate", f"{prefix}evaluate {row['label']}", settings, inputs, context, cost)
-
-
-def _finish(
-    make: _Builder, study: Mapping[str, Any], facts: TaskFacts, device: str, configurations: list[dict[str, Any]]
-) -> Plan:
-    task = facts.task
-    # The display order is that of the study file; evaluation order is the plan's own business.
-    training = None if task.training is None else dict(vars(task.training))
-    config = {**study, "task": facts.spec}
-    study_id = content_key(study=config, fingerprint=facts.fingerprint)[:12]
-    names = list(task.class_names) or [str(number) for number in range(task.num_classes or 0)]
-    truth, data = study["ground_truth"], study["data"]
-    info = {
-        "task": task.name, "task_spec": facts.spec, "seed": study["seed"],
-        "num_train": data["train"], "num_validation": data["validation"], "num_queries": data["queries"],
-        "num_test": facts.num_test, "num_subsets": truth["subsets"], "repeats": truth["repeats"],
-        "alphas": truth["alphas"], "num_seeds": study["training"]["seeds"], "epochs": study["training"]["epochs"],
-        "regularizations": regularizations(study), "threshold": study["evaluation"]["threshold"],
-        "quantiles": study["evaluation"]["quantiles"], "projection": study["projection"],
-        "class_names": names, "num_classes": task.num_classes,
-        "measurement": "classification margin" if task.margin_identity else "measurement of the task",
-        "measurement_sign": task.measurement_sign, "margin_identity": task.margin_identity, "training": training,
-        "device": device, "torch": torch.__version__, "machine": platform.processor() or platform.machine(),
-    }  # fmt: skip
-    record = {
-        "name": study["name"],
-        "study_id": study_id,
-        "config": config,
-        "info": info,
-        "task": {
-            "name": task.name,
-            "spec": facts.spec,
-            "fingerprint": facts.fingerprint,
-            "num_classes": task.num_classes,
-            "class_names": names,
-            "measurement_sign": task.measurement_sign,
-            "margin_identity": task.margin_identity,
-            "training": training,
-        },  # fmt: skip
-        "counts": {**data, "subsets": truth["subsets"]},
-        "configurations": configurations,
-        "steps": [{"key": step.key, "label": step.label, "context": dict(step.context)} for step in make.steps],
-    }
-    key = content_key(step="study", version=VERSIONS["study"], study_id=study_id, steps=[s.key for s in make.steps])
-    return Plan(study_id, study["name"], config, facts, device, tuple(make.steps), record, key)

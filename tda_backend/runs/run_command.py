@@ -87,7 +87,7 @@ def chosen_device(name: str) -> str:
     """
     import torch
 
-    from tda_backend.runs.plan import device_type
+    from tda_backend.runs.facts import device_type
 
     device = device_type(name)
     if device == "cuda" and not torch.cuda.is_available():
@@ -132,7 +132,8 @@ def _run(arguments: argparse.Namespace, workspace: Workspace, job: JobFile, repo
     if arguments.memory is not None and arguments.memory <= 0:
         raise StudyError(f"--memory {arguments.memory:g} is not allowed.", "Give GiB, e.g. --memory 4.")
     from tda_backend.runs.executor import execute
-    from tda_backend.runs.plan import build_plan, task_facts
+    from tda_backend.runs.facts import task_facts
+    from tda_backend.runs.plan import build_plan
     from tda_backend.training.registry import load_task
 
     facts = task_facts(load_task(study["task"]), study["task"])

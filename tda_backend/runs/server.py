@@ -99,8 +99,9 @@ class Dashboard:
         log_folder = workspace.folder if read_only and workspace.folder.is_dir() else workspace.create().folder
         self.log = log_folder / "server.log"
         command = [
-            sys.executable, "-m", "streamlit", "run", str(main), "--server.port", str(port), "--server.address", ADDRESS,
-            "--server.headless", "true", "--browser.gatherUsageStats", "false", "--server.fileWatcherType", "none",
+            sys.executable, "-m", "streamlit", "run", str(main), "--server.port", str(port),
+            "--server.address", ADDRESS, "--server.headless", "true",
+            "--browser.gatherUsageStats", "false", "--server.fileWatcherType", "none",
         ]  # fmt: skip
         with writing_to(log_folder), self.log.open("wb") as output:
             # A session of its own: Ctrl-C reaches this process alone, which then ends the dashboard in order.
@@ -151,8 +152,9 @@ def _start(
     workspace = Workspace.at(arguments.db)
     find_dashboard()
     if not read_only and catalogue.server_lives(workspace):
+        owner = (read_json(workspace.server_file) or {}).get("pid")
         raise MachineError(
-            f"A dashboard runs on this catalogue already (process {(read_json(workspace.server_file) or {}).get('pid')}).",
+            f"A dashboard runs on this catalogue already (process {owner}).",
             "Open that one, add --read-only, or name another catalogue with --db FILE.",
         )
     dashboard = Dashboard(workspace, free_port(arguments.port, search), read_only)
@@ -218,10 +220,8 @@ def demo(arguments: argparse.Namespace, console: Console) -> int:
         running = bool(job_id) and jobs.job(job_id, workspace)["status"] == "running"
         if running:
             jobs.cancel(job_id, workspace)
-        console.print(
-            f"Stopped. Finished steps are kept; go on with: {again}" if running else f"Stopped. Open it again with: {again}",
-            highlight=False, markup=False,
-        )  # fmt: skip
+        what = "Finished steps are kept; go on with" if running else "Open it again with"
+        console.print(f"Stopped. {what}: {again}", highlight=False, markup=False, soft_wrap=True)
         return EXIT_INTERRUPTED if running else 0
     finally:
         dashboard.stop()
@@ -246,6 +246,6 @@ def _follow(job_id: str, workspace: Workspace, dashboard: Dashboard, console: Co
             bar.update(task, completed=record["fraction"] or 0.0, description=record["step"], detail=detail)
             if not console.is_terminal and record["done"] != shown and record["total"]:
                 shown = record["done"]
-                console.print(f"[{record['done']}/{record['total']}] {record['step']}{left}", highlight=False, markup=False,
-                              soft_wrap=True)  # fmt: skip
+                line = f"[{record['done']}/{record['total']}] {record['step']}{left}"
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
             time.sleep(POLL_SECONDS)

@@ -66,7 +66,7 @@ def cached_source(store: ArtifactStore, kind: str, keys: Sequence[str]) -> Sourc
 
 
 def read_outputs(store: ArtifactStore, keys: Sequence[str], indices: np.ndarray | Sequence[int]) -> np.ndarray:
-    """Return retrained models' goodness ``[S, m]`` at test ``indices``, averaged over repeats; NaN is refused upstream."""
+    """Return retrained models' goodness ``[S, m]`` at test ``indices``, averaged over repeats."""
     columns = np.asarray(indices, dtype=np.int64)
     parts = [store.open(key).array("outputs")[:, :, columns].mean(axis=1, dtype=np.float64) for key in keys]
     return np.concatenate(parts).astype(np.float32)

@@ -60,7 +60,7 @@ class RunContext:
     """
 
     plan: Plan
-    data: Mapping[str, Batch]
+    data: dict[str, Batch]
     store: ArtifactStore
     on_progress: Progress = lambda done, total: None
     memo: Memo = field(default_factory=Memo)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,22 @@ from tda_backend.spectral.contraction import ScoreMatrix, Source, candidates, fi
 from tda_backend.spectral.filters import pseudo_inverse_cutoff
 from tda_backend.store import repository
 from tda_backend.store.artifacts import ArtifactStore
+from tda_backend.store.catalogue import owned_here
 from tda_backend.store.workspace import Workspace
 
 SPLITS = ("train", "validation", "queries", "test")
 EXPLORER_GRID_PER_DECADE = 6
+MAX_REMEMBERED = 512
+
+
+def catalogue_version(db: str | Path | Workspace | None = None) -> str:
+    """Return a token that changes when the catalogue does: a key for caches of what was read."""
+    workspace = Workspace.at(db)
+    if owned_here(workspace):
+        rows = repository.query(workspace, "SELECT count(*) AS num, max(ingested)::VARCHAR AS last FROM ingested")
+        return f"{rows['num'].iloc[0]}-{rows['last'].iloc[0]}"
+    files = (workspace.catalogue, workspace.log, workspace.snapshot)
+    return "-".join(str(path.stat().st_mtime_ns) for path in files if path.exists()) or "none"
 
 
 class StudyReader:
@@ -40,6 +53,7 @@ class StudyReader:
         self._info: dict[str, Any] = row["info"]
         self._store = ArtifactStore(workspace.artifacts)
         self._examples: dict[str, pd.DataFrame] = {}
+        self._rows: dict[tuple, tuple[str, pd.DataFrame]] = {}
 
     def __repr__(self) -> str:
         return f"<Study {self.name} ({self.study_id}) in {self.workspace.catalogue}>"
@@ -72,38 +86,38 @@ class StudyReader:
         Columns: configuration_id, method, title, training_epoch, projection_dim (Int64, NA: unprojected), parameters
         (JSON), label, has_regularization, has_lds, num_seeds.
         """
-        return repository.configurations(self.workspace, self.study_id)
+        return self._read(repository.configurations)
 
     def curve(self, configuration_id: str, alpha: float | None = None) -> pd.DataFrame:
         """Return LDS(λ): regularization, mean, ci_low, ci_high, num_subsets, num_undefined, is_selected."""
-        return repository.curve(self.workspace, self.study_id, configuration_id, self._alpha(alpha))
+        return self._read(repository.curve, configuration_id, self._alpha(alpha))
 
     def query_curve(self, configuration_id: str, query: int, alpha: float | None = None) -> pd.DataFrame:
         """Return one query's LDS(λ): regularization, lds."""
         position = self._query(query)
-        return repository.query_curve(self.workspace, self.study_id, configuration_id, position, self._alpha(alpha))
+        return self._read(repository.query_curve, configuration_id, position, self._alpha(alpha))
 
     def indicator_curve(self, configuration_id: str) -> pd.DataFrame:
         """Return ξ(λ): regularization, mean, q05, q25, q50, q75, q95, num_dropped, is_selected."""
-        return repository.indicator(self.workspace, self.study_id, configuration_id)
+        return self._read(repository.indicator, configuration_id)
 
     def selections(self, alpha: float | None = None) -> pd.DataFrame:
-        """Return λ* and its baselines for every configuration with λ, ``quantiles`` and ``warnings`` as dict and list."""
-        frame = repository.selections(self.workspace, self.study_id, alpha)
+        """Return λ* and its baselines of every configuration with λ; ``quantiles`` are dicts, ``warnings`` lists."""
+        frame = self._read(repository.selections, alpha)
         frame["quantiles"] = [json.loads(text) for text in frame["quantiles"]]
         frame["warnings"] = [list(values) for values in frame["warnings"]]
         frame["projection_dim"] = frame["projection_dim"].astype("Int64")
         return frame
 
     def selection(self, configuration_id: str, alpha: float | None = None) -> dict[str, Any]:
-        """Return one row of ``tda select --json`` plus ``threshold``, ``warnings`` and ``num_subsets``; empty if none."""
+        """Return one object of ``tda select --json``; empty if nothing was selected yet."""
         frame = self.selections(self._alpha(alpha))
         rows = frame[frame["configuration_id"] == configuration_id]
         return selection_record(rows.iloc[0].to_dict()) if len(rows) else {}
 
     def eigenvalues(self, configuration_id: str) -> np.ndarray:
         """Return the eigenvalues of the mean Gram, all training seeds together, descending."""
-        rows = repository.eigenvalues(self.workspace, self.study_id, configuration_id)
+        rows = self._read(repository.eigenvalues, configuration_id)
         values = [np.asarray(row, dtype=np.float64) for row in rows["eigenvalues"]]
         return np.sort(np.concatenate(values))[::-1].copy() if values else np.empty(0)
 
@@ -113,7 +127,7 @@ class StudyReader:
         Columns: configuration_id, method, title, training_epoch, projection_dim, label, has_regularization,
         regularization, mean, ci_low, ci_high, num_subsets.
         """
-        return repository.lds_table(self.workspace, self.study_id, self._alpha(alpha))
+        return self._read(repository.lds_table, self._alpha(alpha))
 
     def examples(self, split: str = "train") -> pd.DataFrame:
         """Return the examples of a split: train, validation, queries or test (the whole test set).
@@ -127,26 +141,23 @@ class StudyReader:
             is_image = frame["kind"] == "image"
             frame.insert(6, "payload", frame["image"].where(is_image, frame["text"]).astype(object))
             frame = frame.drop(columns=["image", "text"])
-            if not len(frame) or frame["goodness"].isna().all():
+            if not len(frame) or not frame["goodness"].notna().to_numpy().any():
                 return frame  # the model is not trained yet: ask again next time
             self._examples[split] = frame
         return self._examples[split].copy()
 
     def timings(self) -> pd.DataFrame:
         """Return step, label, seconds, peak_memory_mib, bytes, finished, device of every finished step."""
-        return repository.timings(self.workspace, self.study_id)
+        return self._read(repository.timings)
 
     def source(self, configuration_id: str, seeds: Sequence[int] | None = None) -> Source:
         """Return the spectra (one per training seed) or the score matrix of a configuration, memory-mapped."""
-        rows = self._source_rows.get(configuration_id)
-        if rows is None:
-            rows = repository.sources(self.workspace, self.study_id, configuration_id)
-            if not len(rows):
-                raise UsageError(
-                    f"Configuration {configuration_id!r} of study {self.name} has no results yet.",
-                    f"See `tda show {self.name}` for what is there.",
-                )
-            self._source_rows[configuration_id] = rows
+        rows = self._read(repository.sources, configuration_id)
+        if not len(rows):
+            raise UsageError(
+                f"Configuration {configuration_id!r} of study {self.name} has no results yet.",
+                f"See `tda show {self.name}` for what is there.",
+            )
         if seeds is not None:
             unknown = sorted(set(seeds) - set(rows["seed_index"]))
             if unknown or not len(seeds):
@@ -154,12 +165,8 @@ class StudyReader:
                 raise UsageError(
                     f"Training seeds {unknown or list(seeds)} are not there.", f"Training seeds: {allowed}."
                 )
-            rows = rows[rows["seed_index"].isin(list(seeds))]
-        return cached_source(self._store, str(rows["kind"].iloc[0]), list(rows["artifact"]))
-
-    @cached_property
-    def _source_rows(self) -> dict[str, pd.DataFrame]:
-        return {}
+            rows = rows.loc[rows["seed_index"].isin(list(seeds))]
+        return cached_source(self._store, str(rows["kind"].tolist()[0]), rows["artifact"].tolist())
 
     def subset_masks(self, alpha: float | None = None) -> np.ndarray:
         """Return which training positions each retrained subset holds, bool ``[S, n]``."""
@@ -167,7 +174,7 @@ class StudyReader:
 
     def subset_outputs(self, alpha: float | None = None) -> np.ndarray:
         """Return the retrained models' goodness of each query, ``[S, m]``, averaged over repeats."""
-        indices = repository.split_indices(self.workspace, self.study_id, "queries")
+        indices = self._read(repository.split_indices, "queries")["index"].to_numpy()
         return read_outputs(self._store, self._retrainings(alpha), indices)
 
     def explorer_payload(
@@ -197,7 +204,8 @@ class StudyReader:
         source = self.source(configuration_id)
         position = self._query(query)
         grid = self._explorer_grid if regularizations is None else list(regularizations)
-        chosen = candidates(source, position, grid, num, self._allowed(classes, correctness))
+        # A margin, because between two λ of the grid an example may pass through the last places unseen.
+        chosen = candidates(source, position, grid, num + num // 4 + 2, self._allowed(classes, correctness))
         values, products = filtered_products(source, position, chosen)
         plain = isinstance(source, ScoreMatrix)
         cutoff = 0.0 if plain else max(pseudo_inverse_cutoff(part.eigenvalues, part.num_train) for part in source)
@@ -232,8 +240,18 @@ class StudyReader:
             allowed &= right if correctness == "right" else ~right
         return allowed
 
+    def _read(self, query: Callable[..., pd.DataFrame], *arguments: Any) -> pd.DataFrame:
+        """Return a query's rows; asked again only once the catalogue has changed (opening it costs 20 ms)."""
+        token, key = catalogue_version(self.workspace), (query.__name__, *arguments)
+        known = self._rows.get(key)
+        if known is None or known[0] != token:
+            if len(self._rows) >= MAX_REMEMBERED:
+                self._rows.clear()
+            known = self._rows[key] = (token, query(self.workspace, self.study_id, *arguments))
+        return known[1].copy()
+
     def _retrainings(self, alpha: float | None) -> list[str]:
-        rows = repository.retrainings(self.workspace, self.study_id, self._alpha(alpha))
+        rows = self._read(repository.retrainings, self._alpha(alpha))
         if not len(rows):
             raise UsageError(f"Study {self.name} has no retrained subsets yet.", f"Let `tda run {self.name}` go on.")
         return list(rows["artifact"])

@@ -26,12 +26,18 @@ from tda_backend.store.workspace import Workspace, as_disk_error, read_json, wri
 SCHEMA_VERSION = 1
 LOCK_RETRY_SECONDS = 0.1
 READ_PATIENCE_SECONDS = 3.0
-CONFIGURATION = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+CONFIGURATION: dict[str, str | bool | int | float | list[str]] = {
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+}
 
 
 class LockedError(CatalogueError):
     """Another process has the catalogue open."""
 
+
+FILE_ERRORS = (duckdb.OperationalError, duckdb.InternalError, duckdb.CatalogException)
+"""What DuckDB raises for a file's sake (missing tables included); anything else is a fault of the query."""
 
 _owned: dict[Path, duckdb.DuckDBPyConnection] = {}
 _owned_lock = threading.Lock()
@@ -150,7 +156,7 @@ def writing(workspace: Workspace, patience: float = 0.0) -> Iterator[duckdb.Duck
     connection = owner.cursor() if owner is not None else connect_writer(workspace, patience)
     try:
         yield connection
-    except duckdb.Error as error:
+    except FILE_ERRORS as error:
         raise catalogue_error(error, workspace.catalogue) from error
     finally:
         connection.close()
@@ -229,7 +235,7 @@ def reading(workspace: Workspace) -> Iterator[duckdb.DuckDBPyConnection]:
         if owner is None:
             _check_version(connection, workspace.catalogue)
         yield connection
-    except duckdb.Error as error:
+    except FILE_ERRORS as error:
         raise catalogue_error(error, workspace.catalogue) from error
     finally:
         connection.close()

@@ -59,10 +59,15 @@ def find_study(workspace: Workspace, name: str) -> dict[str, Any]:
         UsageError: There is none; the hint lists the names that exist.
     """
     rows = query(workspace, "SELECT * FROM studies ORDER BY created DESC")
-    for wanted in (rows["name"] == name, rows["study_id"] == name, rows["name"] == f"{name}-quick",
-                   rows["study_id"].str.startswith(name) if len(name) >= 4 else rows["name"] == name):  # fmt: skip
-        if wanted.any():
-            row = rows[wanted].iloc[0].to_dict()
+    tests = (
+        lambda row: row["name"] == name,
+        lambda row: row["study_id"] == name,
+        lambda row: row["name"] == f"{name}-quick",
+        lambda row: len(name) >= 4 and str(row["study_id"]).startswith(name),
+    )
+    records: list[dict[str, Any]] = rows.to_dict("records")  # type: ignore[assignment]
+    for test in tests:
+        for row in filter(test, records):
             return {**row, "config": json.loads(row["config"]), "info": json.loads(row["info"])}
     names = list(dict.fromkeys(rows["name"]))
     known = f"Studies here: {', '.join(names)}." if names else "This catalogue is empty."
@@ -80,8 +85,8 @@ def configurations(workspace: Workspace, study_id: str) -> pd.DataFrame:
     frame = query(
         workspace,
         """
-        SELECT c.configuration_id, c.method, c.title, c.training_epoch, c.projection_dim, c.parameters::VARCHAR AS parameters,
-               c.label, c.has_regularization,
+        SELECT c.configuration_id, c.method, c.title, c.training_epoch, c.projection_dim,
+               c.parameters::VARCHAR AS parameters, c.label, c.has_regularization,
                EXISTS (SELECT 1 FROM lds l WHERE l.study_id = c.study_id
                        AND l.configuration_id = c.configuration_id) AS has_lds, c.num_seeds
         FROM configurations c
@@ -99,7 +104,8 @@ def sources(workspace: Workspace, study_id: str, configuration_id: str) -> pd.Da
     """Return kind and artifact of each training seed's spectrum or scores, by seed index."""
     return query(
         workspace,
-        "SELECT seed_index, kind, artifact FROM spectra WHERE study_id = ? AND configuration_id = ? ORDER BY seed_index",
+        """SELECT seed_index, kind, artifact FROM spectra
+           WHERE study_id = ? AND configuration_id = ? ORDER BY seed_index""",
         [study_id, configuration_id],
     )
 
@@ -211,11 +217,10 @@ def retrainings(workspace: Workspace, study_id: str, alpha: float) -> pd.DataFra
     )
 
 
-def split_indices(workspace: Workspace, study_id: str, split: str) -> list[int]:
+def split_indices(workspace: Workspace, study_id: str, split: str) -> pd.DataFrame:
     """Return the data-set index of each position of a split."""
-    rows = query(
+    return query(
         workspace,
         'SELECT "index" FROM examples WHERE study_id = ? AND split = ? ORDER BY position',
         [study_id, split],
     )
-    return [int(value) for value in rows["index"]]
