@@ -59,7 +59,7 @@ def estimated_memory(plan: Plan) -> float:
     counts = plan.config["data"]
     num = counts["train"] + counts["validation"] + counts["queries"]
     spectral = any(step.name == "spectrum" for step in plan.steps)
-    return 0.7 + (4.5 * num**2 * 8 / GIB if spectral else 0.0) + num * plan.config["projection"]["max_dim"] * 16 / GIB
+    return 0.7 + (3.0 * num**2 * 8 / GIB if spectral else 0.0) + num * plan.config["projection"]["max_dim"] * 16 / GIB
 
 
 def execute(plan: Plan, workspace: Workspace, listener: Listener, memory: float | None = None) -> Outcome:
@@ -77,13 +77,13 @@ def execute(plan: Plan, workspace: Workspace, listener: Listener, memory: float 
         TDAError: A step cannot be computed; what was finished before is kept.
     """
     started = time.perf_counter()
-    _check_memory(plan, memory)
+    check_memory(plan, memory)
     workspace.create()
     store = ArtifactStore(workspace.artifacts)
     store.clear_leftovers()
-    courier = _Courier(workspace, plan)
+    courier = Courier(workspace, plan)
     cached = {step.key: store.usable(step.key) for step in plan.steps}
-    _write_study(plan, store)
+    write_study(plan, store)
     courier.deliver(plan.key, "study", "study", {})
     listener.begin(plan, cached)
     context = RunContext(plan, dict(validate_data(plan.facts.task)), store)
@@ -96,7 +96,7 @@ def execute(plan: Plan, workspace: Workspace, listener: Listener, memory: float 
                 skipped.append(step.label)
                 continue
             context.needed_later = frozenset(s.key for s in plan.steps[number + 1 :] if not cached[s.key])
-            seconds = _compute(context, step, listener)
+            seconds = compute(context, step, listener)
             courier.deliver(step.key, step.name, step.label, step.context)
             listener.step_finished(step, seconds, False)
             computed.append(step.label)
@@ -109,7 +109,8 @@ def execute(plan: Plan, workspace: Workspace, listener: Listener, memory: float 
     return Outcome(computed, skipped, time.perf_counter() - started, num_waiting, peak_memory_mib())
 
 
-def _compute(context: RunContext, step: Step, listener: Listener) -> float:
+def compute(context: RunContext, step: Step, listener: Listener) -> float:
+    """Compute one step into its artifact and return how many seconds that took."""
     listener.step_started(step)
 
     def on_progress(done: int, total: int) -> None:
@@ -127,13 +128,15 @@ def _compute(context: RunContext, step: Step, listener: Listener) -> float:
     return time.perf_counter() - started
 
 
-def _write_study(plan: Plan, store: ArtifactStore) -> None:
+def write_study(plan: Plan, store: ArtifactStore) -> None:
+    """Write the study's own artifact: what the catalogue needs to know, and what `tda rebuild` starts from."""
     if not store.usable(plan.key):
         with store.writing(plan.key, "study", {"study_id": plan.study_id}, []) as writer:
             writer.json("study", plan.record)
 
 
-def _check_memory(plan: Plan, memory: float | None) -> None:
+def check_memory(plan: Plan, memory: float | None) -> None:
+    """Raise a MachineError if the plan needs more memory than may be used."""
     import psutil
 
     needed = estimated_memory(plan)
@@ -165,7 +168,7 @@ def take_in(workspace: Workspace, patience: float = 0.0) -> None:
         return
 
 
-class _Courier:
+class Courier:
     """Brings finished steps to the catalogue: drops them, and ingests them if no server does."""
 
     def __init__(self, workspace: Workspace, plan: Plan) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -109,12 +110,14 @@ def run_command(arguments: argparse.Namespace, console: Console) -> int:
     except TDAError as error:
         report.end()
         job.close("failed", error.message, error.hint)
-        _drop_job(workspace, job, "failed", 0, 0, 0.0)
+        with contextlib.suppress(TDAError):  # a full disk or a damaged catalogue is what is being reported
+            _drop_job(workspace, job, "failed", 0, 0, 0.0)
         raise
     except KeyboardInterrupt:
         report.end()
         job.close("cancelled", "Interrupted.", f"Go on with: {again}")
-        _drop_job(workspace, job, "cancelled", 0, 0, 0.0)
+        with contextlib.suppress(TDAError):
+            _drop_job(workspace, job, "cancelled", 0, 0, 0.0)
         Console(stderr=True).print(
             f"Interrupted. Finished steps are kept; go on with: {again}", highlight=False, markup=False, soft_wrap=True
         )
@@ -138,6 +141,7 @@ def _run(arguments: argparse.Namespace, workspace: Workspace, job: JobFile, repo
 
     facts = task_facts(load_task(study["task"]), study["task"])
     plan = build_plan(study, facts, chosen_device(arguments.device))
+    _refuse_twice(workspace, plan.study_id, plan.name)
     job.update(study_id=plan.study_id)
     console.print(
         f"Study {plan.name} ({plan.study_id}): {len(plan.steps)} steps in {workspace.folder}", highlight=False,
@@ -164,6 +168,19 @@ def _run(arguments: argparse.Namespace, workspace: Workspace, job: JobFile, repo
             "`tda run` or `tda serve` takes them in.", highlight=False, markup=False, soft_wrap=True,
         )  # fmt: skip
     return 0
+
+
+def _refuse_twice(workspace: Workspace, study_id: str, name: str) -> None:
+    """Raise a UsageError if another process computes the same study: it would do everything twice."""
+    from tda_backend.runs.jobs import list_jobs
+
+    frame = list_jobs(workspace)
+    busy = frame.loc[(frame["status"] == "running") & (frame["study_id"] == study_id)]
+    if len(busy):
+        pid = busy["pid"].tolist()[0]
+        raise UsageError(
+            f"Study {name} is being computed already by process {pid}.", "Wait for it, or cancel it first."
+        )
 
 
 def _drop_job(workspace: Workspace, job: JobFile, status: str, computed: int, cached: int, seconds: float) -> None:

@@ -21,6 +21,7 @@ from tda_backend.runs.progress import JobFile
 from tda_backend.store import catalogue, repository
 from tda_backend.store.workspace import Workspace, write_json
 from tests.runs.conftest import make_study, tda
+from tests.store.test_catalogue import held_by_another_process
 
 READ = """
 import sys
@@ -69,7 +70,6 @@ def test_a_submitted_run_beside_a_server_lands_in_its_catalogue(tmp_path: Path):
         assert refused.returncode == 1
         assert "owns the catalogue" in refused.stderr
     assert not workspace.server_file.exists()
-    assert tda("studies", "--json", db=workspace.catalogue).returncode == 0
 
 
 def test_a_cancelled_job_and_its_children_are_gone(tmp_path: Path):
@@ -161,6 +161,33 @@ def test_a_server_waits_for_a_short_writer_and_recovers_from_a_damaged_catalogue
         assert code == 0
         wait_for(lambda: loop.error is None and catalogue.owned_here(copied), 10)
         assert list_studies(copied)["status"].tolist() == ["complete"]
+
+
+def test_a_run_beside_a_program_that_holds_the_catalogue_leaves_its_results_in_the_inbox(tmp_path, cli, monkeypatch):
+    monkeypatch.setattr("tda_backend.runs.executor.FINAL_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(catalogue, "READ_PATIENCE_SECONDS", 0.1)
+    study = make_study(tmp_path)
+    workspace = Workspace.at(tmp_path / "c.duckdb")
+    with catalogue.writing(workspace):
+        pass
+    with held_by_another_process(workspace.catalogue, "read"):
+        code, out, err = cli("run", study, "--db", workspace.catalogue, "--set", "ground_truth.subsets=0")
+        assert code == 0, err
+        assert "results wait" in out
+    code, out, _ = cli("run", study, "--db", workspace.catalogue, "--set", "ground_truth.subsets=0")
+    assert code == 0
+    assert "0 steps computed" in out
+    assert list_studies(workspace)["status"].tolist() == ["complete"]
+
+
+def test_a_study_is_not_computed_by_two_processes_at_once(copied: Workspace, cli):
+    job_record(copied, study_id=open_study("tiny", copied).study_id)
+    code, _, err = cli("run", "tiny", "--db", copied.catalogue)
+    assert code == 2
+    assert f"already by process {os.getpid()}" in err
+    code, _, err = cli("rm", "tiny", "--yes", "--db", copied.catalogue)
+    assert code == 2
+    assert "Cancel" in err
 
 
 def test_read_while_ingesting_in_one_process(copied: Workspace):
