@@ -1,0 +1,1 @@
+"""Pieces that pages are made of: each module draws one thing."""

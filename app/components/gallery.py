@@ -1,0 +1,62 @@
+"""A strip of pictures (or texts) to pick a query from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from app import services, session
+from app.formats import signed
+from app.session import Context
+from app.state import View
+
+_FOLDER = Path(__file__).parent
+_element = st.components.v2.component(
+    "tda_gallery",
+    css=(_FOLDER / "gallery.css").read_text(encoding="utf-8"),
+    js=(_FOLDER / "gallery.js").read_text(encoding="utf-8"),
+)
+
+
+def offered(queries: pd.DataFrame, view: View) -> pd.DataFrame:
+    """Return the queries that the gallery offers, in its order."""
+    rows = queries
+    if view.pick_class:
+        rows = rows[rows["label"].astype(str) == view.pick_class]
+    if view.pick == "wrong":
+        rows = rows[[services.is_right(record) is False for record in rows.to_dict("records")]]
+    if view.pick == "margin":
+        rows = rows.sort_values("goodness", kind="stable")
+    return rows
+
+
+def show_gallery(context: Context, rows: pd.DataFrame, key: str = "gallery") -> None:
+    """Draw the strip; picking one makes it the query."""
+    positions = tuple(int(value) for value in rows["position"])
+    items = [
+        {
+            "query": int(row["position"]),
+            "label": str(row["label"]),
+            "prediction": str(row["prediction"]),
+            "right": services.is_right(row),
+            "alt": f"query {row['position']}, {services.alt_text(row, 'test example')}",
+            "goodness": signed(row["goodness"], 1),
+            "text": "" if row["kind"] == "image" else str(row["payload"]),
+        }
+        for row in rows.to_dict("records")
+    ]
+    data = {
+        "items": items,
+        "sprite": services.query_sprite(context.opened, positions),
+        "selected": context.view.query,
+        "key": f"{context.opened.study_id}/{hash(positions)}",
+    }
+
+    def picked() -> None:
+        value = st.session_state[key].get("query")
+        if value is not None:
+            session.update(query=int(value))
+
+    _element(key=key, data=data, on_query_change=picked)

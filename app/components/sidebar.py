@@ -1,0 +1,78 @@
+"""The side bar: study, method, epoch, k, λ and query, the same on every page, and a link to exactly this view."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app import services, session
+from app.components.copy_link import copy_link
+from app.formats import projection_text, regularization_text
+from app.session import Context, control
+from app.state import UNPROJECTED, View, k_text
+
+
+def show_sidebar(context: Context | None) -> None:
+    """Draw the side bar."""
+    with st.sidebar:
+        if context is None:
+            st.caption("No study yet.")
+            return
+        names = list(dict.fromkeys(services.studies()["name"]))
+        control(st.selectbox, "Study", "side-study", context.view.study, _change_study, options=names)
+        if context.configuration is not None:
+            _show_settings(context)
+        copy_link()
+        st.caption(
+            "The address of this page holds all of this. λ is in units of the mean Gram; a positive score helps."
+        )
+
+
+def _change_study(name: str) -> None:
+    session.write(View(study=name))
+
+
+def _show_settings(context: Context) -> None:
+    view, known = context.view, context.configurations
+    titles = dict(zip(known["variant"], known["variant_title"], strict=True))
+    control(
+        st.selectbox, "Method", "side-method", view.method, lambda value: session.choose(known, method=value),
+        options=list(titles), format_func=lambda value: titles.get(value, value),
+    )  # fmt: skip
+    left, right = st.columns(2)
+    with left:
+        control(
+            st.selectbox, "Epoch", "side-epoch", view.epoch, lambda value: session.choose(known, epoch=value),
+            options=session.options(known, view.method, "training_epoch"),
+        )  # fmt: skip
+    dims = session.options(known, view.method, "projection_dim")
+    with right:
+        control(
+            st.selectbox, "k", "side-k", view.k, lambda value: session.choose(known, k=value),
+            options=[k_text(value) for value in dims], help="Projection dimension of the gradients",
+            format_func=lambda text: "none" if text == UNPROJECTED else text,
+        )  # fmt: skip
+    left, right = st.columns(2)
+    with left:
+        has_lambda = bool(context.configuration["has_regularization"])
+        control(
+            st.text_input, "λ", "side-lam", regularization_text(view.lam) if has_lambda else "–",
+            session.set_regularization, disabled=not has_lambda, help="Regularization; e.g. 0, 0.01 or 1e-3",
+        )  # fmt: skip
+    with right:
+        control(
+            st.number_input, "Query", "side-query", view.query or 0, lambda value: session.update(query=int(value)),
+            min_value=0, max_value=context.opened.num_queries - 1, step=1,
+        )  # fmt: skip
+
+
+def show_notes(context: Context) -> None:
+    """Draw what could not be shown as asked."""
+    for sentence in dict.fromkeys(context.notes):
+        st.info(sentence.replace("$", r"\$"), icon=":material/info:")
+
+
+def caption_of(context: Context) -> str:
+    """Return the chosen configuration in words."""
+    row = context.configuration
+    assert row is not None
+    return f"{row['variant_title']} · epoch {row['training_epoch']} · {projection_text(row['projection_dim'])}"

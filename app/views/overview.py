@@ -1,0 +1,148 @@
+"""Overview: which studies there are, how good they are, how far they are."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from app import services, session
+from app.components.errors import shows_errors
+from app.components.progress import (
+    is_running,
+    last_job,
+    planned_text,
+    show_ended_job,
+    show_job,
+    start_button,
+)  # fmt: skip
+from app.components.tables import show_data
+from app.formats import MISSING, is_missing, lds_text, plain, regularization_text, signed
+from app.navigation import open_page
+from app.state import View
+
+STATUS = {
+    "complete": ":green-badge[complete]",
+    "running": ":blue-badge[running]",
+    "failed": ":red-badge[failed]",
+    "partial": ":orange-badge[unfinished]",
+}
+
+
+@shows_errors
+def render() -> None:
+    """Draw the page."""
+    st.title("Which training examples made the model answer like this?")
+    st.markdown(
+        "A study trains a model, attributes its answers to training examples by several methods, and measures by "
+        "retraining on random subsets how far each attribution can be trusted (LDS)."
+    )
+    running = is_running()
+    st.fragment(_show_studies, run_every=1.5 if running else None)(running)
+
+
+@shows_errors
+def _show_studies(was_running: bool) -> None:
+    if was_running and not is_running():
+        st.rerun()  # the run has ended: the whole page, without the clock
+    frame = services.studies()
+    jobs = services.running_jobs()
+    known = set(frame["study_id"]) if len(frame) else set()
+    for _, job in jobs[(jobs["status"] == "running") & ~jobs["study_id"].isin(known)].iterrows():
+        with st.container(border=True):
+            st.subheader(plain(job["study"] or "Study"), anchor=False)
+            show_job(job)
+    if not len(frame):
+        _show_empty(jobs)
+        return
+    for number, (_, row) in enumerate(frame.iterrows()):
+        if number >= 8:
+            break
+        _show_study(row, first=number == 0)
+    if len(frame):
+        show_data(_table(frame), "studies", f"All studies as a table ({len(frame)})")
+
+
+def _show_empty(jobs: pd.DataFrame) -> None:
+    if len(jobs) and jobs["status"].iloc[0] == "running":
+        st.info("The study appears here as soon as its first step is done.")
+        return
+    with st.container(border=True):
+        st.subheader("No study yet", anchor=False)
+        if len(jobs) and jobs["status"].iloc[0] != "done":
+            show_ended_job(jobs.iloc[0])
+        st.markdown(
+            "The embedded study `mnist-mlp` attributes a small network's answers on real MNIST digits: 5 000 training "
+            "images, 50 retrained subsets, three methods. It takes a few minutes on two cores; its first curves appear "
+            "within about a minute and a half. The quick version, 600 images, takes under a minute."
+        )
+        with st.container(horizontal=True):
+            start_button("Run the first study", ["run", services.DEMO_STUDY], "start-demo", primary=True)
+            start_button("Run the quick version", ["run", services.DEMO_STUDY, "--quick"], "start-quick")
+        st.caption("The same from a terminal, and your own model instead:")
+        st.code("tda run mnist-mlp\ntda run --task my_task.py:factory", language="bash")
+
+
+def _show_study(row: pd.Series, first: bool) -> None:
+    study_id, name = str(row["study_id"]), str(row["name"])
+    with st.container(border=True):
+        head, actions = st.columns([3, 2], vertical_alignment="center")
+        head.subheader(f"{plain(name)} {STATUS.get(row['status'], '')}", anchor=False)
+        head.caption(f"task {plain(row['task'])} · {planned_text(row)}")
+        with actions, st.container(horizontal=True, horizontal_alignment="right"):
+            if row["num_configurations"] and st.button(
+                "Open the Explorer", key=f"open-{study_id}", type="primary" if first else "secondary"
+            ):
+                current = session.view()
+                session.write(current if current.study == name else View(study=name))
+                open_page("explorer")
+            if row["status"] in ("failed", "partial"):
+                start_button("Resume", services.resume_arguments(study_id), f"resume-{study_id}")
+        job = last_job(study_id, name)
+        if row["status"] == "running" and job is not None:
+            show_job(job)
+        elif row["status"] != "complete" and job is not None and job["status"] in ("failed", "stale", "cancelled"):
+            show_ended_job(job)
+            st.progress(float(row["progress"]), text=f"{row['steps_done']} of {row['steps_total']} steps are kept")
+        elif row["status"] == "partial":
+            st.progress(float(row["progress"]), text=f"{row['steps_done']} of {row['steps_total']} steps done")
+        _show_metrics(row, study_id)
+
+
+def _show_metrics(row: pd.Series, study_id: str) -> None:
+    best, method, selected, methods = st.columns([1.1, 2, 1.4, 1.2])
+    low, high = row["best_lds_low"], row["best_lds_high"]
+    best.metric("Best LDS", MISSING if is_missing(row["best_lds"]) else signed(row["best_lds"], 3))
+    best.caption(
+        "comes with the first retrained subsets" if is_missing(low) else f"95 %: {signed(low, 3)} to {signed(high, 3)}"
+    )
+    method.markdown("Reached by")
+    method.markdown(f"**{plain(row['best_method'])}**" if not is_missing(row["best_method"]) else MISSING)
+    selected.metric("λ* there", regularization_text(row["lambda_selected"]))
+    selected.caption(f"LDS at λ*: {lds_text(row['lds_selected'])}")
+    names = _methods(study_id) if row["num_configurations"] else []
+    methods.metric("Methods", len(names) or MISSING)
+    methods.caption(", ".join(plain(name) for name in names))
+
+
+def _methods(study_id: str) -> list[str]:
+    configurations = services.study(study_id).configurations()
+    return list(dict.fromkeys(configurations["method"].str.upper().replace({"TRACIN": "TracIn"})))
+
+
+def _table(frame: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "study": frame["name"],
+            "task": frame["task"],
+            "status": frame["status"],
+            "steps": [f"{d} of {t}" for d, t in zip(frame["steps_done"], frame["steps_total"], strict=True)],
+            "configurations": frame["num_configurations"],
+            "best LDS": frame["best_lds"].round(3),
+            "95 % low": frame["best_lds_low"].round(3),
+            "95 % high": frame["best_lds_high"].round(3),
+            "reached by": frame["best_method"],
+            "λ*": [regularization_text(value) for value in frame["lambda_selected"]],
+            "LDS at λ*": frame["lds_selected"].round(3),
+            "created": frame["created"].astype("datetime64[s]") if len(frame) else [],
+        }
+    )
