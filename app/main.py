@@ -34,6 +34,10 @@ def run() -> None:
 if __name__ == "__main__":
     run()
 else:
+    from starlette.middleware import Middleware
+
+    from app.base_address import BaseAddress
+    from app.navigation import ADDRESSES
     from app.server import lifespan
 
-    app = st.App(Path(__file__).resolve(), lifespan=lifespan)
+    app = st.App(Path(__file__).resolve(), lifespan=lifespan, middleware=[Middleware(BaseAddress, pages=ADDRESSES)])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
+ADDRESSES = ("overview", "explorer", "selection", "sensitivity", "guide")
+
 
 def pages() -> list:
     """Return the pages in the order of the navigation."""
