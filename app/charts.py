@@ -101,8 +101,10 @@ def _curve(figure: go.Figure, frame: pd.DataFrame, low: str, high: str, color: s
         )  # fmt: skip
 
 
-def add_marker(figure: go.Figure, value: float | None, text: str, color: str, dash: str, zero: float, row: int) -> None:
-    """Add a vertical line at a λ; its label is written at height ``row`` above the plot's top, from 0."""
+def add_marker(
+    figure: go.Figure, value: float | None, text: str, color: str, dash: str, zero: float, anchor: str = "center"
+) -> None:
+    """Add a vertical line at a λ; its label stands above the plot."""
     if value is None or math.isnan(value):
         return
     at = value if value > 0 else zero
@@ -111,8 +113,8 @@ def add_marker(figure: go.Figure, value: float | None, text: str, color: str, da
     )
     if text:
         figure.add_annotation(
-            x=math.log10(at), y=1 - 0.085 * row, yref="paper", text=text, showarrow=False, xanchor="left", xshift=3,
-            yanchor="top", font={"color": color, "size": 12},
+            x=math.log10(at), y=1, yref="paper", text=text, showarrow=False, xanchor=anchor, yanchor="bottom",
+            font={"color": color, "size": 12},
         )  # fmt: skip
 
 
@@ -122,8 +124,8 @@ def _quantile_lines(figure: go.Figure, quantiles: Mapping[str, Mapping[str, floa
         if value:
             figure.add_vline(x=value, line={"color": transparent(GRAY, 0.55), "width": 1})
             figure.add_annotation(
-                x=math.log10(value), y=0, yref="paper", text=f"{float(key):.0%}".replace("%", " %"), showarrow=False,
-                textangle=-90, yanchor="bottom", xanchor="right", font={"size": 10, "color": GRAY},
+                x=math.log10(value), y=0.98, yref="paper", text=f"{float(key):.0%}".replace("%", " %"), showarrow=False,
+                textangle=-90, yanchor="top", xanchor="right", font={"size": 10, "color": GRAY},
             )  # fmt: skip
 
 
@@ -155,10 +157,29 @@ def lds_figure(
     figure = go.Figure()
     _quantile_lines(figure, quantiles or {})
     _curve(figure, frame, "ci_low", "ci_high", color, name, zero)
-    add_marker(figure, best, "best", GRAY, "dot", zero, 1)
-    add_marker(figure, selected, "λ*", color, "solid", zero, 0)
-    add_marker(figure, current, "", GRAY, "dash", zero, 2)
+    # The two labels turn away from each other, for the lines are often close.
+    left = selected is not None and best is not None and best < selected
+    add_marker(figure, best, "best", GRAY, "dot", zero, "right" if left else "left")
+    add_marker(figure, selected, "λ*", color, "solid", zero, "left" if left else "right")
+    add_marker(figure, current, "", GRAY, "dash", zero)
     _regularization_axis(figure, frame["regularization"], zero)
+    figure.update_yaxes(title="LDS (mean over queries)")
+    return _finish(figure, height, legend=False)
+
+
+def comparison_figure(curves: Sequence[tuple[str, str, pd.DataFrame]], height: int = 260) -> go.Figure:
+    """Return several LDS(λ) curves with their bands in one figure.
+
+    Args:
+        curves: (legend entry, colour ``#rrggbb``, frame with regularization, mean, ci_low, ci_high).
+        height: Pixels.
+    """
+    every = pd.concat([frame["regularization"] for _, _, frame in curves])
+    zero = zero_position(every)
+    figure = go.Figure()
+    for name, color, frame in curves:
+        _curve(figure, frame.sort_values("regularization"), "ci_low", "ci_high", color, name, zero)
+    _regularization_axis(figure, every, zero)
     figure.update_yaxes(title="LDS (mean over queries)")
     return _finish(figure, height)
 
@@ -190,11 +211,11 @@ def indicator_figure(
     _band(figure, frame, "q25", "q75", color, "middle half")
     _curve(figure, frame, "q05", "q95", color, name, zero)
     figure.add_hline(y=threshold, line={"color": GRAY, "width": 1, "dash": "dot"})
-    add_marker(figure, selected, "λ*", color, "solid", zero, 0)
-    add_marker(figure, current, "", GRAY, "dash", zero, 1)
+    add_marker(figure, selected, "λ*", color, "solid", zero)
+    add_marker(figure, current, "", GRAY, "dash", zero)
     _regularization_axis(figure, frame["regularization"], zero)
     figure.update_yaxes(title="ξ̄ (mean over validation points)", range=[-0.02, 1.05])
-    return _finish(figure, height)
+    return _finish(figure, height, legend=False)
 
 
 def spectrum_table(eigenvalues: np.ndarray, num_bins: int = 60) -> pd.DataFrame:
@@ -228,15 +249,16 @@ def spectrum_figure(
     grid = np.logspace(math.log10(table["low"].min()), math.log10(table["high"].max()), 160)
     weights = regularization / (grid + regularization) if regularization > 0 else np.zeros_like(grid)
     figure.add_scatter(
-        x=grid, y=weights, yaxis="y2", mode="lines", name="filter λ·φ(σ) = λ/(σ+λ)", line={"color": ORANGE, "width": 2.2},
+        x=grid, y=weights, yaxis="y2", mode="lines", name="filter λ·φ(σ) = λ/(σ+λ)",
+        line={"color": ORANGE, "width": 2.2},
         hovertemplate="σ = %{x:.2e}: %{y:.2f}<extra></extra>",
     )  # fmt: skip
     if regularization > 0:
-        add_marker(figure, regularization, f"λ = {regularization_text(regularization)}", ORANGE, "dash", 0.0, 0)
+        add_marker(figure, regularization, f"λ = {regularization_text(regularization)}", ORANGE, "dash", 0.0)
     figure.update_layout(
         yaxis2={
             "overlaying": "y", "side": "right", "range": [0, 1.05], "showgrid": False, "title": "filter, relative",
-            "zeroline": False,
+            "zeroline": False, "tickmode": "array", "tickvals": [0, 0.5, 1],
         },
         bargap=0,
     )  # fmt: skip

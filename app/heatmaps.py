@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -132,12 +134,10 @@ def heatmap_figure(
             x=[columns[x]], y=[rows[y]], mode="markers", name=name, hoverinfo="skip",
             marker={"symbol": symbol, "size": 13, "color": "#e8590c", "line": {"width": 2.4, "color": "#e8590c"}},
         )  # fmt: skip
-    every = max(1, -(-len(columns) // 12))
-    shown = grid.x_values[::every]
+    places, names = _ticks(grid)
     figure.update_xaxes(
-        title=AXES[grid.x][1], tickvals=[columns[v] for v in shown], ticktext=[axis_label(v, grid.x) for v in shown],
-        showgrid=False, zeroline=False, tickangle=0 if len(shown) < 8 else -45,
-    )  # fmt: skip
+        title=AXES[grid.x][1], tickvals=places, ticktext=names, showgrid=False, zeroline=False, tickangle=0
+    )
     figure.update_yaxes(
         title=AXES[grid.y][1], tickvals=list(rows.values()), ticktext=[axis_label(v, grid.y) for v in rows],
         showgrid=False, zeroline=False,
@@ -147,6 +147,20 @@ def heatmap_figure(
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
     )  # fmt: skip
     return figure
+
+
+def _ticks(grid: Grid) -> tuple[list[float], list[str]]:
+    """Return where the horizontal axis has ticks, in columns, and their texts: powers of ten for λ."""
+    if grid.x != "lam":
+        return [float(at) for at in range(len(grid.x_values))], [axis_label(value, grid.x) for value in grid.x_values]
+    first = sum(1 for value in grid.x_values if value <= 0)
+    logs = np.log10([value for value in grid.x_values if value > 0])
+    powers = range(math.ceil(logs[0] - 1e-9), math.floor(logs[-1] + 1e-9) + 1, 2)
+    places = [first + float(np.interp(power, logs, np.arange(len(logs)))) for power in powers]
+    names = [f"10<sup>{power}</sup>".replace("-", "−") for power in powers]
+    if first and places and places[0] < 3:  # its text would touch that of λ = 0
+        places, names = places[1:], names[1:]
+    return [*([0.0] if first else []), *places], [*(["0"] if first else []), *names]
 
 
 def data_table(grid: Grid) -> pd.DataFrame:

@@ -66,7 +66,7 @@ def configurations(opened: Study) -> pd.DataFrame:
     ]
     best = opened.lds_table().groupby("configuration_id")["mean"].max()
     frame["best_lds"] = frame["configuration_id"].map(best).astype(float)
-    return frame
+    return frame.sort_values("has_regularization", ascending=False, kind="stable").reset_index(drop=True)
 
 
 def lds_table(opened: Study, alpha: float) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from tda_backend.runs.api import Study
 
 _REMEMBERED = "view_params"
 _NOTES = "view_notes"
+_CONTEXT = "view_context"
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,20 @@ def note(text: str) -> None:
     st.session_state.setdefault(_NOTES, []).append(text)
 
 
+def context() -> Context | None:
+    """Return what :func:`open_context` found in this run."""
+    return st.session_state.get(_CONTEXT)
+
+
 def open_context() -> Context | None:
-    """Return what the page works with, or ``None`` if there is no study yet. Writes the completed view to the URL.
+    """Find what the pages work with, or ``None`` if there is no study yet; once a run, before anything is drawn.
+
+    Writes the completed view to the URL.
 
     Raises:
         TDAError: The catalogue cannot be read.
     """
+    st.session_state[_CONTEXT] = None
     frame = services.studies()
     if not len(frame):
         return None
@@ -112,7 +121,8 @@ def open_context() -> Context | None:
         current, more = _complete(current, opened, configuration)
         notes += more
     write(current)
-    return Context(current, opened, row, configurations, configuration, notes)
+    st.session_state[_CONTEXT] = Context(current, opened, row, configurations, configuration, notes)
+    return st.session_state[_CONTEXT]
 
 
 def _complete(current: View, opened: Study, configuration: pd.Series) -> tuple[View, list[str]]:

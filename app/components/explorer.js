@@ -8,6 +8,7 @@
 // All text from the data enters by textContent; nothing is parsed as HTML.
 // Part 3 of 3: state and frames; parts 1 and 2 (explorer_numbers.js, explorer_view.js) stand before it in the module.
 
+const GAP = 8; // pixels between cards
 const instances = new WeakMap();
 let remembered = { sequence: null, lambda: 0 }; // survives a re-mount of the element within one page load
 
@@ -135,7 +136,7 @@ function layout(self) {
   if (!self.payload || !width) return;
   self.width = width;
   self.left = width < 520 ? 34 : 46;
-  self.right = 14;
+  self.right = 20;
   self.view.scrub.style.setProperty("--left", `${self.left}px`);
   self.view.scrub.style.setProperty("--right", `${self.right}px`);
   if (self.payload.hasLambda) drawStrips(self);
@@ -143,7 +144,7 @@ function layout(self) {
     const inner = side.grid.clientWidth;
     const textual = !self.payload.sprite;
     side.columns = textual ? Math.max(1, Math.floor(inner / 300)) : Math.max(2, Math.floor(inner / 94));
-    side.cell = inner / side.columns;
+    side.cell = (inner + GAP) / side.columns;
     side.height = textual ? 112 : 128;
     side.count = inner < 260 ? Math.min(10, self.payload.num) : self.payload.num;
     for (const card of side.cards.values()) card.slot = -1;
@@ -192,7 +193,7 @@ function place(self, side, chosen, largest) {
       if (card.slot < 0) card.card.classList.add("placed"); // a newcomer appears in its place, it does not fly in
       else card.card.classList.remove("placed");
       card.card.style.transform = `translate(${x}px, ${y}px)`;
-      card.card.style.width = `${side.cell - 8}px`;
+      card.card.style.width = `${side.cell - GAP}px`;
       card.card.dataset.rank = slot + 1;
       card.rank.textContent = slot + 1;
       card.slot = slot;

@@ -44,7 +44,7 @@ def explorer_payload(context: Context, lam: dict[str, Any]) -> dict[str, Any]:
     presets = _presets(selection) if has_lambda else []
     return {
         **numbers,
-        "key": f"{opened.study_id}/{identity}/{view.query}/{view.classes}/{view.right}/{len(numbers['cards'])}/{presets}",
+        "key": f"{opened.study_id}/{identity}/{view.query}/{view.classes}/{view.right}/{presets}",
         "hasLambda": has_lambda,
         "range": [min(grid), max(grid)],
         "queryLabel": str(query["label"]),

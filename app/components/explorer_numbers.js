@@ -47,7 +47,8 @@ export function formatLambda(value) {
 
 function formatScore(value) {
   const size = Math.abs(value);
-  if (size === 0 || (size >= 0.01 && size < 10000)) return value.toPrecision(3).replace("-", "−");
+  if (size >= 100 && size < 1e6) return String(Math.round(value)).replace("-", "−");
+  if (size === 0 || (size >= 0.01 && size < 100)) return value.toPrecision(3).replace("-", "−");
   return value.toExponential(2).replace("-", "−").replace("e+", "e").replace("e-", "e−");
 }
 

@@ -27,7 +27,7 @@ def render() -> None:
     """Draw the page."""
     st.title("Explorer", anchor=False)
     notes = st.container()  # a place of its own: a note that comes and goes must not move what is below
-    context = session.open_context()
+    context = session.context()
     if context is None or context.configuration is None:
         no_study.show_waiting(context)
         return
@@ -43,7 +43,7 @@ def render() -> None:
 def _show_query(context: Context) -> None:
     queries = context.opened.examples("queries")
     query = queries.set_index("position", drop=False).loc[context.view.query]
-    left, right = st.columns([5, 13], gap="medium")
+    left, right = st.columns([5, 12], gap="medium", vertical_alignment="center")
     with left:
         _show_chosen(context, query)
     with right:
@@ -77,22 +77,23 @@ def _pick_number(value: int) -> None:
 
 
 def _show_chosen(context: Context, query: pd.Series) -> None:
-    picture, facts = st.columns([2, 3], vertical_alignment="center")
-    with picture:
+    box = st.container(horizontal=True, vertical_alignment="center", gap="medium")
+    with box:
         if query["kind"] == "image":
-            st.image(query["payload"], width="stretch", alt=services.alt_text(query, "query, test example"))
+            st.image(query["payload"], width=112, alt=services.alt_text(query, "query, test example"))
         else:
             st.text(str(query["payload"]))
     right = services.is_right(query)
     verdict = {True: ":green[right]", False: ":red[wrong]", None: ""}[right]
     measurement = str(context.opened.info["measurement"]).removeprefix("classification ")
     own, mean = _lds_at(context)
-    facts.markdown(
-        f"**Query {query['position']}** · test example {query['index']}  \n"
+    box.markdown(
+        f"**Query {query['position']}**  \n"
         f"label **{plain(query['label'])}**"
         + (f", predicted **{plain(query['prediction'])}** {verdict}" if right is not None else "")
         + f"  \n{plain(measurement)} **{signed(query['goodness'], 2)}**"
-        + (f"  \nown LDS **{signed(own, 2)}**, mean {signed(mean, 2)}" if not is_missing(own) else "")
+        + (f"  \nown LDS **{signed(own, 2)}** (mean {signed(mean, 2)})" if not is_missing(own) else ""),
+        width=190,
     )
 
 

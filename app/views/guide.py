@@ -14,15 +14,18 @@ Goodness is the margin $f = \log\frac{p_y}{1-p_y}$ of the right class; for losse
 larger is always better.
 
 ### The knobs
-| | what it is | what it does |
-|---|---|---|
-| **λ** | regularisation, in units of the mean Gram $F = J^\top J/n$ | small: tiny eigenvalues rule and the ranking is noise; large: plain gradient similarity |
-| **k** | dimension of the random projection of gradients; *none*: exact | small: cheap and blurred; with large k a good λ matters more |
-| **epoch** | checkpoint at which gradients are taken | early checkpoints are often a little better; retrained models always run to the end |
-| **method** | IFFIM: $-\varphi'^\top(F+\lambda I)^{-1}\nabla\ell$ · TRAK: the same with margin gradients, weighted by $1-p$ · TracIn: $-\sum_c \eta_c\,\varphi'_c\cdot\nabla\ell_c$ | compare methods by rank, never by size of score |
+- **λ**, the regularisation, in units of the mean Gram $F = J^\top J/n$. Small: tiny eigenvalues rule and the ranking is
+  noise. Large: plain gradient similarity.
+- **k**, the dimension of the random projection of gradients; *none* is the exact answer. Small: cheap and blurred. The
+  larger k, the more a good λ matters.
+- **Epoch** of the checkpoint at which gradients are taken. Early ones are often a little better; retrained models
+  always run to the end.
+- **Method**. IFFIM, the influence function with the Fisher matrix: $-\varphi'^\top(F+\lambda I)^{-1}\nabla\ell$.
+  TRAK: the same form with margin gradients, weighted by $1-p$. TracIn: $-\sum_c \eta_c\,\varphi'_c\cdot\nabla\ell_c$,
+  no curvature and no λ. Compare methods by rank, never by size of score.
 
-With eigenvalues $\sigma$ of the curvature every λ is one filter, $\varphi(\sigma) = 1/(\sigma+\lambda)$. That is why the
-browser can recompute a whole ranking while you drag. At **λ = 0** the pseudo-inverse is taken, leaving out
+With eigenvalues $\sigma$ of the curvature every λ is one filter, $\varphi(\sigma) = 1/(\sigma+\lambda)$. That is why
+the browser can recompute a whole ranking while you drag. At **λ = 0** the pseudo-inverse is taken, leaving out
 $\sigma \le n\,\varepsilon\,\sigma_{\max}$.
 
 ### Can it be trusted?
@@ -31,9 +34,9 @@ Spearman's rank correlation, over subsets, between the goodness that was measure
 examples in the subset. 1 is perfect, 0 is chance. The page shows the mean over queries with a 95 % bootstrap interval
 over subsets: with few subsets it is wide. *This query's own LDS* has no averaging behind it and is much noisier.
 
-**ξ**, surrogate indicator. With $r = J\varphi'$ and $t_j = r^\top(K+\lambda I)^{-j}r$: $\xi = t_2/\sqrt{t_1t_3}$, between 0 and 1.
-It needs no retraining. **λ\*** is where its mean over validation points crosses 0.5. Nothing promises that λ* is the
-best λ: the **regret** (best LDS minus LDS at λ*) says how close it came.
+**ξ**, surrogate indicator. With $r = J\varphi'$ and $t_j = r^\top(K+\lambda I)^{-j}r$: $\xi = t_2/\sqrt{t_1t_3}$,
+between 0 and 1. It needs no retraining. **λ\*** is where its mean over validation points crosses 0.5. Nothing
+promises that λ* is the best λ: the **regret** (best LDS minus LDS at λ*) says how close it came.
 
 **How flat is it?** The share of settings whose LDS is within 5 % of the best: near 100 % the setting hardly matters.
 

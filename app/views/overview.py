@@ -6,6 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from app import services, session
+from app.charts import LDS_HELP, comparison_figure, method_color
 from app.components.errors import shows_errors
 from app.components.progress import (
     is_running,
@@ -16,7 +17,7 @@ from app.components.progress import (
     start_button,
 )  # fmt: skip
 from app.components.tables import show_data
-from app.formats import MISSING, is_missing, lds_text, plain, regularization_text, signed
+from app.formats import MISSING, is_missing, lds_text, plain, projection_text, regularization_text, signed
 from app.navigation import open_page
 from app.state import View
 
@@ -106,22 +107,53 @@ def _show_study(row: pd.Series, first: bool) -> None:
         elif row["status"] == "partial":
             st.progress(float(row["progress"]), text=f"{row['steps_done']} of {row['steps_total']} steps done")
         _show_metrics(row, study_id)
+        if first and row["num_configurations"]:
+            _show_curves(study_id)
 
 
 def _show_metrics(row: pd.Series, study_id: str) -> None:
-    best, method, selected, methods = st.columns([1.1, 2, 1.4, 1.2])
-    low, high = row["best_lds_low"], row["best_lds_high"]
-    best.metric("Best LDS", MISSING if is_missing(row["best_lds"]) else signed(row["best_lds"], 3))
-    best.caption(
-        "comes with the first retrained subsets" if is_missing(low) else f"95 %: {signed(low, 3)} to {signed(high, 3)}"
-    )
-    method.markdown("Reached by")
-    method.markdown(f"**{plain(row['best_method'])}**" if not is_missing(row["best_method"]) else MISSING)
-    selected.metric("λ* there", regularization_text(row["lambda_selected"]))
-    selected.caption(f"LDS at λ*: {lds_text(row['lds_selected'])}")
     names = _methods(study_id) if row["num_configurations"] else []
-    methods.metric("Methods", len(names) or MISSING)
-    methods.caption(", ".join(plain(name) for name in names))
+    low, high = row["best_lds_low"], row["best_lds_high"]
+    band = "comes with the retrained subsets" if is_missing(low) else f"95 %: {signed(low, 3)} to {signed(high, 3)}"
+    entries = [
+        ("Best LDS", MISSING if is_missing(row["best_lds"]) else signed(row["best_lds"], 3), band),
+        ("λ* there", regularization_text(row["lambda_selected"]), f"LDS at λ*: {lds_text(row['lds_selected'])}"),
+        ("Methods", str(len(names) or MISSING), ", ".join(plain(name) for name in names) or MISSING),
+    ]
+    with st.container(horizontal=True, gap="large"):
+        for title, value, detail in entries:
+            with st.container(width="content", gap=None):
+                st.metric(title, value)
+                st.caption(detail)
+    if not is_missing(row["best_method"]):
+        st.caption(f"The best LDS is reached by {plain(row['best_method'])}, at the best λ of the grid.")
+
+
+def _show_curves(study_id: str) -> None:
+    """Draw LDS(λ) of each method's best configuration: the first true thing to see of a study."""
+    opened = services.study(study_id)
+    known = services.configurations(opened)
+    known = known[known["has_regularization"] & known["best_lds"].notna()]
+    if not len(known):
+        st.info("The first LDS(λ) curve appears here once some subsets have been retrained.")
+        return
+    best = known.loc[known.groupby("variant", sort=False)["best_lds"].idxmax()]
+    curves, frames = [], []
+    for record in best.to_dict("records"):
+        curve = opened.curve(record["configuration_id"])
+        k = projection_text(record["projection_dim"])
+        name = f"{record['variant_title']}, epoch {record['training_epoch']}, {k}"
+        curves.append((name, method_color(record["variant"]), curve))
+        frames.append(curve.drop(columns=["is_selected"]).assign(configuration=name))
+    st.plotly_chart(
+        comparison_figure(curves), width="stretch", config={"displaylogo": False}, key=f"curves-{study_id}",
+        alt="LDS against λ of each method's best configuration, with 95 % bands",
+    )  # fmt: skip
+    frame = pd.concat(frames)
+    num, planned = int(frame["num_subsets"].max()), int(opened.info["num_subsets"])
+    count = f"So far {num} of {planned} subsets." if num < planned else f"{num} retrained subsets."
+    st.caption(f"{LDS_HELP} {count} The peak is where λ should be; how wide it is says how much that matters.")
+    show_data(frame.rename(columns={"regularization": "λ", "mean": "LDS"}), f"curves-{study_id}")
 
 
 def _methods(study_id: str) -> list[str]:

@@ -31,8 +31,9 @@ def render() -> None:
         "λ* is chosen **without retraining**: where the mean surrogate indicator ξ̄(λ) crosses the threshold. "
         "LDS, which needs many retrained models, shows how good that choice is."
     )
+    st.caption(LDS_HELP)
     notes = st.container()
-    context = session.open_context()
+    context = session.context()
     if context is None or context.configuration is None:
         no_study.show_waiting(context)
         return
@@ -118,12 +119,11 @@ def _show_method(context: Context, row: pd.Series) -> None:
     lam = chosen_regularization(record, indicator, context.view.xi)
     st.subheader(row["variant_title"], anchor=False)
     st.caption(f"epoch {row['training_epoch']} · {projection_text(row['projection_dim'])}")
-    left, middle, right = st.columns(3)
-    left.metric("λ*", regularization_text(lam))
-    at_lam = value_at(curve, lam)
-    middle.metric("LDS at λ*", MISSING if at_lam is None else signed(at_lam, 3))
-    best = record.get("lds_best")
-    right.metric("best LDS", MISSING if is_missing(best) else signed(best, 3))
+    at_lam, best = value_at(curve, lam), record.get("lds_best")
+    with st.container(horizontal=True, gap="large"):
+        st.metric("λ*", regularization_text(lam), width="content")
+        st.metric("LDS at λ*", MISSING if at_lam is None else signed(at_lam, 3), width="content")
+        st.metric("best LDS", MISSING if is_missing(best) else signed(best, 3), width="content")
     for warning in record.get("warnings", []):
         st.warning(warning)
     if len(curve):
@@ -134,8 +134,11 @@ def _show_method(context: Context, row: pd.Series) -> None:
         alt = f"LDS against λ for {row['variant_title']}; best {lds_text(best)} at λ {record.get('lambda_best')}"
         st.plotly_chart(figure, width="stretch", config=CHART, key=f"lds-{row['variant']}", alt=alt)
         num, planned = int(curve["num_subsets"].max()), int(opened.info["num_subsets"])
-        early = f" So far {num} of {planned} subsets are in." if num < planned else f" {num} subsets."
-        st.caption(LDS_HELP + early + " Grey lines: quantiles of the eigenvalues; dashed: the present λ.")
+        early = f" so far {num} of {planned} subsets." if num < planned else f" {num} subsets."
+        st.caption(
+            f"LDS with its 95 % band;{early} Grey lines: quantiles of the eigenvalues as λ; dots: the best λ; dashes: "
+            "the present λ."
+        )
         show_data(curve.drop(columns=["is_selected"]).rename(columns={"regularization": "λ", "mean": "LDS"}),
                   f"lds-{row['variant']}")  # fmt: skip
     else:

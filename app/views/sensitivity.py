@@ -31,7 +31,7 @@ def render() -> None:
         "setting on every page. The star is the best cell, the ring where you are."
     )
     notes = st.container()
-    context = session.open_context()
+    context = session.context()
     if context is None or context.configuration is None:
         no_study.show_waiting(context)
         return
@@ -130,7 +130,7 @@ def _show_heatmap(
     st.caption(
         f"Best {lds_text(best['mean'], best['ci_low'], best['ci_high'])} at λ = "
         f"{regularization_text(best['regularization'])}, {best_k}, epoch {best['training_epoch']}. "
-        f"How flat is it? **{share:.0%}** of {count} cells are within 5 % of the best."
+        f"How flat is it? **{100 * share:.0f} %** of {count} cells are within 5 % of the best."
     )
     show_data(data_table(grid), key)
 

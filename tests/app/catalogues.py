@@ -1,0 +1,66 @@
+"""Real catalogues for the dashboard's tests, each computed once for all test processes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tda_backend.store.workspace import Workspace
+from tests.runs.conftest import make_study, tda
+
+
+def shared_folder(factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that all workers of one test run share."""
+    base = factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Workspace:
+    """Return the workspace ``name``, made by whichever process comes first while the others wait."""
+    folder = shared_folder(factory) / f"dashboard-{name}"
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            (folder / "done").touch()
+    return Workspace.at(folder / "workspace" / "catalogue.duckdb")
+
+
+def compute_tiny(folder: Path) -> None:
+    """Compute a study of three classes of points, shown as text, with two subset sizes; a few seconds."""
+    result = tda("run", make_study(folder), db=folder / "workspace" / "catalogue.duckdb")
+    assert result.returncode == 0, result.stderr
+
+
+def compute_quick(folder: Path) -> None:
+    """Compute the quick version of the embedded study: real digits, 600 training images; under a minute."""
+    result = tda("run", "mnist-mlp", "--quick", db=folder / "workspace" / "catalogue.duckdb")
+    assert result.returncode == 0, result.stderr
+
+
+def compute_failed(folder: Path) -> None:
+    """Compute a part of the tiny study, as a job that is killed on the way."""
+    from tda_backend.runs import jobs
+
+    workspace = Workspace.at(folder / "workspace" / "catalogue.duckdb")
+    os.environ["TDA_FAULT"] = "evaluate:computed"
+    try:
+        job_id = jobs.submit(["run", str(make_study(folder))], workspace)
+    finally:
+        del os.environ["TDA_FAULT"]
+    process = jobs._children[-1]
+    process.wait(timeout=120)
+    assert jobs.job(job_id, workspace)["status"] == "stale"
+
+
+def copy_of(workspace: Workspace, folder: Path) -> Workspace:
+    """Return a copy that a test may own and change."""
+    shutil.copytree(workspace.folder, folder / "workspace")
+    return Workspace.at(folder / "workspace" / workspace.catalogue.name)

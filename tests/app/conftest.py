@@ -1,0 +1,60 @@
+"""Catalogues and a way to draw one page of the dashboard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from tda_backend.store.workspace import Workspace
+from tests.app import catalogues
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Workspace:
+    """A small real study, computed; read only."""
+    return catalogues.once(tmp_path_factory, "tiny", catalogues.compute_tiny)
+
+
+@pytest.fixture(scope="session")
+def failed(tmp_path_factory) -> Workspace:
+    """A study whose job was killed after its first spectra; read only."""
+    return catalogues.once(tmp_path_factory, "failed", catalogues.compute_failed)
+
+
+@pytest.fixture
+def empty(tmp_path) -> Workspace:
+    """A workspace where nothing was ever computed."""
+    return Workspace.at(tmp_path / "catalogue.duckdb")
+
+
+@pytest.fixture
+def page(monkeypatch) -> Callable[..., AppTest]:
+    """Draw one page: ``page("explorer", workspace, lam="0.01")``."""
+
+    def draw(name: str, workspace: Workspace, read_only: bool = False, **params: str) -> AppTest:
+        monkeypatch.setenv("TDA_DB", str(workspace.catalogue))
+        monkeypatch.setenv("TDA_READ_ONLY", "1" if read_only else "")
+        st.cache_resource.clear()
+        test = AppTest.from_string(
+            "from app import session\n"
+            "from app.components.sidebar import show_sidebar\n"
+            f"from app.views import {name}\n"
+            "from app.components.errors import shows_errors\n"
+            "@shows_errors\n"
+            "def draw():\n"
+            "    show_sidebar(session.open_context())\n"
+            f"    {name}.render()\n"
+            "draw()\n",
+            default_timeout=60,
+        )
+        for key, value in params.items():
+            test.query_params[key] = value
+        return test.run()
+
+    return draw

@@ -1,0 +1,105 @@
+"""Figures hold what they are given; λ = 0 has a place of its own on the logarithmic axis."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from app import charts, heatmaps
+from app.views.selection import crossing, rules, value_at
+
+GRID = [0.0, *np.logspace(-7, 1, 9)]
+
+
+@pytest.fixture
+def curve() -> pd.DataFrame:
+    mean = np.linspace(0.1, 0.5, len(GRID))
+    return pd.DataFrame({"regularization": GRID, "mean": mean, "ci_low": mean - 0.03, "ci_high": mean + 0.02})
+
+
+def test_lds_has_line_band_zero_and_marks(curve):
+    quantiles = {"0.5": {"lambda": 1e-3, "lds": 0.3}}
+    figure = charts.lds_figure(curve, name="X", current=1e-4, selected=1e-2, best=1e-1, quantiles=quantiles)
+    line = next(trace for trace in figure.data if trace.name == "X")
+    np.testing.assert_allclose(line.y, curve["mean"][1:])
+    zero = next(trace for trace in figure.data if trace.mode == "markers")
+    assert zero.x[0] == pytest.approx(1e-7 / 10**1.5)
+    assert zero.error_y.array[0] == pytest.approx(0.02)
+    band = next(trace for trace in figure.data if trace.fill == "toself")
+    assert len(band.x) == 2 * (len(GRID) - 1)
+    assert {shape.x0 for shape in figure.layout.shapes} == {1e-3, 1e-4, 1e-2, 1e-1}
+    assert figure.layout.xaxis.title.text
+    assert figure.layout.yaxis.title.text
+
+
+def test_indicator_has_its_threshold(curve):
+    frame = curve.assign(q05=0.0, q25=0.1, q50=0.2, q75=0.6, q95=0.9)
+    figure = charts.indicator_figure(frame, name="X", threshold=0.4, selected=1e-3)
+    assert any(shape.y0 == shape.y1 == 0.4 for shape in figure.layout.shapes)
+
+
+def test_the_histogram_counts_every_positive_eigenvalue_once():
+    values = np.concatenate([np.logspace(-6, 0, 400), np.zeros(10)])
+    assert charts.spectrum_table(values)["count"].sum() == 400
+    figure = charts.spectrum_figure(values, 1e-2)
+    weights = next(trace for trace in figure.data if trace.yaxis == "y2")
+    np.testing.assert_allclose(weights.y, 1e-2 / (np.asarray(weights.x) + 1e-2))
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    rows = []
+    for epoch in (1, 5):
+        for k in (64, None):
+            for lam in (0.0, 1e-3, 1e-1):
+                mean = 0.1 * epoch + (0.05 if k is None else 0) + lam
+                rows.append((f"{epoch}-{k}", epoch, k, lam, mean, mean - 0.02, mean + 0.02, 12))
+    columns = ["configuration_id", "training_epoch", "projection_dim", "regularization", "mean", "ci_low", "ci_high",
+               "num_subsets"]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns).astype({"projection_dim": "Int64"})
+
+
+def test_a_cell_holds_the_best_of_the_third_setting(table):
+    grid = heatmaps.grid_of(table, "lam", "k")
+    assert grid.x_values == [0.0, 1e-3, 1e-1]
+    assert grid.y_values == ["64", "none"]
+    assert set(grid.cells["training_epoch"]) == {5}
+    fixed = heatmaps.grid_of(table, "lam", "k", fixed=1)
+    assert set(fixed.cells["training_epoch"]) == {1}
+    assert len(grid.cells) == 6
+
+
+def test_every_cell_can_be_clicked_and_names_its_setting(table):
+    grid = heatmaps.grid_of(table, "k", "epoch")
+    figure = heatmaps.heatmap_figure(grid, low=0, high=1, current=("64", 5))
+    squares = figure.data[1]
+    assert squares.type == "scatter"
+    assert len(squares.customdata) == len(grid.cells) == 4
+    for cell, (identity, lam) in zip(grid.cells.itertuples(), squares.customdata, strict=True):
+        assert (identity, lam) == (cell.configuration_id, cell.regularization)
+    assert {trace.name for trace in figure.data[2:]} == {"best", "current"}
+
+
+def test_flatness_is_the_share_near_the_best():
+    assert heatmaps.flatness(pd.DataFrame({"mean": [1.0, 0.96, 0.94, 0.2]})) == (0.5, 4)
+    assert np.isnan(heatmaps.flatness(pd.DataFrame({"mean": [-1.0]}))[0])
+
+
+def test_the_last_upward_crossing_is_taken():
+    frame = pd.DataFrame({"regularization": [0, 1e-4, 1e-3, 1e-2, 1e-1], "mean": [0.9, 0.2, 0.6, 0.4, 0.6]})
+    assert crossing(frame, 0.5) == pytest.approx(10**-1.5)
+    assert crossing(frame.assign(mean=0.1), 0.5) is None
+    assert crossing(frame.assign(mean=0.8), 0.5) == 1e-4
+    assert value_at(frame, 10**-2.5) == pytest.approx(0.5)
+    assert value_at(frame, 0.0) == 0.9
+
+
+def test_regret_is_against_the_best_and_never_negative(curve):
+    record = {"threshold": 0.5, "lambda_selected": 1e-2, "lds_selected": 0.35, "lambda_best": 10.0, "lds_best": 0.5,
+              "lds_at_zero": 0.1, "quantiles": {"0.9": {"lambda": 1e-1, "lds": 0.4}}}  # fmt: skip
+    entries = {entry["rule"]: entry for entry in rules(record, curve, 1e-2, 0.5)}
+    assert entries["λ* where ξ̄ = 0.5"]["regret"] == 0.15
+    assert entries["90 % quantile of the eigenvalues"]["regret"] == 0.1
+    assert entries["λ = 0 (pseudo-inverse)"]["regret"] == 0.4
+    assert all(entry["regret"] >= 0 for entry in entries.values())
