@@ -3,7 +3,10 @@
 .DEFAULT_GOAL := help
 .PHONY: help env demo test lint format bench clean
 
-PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(shell command -v $(p) 2>/dev/null)))
+# The first of these that runs and is a supported version; name another with make PYTHON=/path/to/python.
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+  $$p -c '$(SUPPORTED)' >/dev/null 2>&1 && { command -v $$p; break; }; done)
 BIN := .venv/bin
 WORKERS ?= 2
 PYTEST_ARGS ?=
@@ -12,9 +15,8 @@ help:
 	@sed -n '1,2s/^# //p' Makefile
 
 .venv/.complete: pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "No Python found. Install Python 3.11, 3.12 or 3.13 (or run: make PYTHON=/path/to/python)."; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
-	  echo "$(PYTHON) is $$($(PYTHON) --version 2>&1). Python 3.11, 3.12 or 3.13 is needed (or run: make PYTHON=/path/to/python)."; exit 1; }
+	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 found. Install one, or run: make PYTHON=/path/to/python"; exit 1; }
+	@$(PYTHON) -c '$(SUPPORTED)' || { echo "$(PYTHON) is not Python 3.11, 3.12 or 3.13. Run: make PYTHON=/path/to/python"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $@
