@@ -45,7 +45,7 @@ class MemoryWatch(threading.Thread):
 
     def run(self) -> None:
         """Sample until ``done``."""
-        while not self.done.wait(0.5):
+        while not self.done.wait(1.0):
             pss = rss = 0
             try:
                 family = [self.root, *self.root.children(recursive=True)]
@@ -104,10 +104,11 @@ def main() -> int:
     """Measure and print; return 1 if the study did not complete."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the small study")
+    parser.add_argument("--keep", metavar="FOLDER", type=Path, help="work in this (empty) folder and keep the study")
     arguments = parser.parse_args()
     name = "mnist-mlp-quick" if arguments.quick else "mnist-mlp"
-    with tempfile.TemporaryDirectory(prefix="tda-bench-") as folder:
-        db, port = Path(folder) / "catalogue.duckdb", free_port()
+    with tempfile.TemporaryDirectory(prefix="tda-bench-") as temporary:
+        db, port = (arguments.keep or Path(temporary)) / "catalogue.duckdb", free_port()
         command = [sys.executable, "-m", "tda_backend", "demo", "--no-browser", "--port", str(port), "--db", str(db)]
         command += ["--quick"] if arguments.quick else []
         started = time.perf_counter()
@@ -126,11 +127,11 @@ def main() -> int:
                 if any("Study ready" in line for line in output):
                     complete = now
                     break
-                time.sleep(0.2)
+                time.sleep(0.2 if curve is None else 1.0)
             timings = tda.open_study(name, db=db).timings() if complete else None
         finally:
             watch.done.set()
-            demo.send_signal(signal.SIGINT)
+            demo.send_signal(signal.SIGTERM)  # SIGINT is ignored when a shell started us in the background
             demo.wait(timeout=60)
     print(f"{name} on {platform.node() or 'this machine'}: {platform.processor() or platform.machine()}, "
           f"{os.cpu_count()} cores, load before exit {os.getloadavg()[0]:.1f}")  # fmt: skip
