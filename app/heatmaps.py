@@ -117,7 +117,9 @@ def heatmap_figure(
     ]
     figure.add_scatter(
         x=[columns[value] for value in grid.cells["x"]], y=[rows[value] for value in grid.cells["y"]], mode="markers",
-        marker={"symbol": "square", "size": 22, "color": "rgba(0,0,0,0)", "opacity": 0.01},
+        # Within its own radius Plotly calls every point equally near, so squares as large as the cells would make it
+        # choose the wrong one; small ones with a long reach give the nearest centre, which is the cell under the mouse.
+        marker={"symbol": "square", "size": 6, "color": "rgba(0,0,0,0)", "opacity": 0.01},
         customdata=[
             [str(c.configuration_id), None if pd.isna(c.regularization) else float(c.regularization)]
             for c in grid.cells.itertuples()
@@ -144,6 +146,7 @@ def heatmap_figure(
     )  # fmt: skip
     figure.update_layout(
         height=height, margin={"l": 8, "r": 8, "t": 30, "b": 8}, dragmode=False, clickmode="event+select",
+        hoverdistance=60, hovermode="closest",
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
     )  # fmt: skip
     return figure

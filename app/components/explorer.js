@@ -40,11 +40,11 @@ function create(root) {
   };
   view.slider.addEventListener("input", () => self.set(lambdaAt(view.slider.valueAsNumber, self.axis), true));
   view.slider.addEventListener("keydown", (event) => {
-    const decade = (STEPS - NOTCH) / (self.axis.high - self.axis.low);
     const fine = event.shiftKey ? 1 : 5;
-    const move = { ArrowRight: fine, ArrowUp: fine, ArrowLeft: -fine, ArrowDown: -fine, PageUp: decade, PageDown: -decade }[event.key];
+    const move = { ArrowRight: fine, ArrowUp: fine, ArrowLeft: -fine, ArrowDown: -fine, PageUp: STEPS, PageDown: -STEPS }[event.key];
     if (!move) return; // Home and End are the browser's own
     event.preventDefault();
+    if (Math.abs(move) === STEPS) return self.set(decadeFrom(self.lambda, Math.sign(move), self.axis), true);
     let step = Math.round(view.slider.valueAsNumber + move);
     if (view.slider.valueAsNumber < NOTCH && move > 0) step = NOTCH; // leave the notch in one press
     else if (step < NOTCH) step = 0;

@@ -67,6 +67,14 @@ const lambdaAt = (step, axis) => {
   return Number((10 ** (axis.low + t * (axis.high - axis.low))).toPrecision(3));
 };
 
+// One decade up or down; below the axis lies λ = 0.
+const decadeFrom = (lambda, direction, axis) => {
+  if (!(lambda > 0)) return direction > 0 ? 10 ** axis.low : 0;
+  const value = Math.log10(lambda) + direction;
+  if (value < axis.low - 1e-9) return 0;
+  return Number((10 ** Math.min(value, axis.high)).toPrecision(3));
+};
+
 function interpolate(curve, column, lambda) {
   const xs = curve.x, ys = curve[column];
   if (!ys) return NaN;

@@ -8,18 +8,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.formats import (
-    count_text, duration_text, lds_text, parse_regularization, plain, rate_text, regularization_text, variant_of,
+    count_text,
+    duration_text,
+    lds_text,
+    parse_regularization,
+    plain,
+    rate_text,
+    regularization_text,
+    variant_of,
 )  # fmt: skip
 from app.state import View, at_configuration, nearest, parse, to_params
 
-words = st.text(st.characters(codec="utf-8", exclude_characters="|", exclude_categories=("Cs",)), min_size=1, max_size=8)
+words = st.text(
+    st.characters(codec="utf-8", exclude_characters="|", exclude_categories=("Cs",)), min_size=1, max_size=8
+)
 views = st.builds(
     View,
     study=words, method=words, epoch=st.none() | st.integers(0, 999), k=st.sampled_from(["", "none", "128", "2048"]),
     lam=st.none() | st.floats(0, 1e6, allow_subnormal=False).map(lambda value: float(f"{value:.6g}")),
     query=st.none() | st.integers(0, 10**6), classes=st.lists(words, max_size=4).map(tuple),
     right=st.sampled_from(["", "right", "wrong"]), pick=st.sampled_from(["all", "wrong", "margin"]),
-    pick_class=st.just("") | words, alpha=st.none() | st.sampled_from([0.25, 0.5]), xi=st.sampled_from([0.3, 0.5, 0.65]),
+    pick_class=st.just("") | words, alpha=st.none() | st.sampled_from([0.25, 0.5]),
+    xi=st.sampled_from([0.3, 0.5, 0.65]),
 )  # fmt: skip
 
 
