@@ -140,6 +140,12 @@ def _complete(current: View, opened: Study, configuration: pd.Series) -> tuple[V
     if current.alpha is not None and current.alpha not in opened.alphas:
         notes.append(f"There are no subsets with α = {current.alpha:g}; {opened.alphas[0]:g} is shown.")
         current = replace(current, alpha=None)
+    if current.classes:
+        known = set(opened.examples("train")["label"].dropna().astype(str))
+        unknown = [name for name in current.classes if name not in known]
+        if unknown:
+            notes.append(f"No training example has the label {', '.join(map(repr, unknown))}; that filter is left out.")
+            current = replace(current, classes=tuple(name for name in current.classes if name in known))
     return current, notes
 
 

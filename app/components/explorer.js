@@ -45,8 +45,9 @@ function create(root) {
     if (!move) return; // Home and End are the browser's own
     event.preventDefault();
     if (Math.abs(move) === STEPS) return self.set(decadeFrom(self.lambda, Math.sign(move), self.axis), true);
-    let step = Math.round(view.slider.valueAsNumber + move);
-    if (view.slider.valueAsNumber < NOTCH && move > 0) step = NOTCH; // leave the notch in one press
+    const at = Math.round(fractionOf(self.lambda, self.axis) * STEPS); // the slider itself follows a frame later
+    let step = at + move;
+    if (at < NOTCH && move > 0) step = NOTCH; // leave the notch in one press
     else if (step < NOTCH) step = 0;
     self.set(lambdaAt(Math.min(STEPS, step), self.axis), true);
   });
@@ -84,7 +85,8 @@ export function explorer(root, payload, onRest) {
   let self = instances.get(root);
   if (!self) instances.set(root, (self = create(root)));
   self.onRest = onRest;
-  if (self.payload?.key !== payload.key) accept(self, payload);
+  const fresh = self.payload?.key !== payload.key;
+  if (fresh) accept(self, payload);
   else self.payload = { ...payload, numbers: self.payload.numbers };
   if (self.sequence !== payload.lambda.sequence) {
     // λ came from outside (URL, another page, side bar); our own reports come back with the old sequence
@@ -92,6 +94,7 @@ export function explorer(root, payload, onRest) {
     self.set(remembered.sequence === self.sequence ? remembered.lambda : payload.lambda.value, false);
   }
   layout(self);
+  if (fresh) reorder(self);
   return self.stop;
 }
 
@@ -261,15 +264,20 @@ function drawCursor(self) {
   }
 }
 
-// After a rest: reading order follows rank again, and a screen reader hears the leaders once.
-function announce(self) {
-  const { view, payload } = self;
+// Reading order follows rank.
+function reorder({ view }) {
   for (const side of [view.helpful, view.harmful]) {
     const shown = [...side.cards.values()].sort((a, b) => a.slot - b.slot);
     shown.forEach((card, i) => {
       if (side.grid.children[i] !== card.card) side.grid.insertBefore(card.card, side.grid.children[i]);
     });
   }
+}
+
+// After a rest: reading order follows rank again, and a screen reader hears the leaders once.
+function announce(self) {
+  const { view, payload } = self;
+  reorder(self);
   const first = [...view.helpful.cards.entries()].find(([, card]) => card.slot === 0);
   if (first) view.live.textContent = `λ = ${formatLambda(self.lambda)}. Most helpful: ${payload.cards[first[0]].alt}`;
 }

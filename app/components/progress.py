@@ -1,4 +1,4 @@
-"""How far the runs are: drawn again every second and a half while one is running."""
+"""How far the runs are, and the clocks that keep pages up to date while they go on."""
 
 from __future__ import annotations
 
@@ -64,18 +64,15 @@ def start_button(label: str, arguments: list[str], key: str, primary: bool = Fal
         st.rerun()
 
 
-@st.fragment(run_every=2.0)
-def follow_catalogue(seen: str) -> None:
-    """Draw the page anew when results have landed since ``seen``; mount it only while something is running."""
-    running = is_running()
-    if services.version() != seen or not running:
-        st.rerun()
-
-
 def follow() -> None:
-    """Keep the page up to date while a run goes on."""
-    if is_running():
-        follow_catalogue(services.version())
+    """Draw the page anew when results land or a run begins or ends, here or in another process."""
+    running = is_running()
+    st.fragment(_watch, run_every=2.0 if running else 4.0)(services.version(), running)
+
+
+def _watch(seen: str, was_running: bool) -> None:
+    if services.version() != seen or is_running() != was_running:
+        st.rerun()
 
 
 def planned_text(row: pd.Series) -> str:

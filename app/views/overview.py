@@ -9,13 +9,14 @@ from app import services, session
 from app.charts import LDS_HELP, comparison_figure, method_color
 from app.components.errors import shows_errors
 from app.components.progress import (
+    follow,
     is_running,
     last_job,
     planned_text,
     show_ended_job,
     show_job,
     start_button,
-)  # fmt: skip
+)
 from app.components.tables import show_data
 from app.formats import MISSING, is_missing, lds_text, plain, projection_text, regularization_text, signed
 from app.navigation import open_page
@@ -37,8 +38,11 @@ def render() -> None:
         "A study trains a model, attributes its answers to training examples by several methods, and measures by "
         "retraining on random subsets how far each attribution can be trusted (LDS)."
     )
-    running = is_running()
-    st.fragment(_show_studies, run_every=1.5 if running else None)(running)
+    if is_running():
+        st.fragment(_show_studies, run_every=1.5)(True)
+    else:
+        _show_studies(False)
+        follow()  # a run may begin elsewhere: in a terminal, or as the child of `tda demo`
 
 
 @shows_errors

@@ -29,7 +29,9 @@ def studies(workspace: Workspace) -> pd.DataFrame:
         WITH done AS (
             SELECT study_id, count(*) - 1 AS steps_done FROM ingested GROUP BY study_id),
         counted AS (
-            SELECT study_id, count(DISTINCT configuration_id) AS num_configurations FROM lds GROUP BY study_id),
+            SELECT study_id, count(*) AS num_configurations FROM configurations c
+            WHERE c.num_sources <= (SELECT count(*) FROM spectra s WHERE s.study_id = c.study_id
+                                    AND s.configuration_id = c.configuration_id) GROUP BY study_id),
         best AS (
             SELECT study_id, arg_max(c.label, mean) AS best_method, max(mean) AS best_lds,
                    arg_max(ci_low, mean) AS best_lds_low, arg_max(ci_high, mean) AS best_lds_high
