@@ -138,6 +138,7 @@ def lds_figure(
     selected: float | None = None,
     best: float | None = None,
     quantiles: Mapping[str, Mapping[str, float]] | None = None,
+    span: tuple[float, float] | None = None,
     height: int = 300,
 ) -> go.Figure:
     """Return LDS(λ) with its 95 % band.
@@ -150,6 +151,7 @@ def lds_figure(
         selected: λ*.
         best: λ with the highest LDS.
         quantiles: quantile → {"lambda": …}: spectrum baselines, grey lines.
+        span: Range of the LDS axis; the same for figures that stand side by side.
         height: Pixels.
     """
     frame = frame.sort_values("regularization")
@@ -163,7 +165,7 @@ def lds_figure(
     add_marker(figure, selected, "λ*", color, "solid", zero, "left" if left else "right")
     add_marker(figure, current, "", GRAY, "dash", zero)
     _regularization_axis(figure, frame["regularization"], zero)
-    figure.update_yaxes(title="LDS (mean over queries)")
+    figure.update_yaxes(title="LDS (mean over queries)", range=span)
     return _finish(figure, height, legend=False)
 
 

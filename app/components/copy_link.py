@@ -30,7 +30,7 @@ _CSS = """
 button { width: 100%; font: inherit; font-family: var(--st-font); font-size: 14px; padding: 6px 12px; cursor: pointer;
   color: var(--st-text-color); background: var(--st-background-color); border: 1px solid var(--st-border-color);
   border-radius: var(--st-button-radius); }
-button:hover, button:focus-visible { border-color: var(--st-primary-color); color: var(--st-primary-color); }
+button:hover, button:focus-visible { border-color: var(--st-primary-color); color: var(--st-blue-text-color); }
 """
 _button = st.components.v2.component(
     "tda_copy_link", html='<button type="button">Copy link to this view</button>', css=_CSS, js=_JS

@@ -43,7 +43,7 @@ def render() -> None:
 def _show_query(context: Context) -> None:
     queries = context.opened.examples("queries")
     query = queries.set_index("position", drop=False).loc[context.view.query]
-    left, right = st.columns([5, 12], gap="medium", vertical_alignment="center")
+    left, right = st.columns([6, 11], gap="medium", vertical_alignment="center")
     with left:
         _show_chosen(context, query)
     with right:
@@ -93,7 +93,7 @@ def _show_chosen(context: Context, query: pd.Series) -> None:
         + (f", predicted **{plain(query['prediction'])}** {verdict}" if right is not None else "")
         + f"  \n{plain(measurement)} **{signed(query['goodness'], 2)}**"
         + (f"  \nown LDS **{signed(own, 2)}** (mean {signed(mean, 2)})" if not is_missing(own) else ""),
-        width=190,
+        width=180,
     )
 
 

@@ -39,17 +39,22 @@ def render() -> None:
         "retraining on random subsets how far each attribution can be trusted (LDS)."
     )
     if is_running():
-        st.fragment(_show_studies, run_every=1.5)(True)
+        st.fragment(_show_studies, run_every=1.5)(True, _num_usable(services.studies()))
     else:
-        _show_studies(False)
+        _show_studies(False, 0)
         follow()  # a run may begin elsewhere: in a terminal, or as the child of `tda demo`
 
 
+def _num_usable(frame: pd.DataFrame) -> int:
+    """Return how many studies have something to look at."""
+    return int((frame["num_configurations"] > 0).sum()) if len(frame) else 0
+
+
 @shows_errors
-def _show_studies(was_running: bool) -> None:
-    if was_running and not is_running():
-        st.rerun()  # the run has ended: the whole page, without the clock
+def _show_studies(was_running: bool, num_usable: int) -> None:
     frame = services.studies()
+    if was_running and (not is_running() or _num_usable(frame) != num_usable):
+        st.rerun()  # the whole page, side bar included: the run has ended, or there is something to look at now
     jobs = services.running_jobs()
     known = set(frame["study_id"]) if len(frame) else set()
     for _, job in jobs[(jobs["status"] == "running") & ~jobs["study_id"].isin(known)].iterrows():

@@ -44,9 +44,10 @@ def render() -> None:
     if not shown:
         st.info(f"{context.configuration['variant_title']} has no λ. Choose IFFIM or TRAK in the side bar.")
         return
+    span = _span(context, shown)
     for column, row in zip(st.columns(len(shown), gap="large"), shown, strict=True):
         with column:
-            _show_method(context, row)
+            _show_method(context, row, span)
     _show_regret(context, shown)
     follow()
 
@@ -111,7 +112,19 @@ def chosen_regularization(record: dict[str, Any], curve: pd.DataFrame, threshold
     return crossing(curve, threshold)
 
 
-def _show_method(context: Context, row: pd.Series) -> None:
+def _span(context: Context, shown: list[pd.Series]) -> tuple[float, float] | None:
+    """Return one range of LDS for all figures, so that heights compare."""
+    curves = [context.opened.curve(str(row["configuration_id"]), context.alpha) for row in shown]
+    curves = [curve for curve in curves if len(curve)]
+    if not curves:
+        return None
+    frame = pd.concat(curves)
+    low, high = float(frame["ci_low"].min()), float(frame["ci_high"].max())
+    margin = 0.05 * max(high - low, 0.05)
+    return low - margin, high + margin
+
+
+def _show_method(context: Context, row: pd.Series, span: tuple[float, float] | None) -> None:
     opened, identity = context.opened, str(row["configuration_id"])
     color = method_color(row["variant"])
     record = opened.selection(identity, context.alpha)
@@ -129,7 +142,7 @@ def _show_method(context: Context, row: pd.Series) -> None:
     if len(curve):
         figure = lds_figure(
             curve, name=row["variant_title"], color=color, current=context.view.lam, selected=lam,
-            best=record.get("lambda_best"), quantiles=record.get("quantiles"),
+            best=record.get("lambda_best"), quantiles=record.get("quantiles"), span=span,
         )  # fmt: skip
         alt = f"LDS against λ for {row['variant_title']}; best {lds_text(best)} at λ {record.get('lambda_best')}"
         st.plotly_chart(figure, width="stretch", config=CHART, key=f"lds-{row['variant']}", alt=alt)

@@ -21,8 +21,6 @@ ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
          "--disable-sync", "--no-first-run"]  # fmt: skip
 START_SECONDS = 60.0
-# Streamlit's own page asks for these below a page's path before it finds the root: not ours to mend.
-PROBES = ("/_stcore/health", "/_stcore/host-config")
 
 
 def chromium_path() -> str | None:
@@ -93,8 +91,7 @@ def watch(page: Page) -> list[str]:
     wrong: list[str] = []
 
     def console(message) -> None:
-        probe = "404" in message.text and str(message.location.get("url", "")).endswith(PROBES)
-        if message.type == "error" and not probe:
+        if message.type == "error":
             wrong.append(f"console: {message.text} ({message.location.get('url')})")
 
     def request(sent) -> None:
