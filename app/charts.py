@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from app.formats import regularization_text
 
 BLUE, ORANGE, GREEN, VIOLET, RED, GRAY = "#2f7fd1", "#d9711f", "#2a9d80", "#9a63cf", "#cc4058", "#7d8795"
-METHOD_COLORS = {"iffim": BLUE, "trak": ORANGE, "tracin": GREEN}
+METHOD_COLORS = {"iffim": BLUE, "trak": VIOLET, "tracin": GREEN}  # orange is kept for what harms
 ZERO_GAP = 1.5  # decades between the point for λ = 0 and the smallest positive λ
 LDS_HELP = (
     "LDS is the rank correlation between what the attribution predicts for a model retrained on a random subset of the "
@@ -48,6 +48,20 @@ def zero_position(regularizations: Sequence[float] | pd.Series) -> float:
 def axis_values(regularizations: pd.Series, zero: float) -> pd.Series:
     """Return λ as drawn: 0 moved to ``zero``."""
     return regularizations.where(regularizations > 0, zero)
+
+
+def on_grid(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a curve that lie within the study's grid of λ, ascending.
+
+    The row of λ* may lie decades below it; it gets a line of its own and must not stretch the axis.
+    """
+    frame = frame.sort_values("regularization")
+    if "is_selected" not in frame or frame["is_selected"].all():
+        return frame
+    grid = frame.loc[~frame["is_selected"].astype(bool), "regularization"]
+    positive = grid[grid > 0]
+    within = frame["regularization"].between(positive.min(), positive.max()) | (frame["regularization"] == 0)
+    return frame[within]
 
 
 def _regularization_axis(figure: go.Figure, regularizations: pd.Series, zero: float) -> None:
@@ -104,10 +118,12 @@ def _curve(figure: go.Figure, frame: pd.DataFrame, low: str, high: str, color: s
 def add_marker(
     figure: go.Figure, value: float | None, text: str, color: str, dash: str, zero: float, anchor: str = "center"
 ) -> None:
-    """Add a vertical line at a λ; its label stands above the plot."""
+    """Add a vertical line at a λ; its label stands above the plot. Below the axis it stands at its low end."""
     if value is None or math.isnan(value):
         return
-    at = value if value > 0 else zero
+    lowest = zero * 10 ** (ZERO_GAP / 2)
+    at = zero if value <= 0 else max(value, lowest)
+    text = f"← {text} = {regularization_text(value)}" if text and 0 < value < lowest else text
     figure.add_shape(
         type="line", x0=at, x1=at, y0=0, y1=1, yref="paper", line={"color": color, "width": 1.3, "dash": dash}
     )
@@ -118,10 +134,10 @@ def add_marker(
         )  # fmt: skip
 
 
-def _quantile_lines(figure: go.Figure, quantiles: Mapping[str, Mapping[str, float]]) -> None:
+def _quantile_lines(figure: go.Figure, quantiles: Mapping[str, Mapping[str, float]], highest: float) -> None:
     for key, entry in quantiles.items():
         value = entry.get("lambda")
-        if value:
+        if value and value <= highest:
             figure.add_vline(x=value, line={"color": transparent(GRAY, 0.55), "width": 1})
             figure.add_annotation(
                 x=math.log10(value), y=0.98, yref="paper", text=f"{float(key):.0%}".replace("%", " %"), showarrow=False,
@@ -154,10 +170,10 @@ def lds_figure(
         span: Range of the LDS axis; the same for figures that stand side by side.
         height: Pixels.
     """
-    frame = frame.sort_values("regularization")
+    frame = on_grid(frame)
     zero = zero_position(frame["regularization"])
     figure = go.Figure()
-    _quantile_lines(figure, quantiles or {})
+    _quantile_lines(figure, quantiles or {}, float(frame["regularization"].max()) * 1.2)
     _curve(figure, frame, "ci_low", "ci_high", color, name, zero)
     # The two labels turn away from each other, for the lines are often close.
     left = selected is not None and best is not None and best < selected
@@ -176,11 +192,12 @@ def comparison_figure(curves: Sequence[tuple[str, str, pd.DataFrame]], height: i
         curves: (legend entry, colour ``#rrggbb``, frame with regularization, mean, ci_low, ci_high).
         height: Pixels.
     """
+    curves = [(name, color, on_grid(frame)) for name, color, frame in curves]
     every = pd.concat([frame["regularization"] for _, _, frame in curves])
     zero = zero_position(every)
     figure = go.Figure()
     for name, color, frame in curves:
-        _curve(figure, frame.sort_values("regularization"), "ci_low", "ci_high", color, name, zero)
+        _curve(figure, frame, "ci_low", "ci_high", color, name, zero)
     _regularization_axis(figure, every, zero)
     figure.update_yaxes(title="LDS (mean over queries)")
     return _finish(figure, height)
@@ -207,7 +224,7 @@ def indicator_figure(
         selected: λ where ξ̄ crosses the threshold.
         height: Pixels.
     """
-    frame = frame.sort_values("regularization")
+    frame = on_grid(frame)
     zero = zero_position(frame["regularization"])
     figure = go.Figure()
     _band(figure, frame, "q25", "q75", color, "middle half")
@@ -256,7 +273,8 @@ def spectrum_figure(
         hovertemplate="σ = %{x:.2e}: %{y:.2f}<extra></extra>",
     )  # fmt: skip
     if regularization > 0:
-        add_marker(figure, regularization, f"λ = {regularization_text(regularization)}", ORANGE, "dash", 0.0)
+        label = f"λ = {regularization_text(regularization)}"
+        add_marker(figure, max(regularization, float(table["low"].min())), label, ORANGE, "dash", 0.0)
     figure.update_layout(
         yaxis2={
             "overlaying": "y", "side": "right", "range": [0, 1.05], "showgrid": False, "title": "filter, relative",

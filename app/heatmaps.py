@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,15 +55,23 @@ def grid_of(table: pd.DataFrame, x: str, y: str, fixed: object = None) -> Grid:
         x: Axis along: lam, k or epoch.
         y: Axis up.
         fixed: Value of the third setting (k as URL text); ``None``: the best in each cell.
+
+    The axes show every value of the table, so that figures side by side line up; what was not computed stays empty.
     """
-    frame = table.assign(k=table["projection_dim"].map(k_text))
+    frame = every = table.assign(k=table["projection_dim"].map(k_text))
     if fixed is not None:
         column = AXES[other_axis(x, y)][0]
         frame = frame[frame[column] == fixed]
     columns = [AXES[x][0], AXES[y][0]]
     best = frame.loc[frame.groupby(columns)["mean"].idxmax()]
     cells = best.assign(x=best[columns[0]], y=best[columns[1]])
-    return Grid(cells.reset_index(drop=True), x, y, _ordered(cells["x"], x), _ordered(cells["y"], y))
+    return Grid(cells.reset_index(drop=True), x, y, _ordered(every[columns[0]], x), _ordered(every[columns[1]], y))
+
+
+def nearest_regularization(values: Iterable[float], lam: float) -> float:
+    """Return the value of a grid that is nearest to λ in ratio; 0 only for λ = 0."""
+    positive = [value for value in values if value > 0]
+    return 0.0 if lam <= 0 or not positive else min(positive, key=lambda value: abs(math.log(value / lam)))
 
 
 def _ordered(values: pd.Series, axis: str) -> list:

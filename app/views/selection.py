@@ -105,11 +105,22 @@ def value_at(curve: pd.DataFrame, lam: float | None, column: str = "mean") -> fl
     return float(np.interp(math.log10(lam), np.log10(rows["regularization"]), rows[column]))
 
 
-def chosen_regularization(record: dict[str, Any], curve: pd.DataFrame, threshold: float) -> float | None:
-    """Return λ* at a threshold: the stored, bisected one at the study's own threshold, else from the stored curve."""
-    if record and math.isclose(threshold, record["threshold"]):
-        return record["lambda_selected"]
-    return crossing(curve, threshold)
+def chosen_regularization(
+    record: dict[str, Any], curve: pd.DataFrame, threshold: float
+) -> tuple[float | None, list[str]]:
+    """Return λ* at a threshold and its warnings: stored and bisected at the study's own, else from the stored curve."""
+    if _is_own(record, threshold):
+        return record["lambda_selected"], list(record.get("warnings", []))
+    lam, lowest = crossing(curve, threshold), curve.loc[curve["regularization"] > 0, "regularization"].min()
+    if lam is not None and lam <= lowest:
+        return lam, [f"ξ̄ is at least {threshold:g} on the whole grid; its low end was taken. No damping may be needed."]
+    if lam is None and len(curve):
+        return None, [f"ξ̄ stays below {threshold:g} on the whole grid, so no λ* is shown at this threshold."]
+    return lam, []
+
+
+def _is_own(record: dict[str, Any], threshold: float) -> bool:
+    return bool(record) and math.isclose(threshold, record["threshold"])
 
 
 def _span(context: Context, shown: list[pd.Series]) -> tuple[float, float] | None:
@@ -129,15 +140,17 @@ def _show_method(context: Context, row: pd.Series, span: tuple[float, float] | N
     color = method_color(row["variant"])
     record = opened.selection(identity, context.alpha)
     curve, indicator = opened.curve(identity, context.alpha), opened.indicator_curve(identity)
-    lam = chosen_regularization(record, indicator, context.view.xi)
+    lam, warnings = chosen_regularization(record, indicator, context.view.xi)
     st.subheader(row["variant_title"], anchor=False)
     st.caption(f"epoch {row['training_epoch']} · {projection_text(row['projection_dim'])}")
-    at_lam, best = value_at(curve, lam), record.get("lds_best")
+    own = _is_own(record, context.view.xi)
+    at_lam, best = record["lds_selected"] if own else value_at(curve, lam), record.get("lds_best")
     with st.container(horizontal=True, gap="large"):
         st.metric("λ*", regularization_text(lam), width="content")
-        st.metric("LDS at λ*", MISSING if at_lam is None else signed(at_lam, 3), width="content")
+        name = "LDS at λ*" if own else "LDS at λ*, between stored λ"
+        st.metric(name, MISSING if is_missing(at_lam) else signed(at_lam, 3), width="content")
         st.metric("best LDS", MISSING if is_missing(best) else signed(best, 3), width="content")
-    for warning in record.get("warnings", []):
+    for warning in warnings:
         st.warning(warning)
     if len(curve):
         figure = lds_figure(
@@ -195,22 +208,23 @@ def _show_spectrum(context: Context, row: pd.Series, color: str) -> None:
 
 def rules(record: dict[str, Any], curve: pd.DataFrame, lam: float | None, threshold: float) -> list[dict[str, Any]]:
     """Return each rule for choosing λ with its LDS and regret (best LDS minus the rule's)."""
-    best = record.get("lds_best")
     entries = [(f"λ* where ξ̄ = {threshold:g}", lam, value_at(curve, lam))]
-    if math.isclose(threshold, record.get("threshold") or math.nan):
+    if _is_own(record, threshold):
         entries = [(f"λ* where ξ̄ = {threshold:g}", record["lambda_selected"], record["lds_selected"])]
     for key, entry in record.get("quantiles", {}).items():
         entries.append(
             (f"{float(key):.0%} quantile of the eigenvalues".replace("%", " %"), entry["lambda"], entry["lds"])
         )
     entries.append(("λ = 0 (pseudo-inverse)", 0.0, record.get("lds_at_zero")))
-    entries.append(("best of the grid (needs retraining)", record.get("lambda_best"), best))
+    known = [(record.get("lds_best"), record.get("lambda_best")), *((lds, lam) for _, lam, lds in entries)]
+    best, at = max(((lds, lam) for lds, lam in known if not is_missing(lds)), default=(None, None), key=lambda p: p[0])
+    entries.append(("best of the grid and these rules (needs retraining)", at, best))
     return [
         {
             "rule": name,
             "λ": regularization_text(value),
             "LDS": None if is_missing(lds) else round(float(lds), 3),
-            "regret": None if is_missing(lds) or is_missing(best) else max(0.0, round(float(best) - float(lds), 3)),
+            "regret": None if is_missing(lds) or is_missing(best) else round(float(best) - float(lds), 3) + 0.0,
         }
         for name, value, lds in entries
     ]
@@ -225,7 +239,7 @@ def _show_regret(context: Context, shown: list[pd.Series]) -> None:
         if not record:
             continue
         curve, indicator = context.opened.curve(identity, context.alpha), context.opened.indicator_curve(identity)
-        lam = chosen_regularization(record, indicator, context.view.xi)
+        lam, _ = chosen_regularization(record, indicator, context.view.xi)
         parts.append(pd.DataFrame(rules(record, curve, lam, context.view.xi)).assign(method=row["variant_title"]))
     if not parts:
         st.info("The table appears with the first LDS.")
@@ -233,7 +247,7 @@ def _show_regret(context: Context, shown: list[pd.Series]) -> None:
     frame = pd.concat(parts)[["method", "rule", "λ", "LDS", "regret"]]
     st.dataframe(frame, width="stretch", hide_index=True)
     st.caption(
-        "Regret: how much LDS a rule gives away against the best λ of the grid, which only retraining can find. "
+        "Regret: how much LDS a rule gives away against the best λ known, which only retraining can find. "
         f"Compared for {joined([row['variant_title'] for row in shown])} at the epoch and k chosen in the side bar."
     )
     st.download_button("Download CSV", frame.to_csv(index=False).encode(), "regret.csv", "text/csv")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 import streamlit as st
 
@@ -14,11 +12,22 @@ from app.components.progress import follow
 from app.components.sidebar import show_notes
 from app.components.tables import show_data
 from app.formats import lds_text, projection_text, regularization_text
-from app.heatmaps import AXES, PAIRS, Grid, axis_label, data_table, flatness, grid_of, heatmap_figure, other_axis
+from app.heatmaps import (
+    AXES,
+    PAIRS,
+    Grid,
+    axis_label,
+    data_table,
+    flatness,
+    grid_of,
+    heatmap_figure,
+    nearest_regularization,
+    other_axis,
+)
 from app.navigation import open_page
 from app.session import Context
 
-CHART = {"displayModeBar": False, "scrollZoom": False, "doubleClick": False}
+CHART = {"modeBarButtons": [["toImage"]], "displaylogo": False, "scrollZoom": False, "doubleClick": False}
 BEST = "best"
 
 
@@ -83,8 +92,7 @@ def _third_control(context: Context, table: pd.DataFrame, third: str) -> object:
     label = AXES[third][1]
     present = {"lam": context.view.lam, "k": context.view.k, "epoch": context.view.epoch}[third]
     if third == "lam":
-        grid = sorted(table["regularization"].unique())
-        nearest = min(grid, key=lambda v: abs(math.log10(max(v, 1e-12) / max(context.view.lam or 0, 1e-12))))
+        nearest = nearest_regularization(table["regularization"].unique(), context.view.lam or 0.0)
         options = {
             BEST: "the best λ in each cell",
             "present": f"the grid's λ nearest to here, {axis_label(nearest, third)}",
@@ -131,6 +139,7 @@ def _show_heatmap(
         f"Best {lds_text(best['mean'], best['ci_low'], best['ci_high'])} at λ = "
         f"{regularization_text(best['regularization'])}, {best_k}, epoch {best['training_epoch']}. "
         f"How flat is it? **{100 * share:.0f} %** of {count} cells are within 5 % of the best."
+        + (" Empty cells were not computed." if count < len(grid.x_values) * len(grid.y_values) else "")
     )
     show_data(data_table(grid), key)
 
@@ -139,9 +148,7 @@ def _current(context: Context, grid: Grid, variant: str) -> tuple[object, object
     """Return the cell of the present view: the ring."""
     if context.view.method != variant:
         return None
-    lam = context.view.lam or 0.0
-    positive = [value for value in grid.x_values if value > 0] if grid.x == "lam" else []
-    at_lam = 0.0 if lam <= 0 or not positive else min(positive, key=lambda value: abs(math.log(value / lam)))
+    at_lam = nearest_regularization(grid.x_values, context.view.lam or 0.0) if grid.x == "lam" else None
     values = {"lam": at_lam, "k": context.view.k, "epoch": context.view.epoch}
     return values[grid.x], values[grid.y]
 

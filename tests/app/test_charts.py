@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from app import charts, heatmaps
-from app.views.selection import crossing, rules, value_at
+from app.views.selection import chosen_regularization, crossing, rules, value_at
 
 GRID = [0.0, *np.logspace(-7, 1, 9)]
 
@@ -103,3 +103,43 @@ def test_regret_is_against_the_best_and_never_negative(curve):
     assert entries["90 % quantile of the eigenvalues"]["regret"] == 0.1
     assert entries["λ = 0 (pseudo-inverse)"]["regret"] == 0.4
     assert all(entry["regret"] >= 0 for entry in entries.values())
+
+
+def test_a_rule_between_grid_values_may_be_the_best(curve):
+    record = {"threshold": 0.5, "lambda_selected": 1e-2, "lds_selected": 0.35, "lambda_best": 10.0, "lds_best": 0.5,
+              "lds_at_zero": 0.1, "quantiles": {"0.9": {"lambda": 11.8, "lds": 0.6}}}  # fmt: skip
+    entries = {entry["rule"]: entry for entry in rules(record, curve, 1e-2, 0.5)}
+    assert entries["90 % quantile of the eigenvalues"]["regret"] == 0
+    assert entries["best of the grid and these rules (needs retraining)"]["λ"] == "11.8"
+
+
+def test_a_lambda_star_far_below_the_grid_does_not_stretch_the_axis(curve):
+    far = curve.iloc[[1]].assign(regularization=1e-12, is_selected=True)
+    frame = pd.concat([curve.assign(is_selected=False), far])
+    plain = charts.lds_figure(curve, name="IFFIM")
+    figure = charts.lds_figure(frame, name="IFFIM", selected=1e-12)
+    assert figure.layout.xaxis.range == plain.layout.xaxis.range
+    assert "1e-12" in " ".join(note.text for note in figure.layout.annotations)
+
+
+def test_axes_show_what_was_not_computed(table):
+    partial = table[(table["training_epoch"] == 5) | table["projection_dim"].notna()]
+    grid = heatmaps.grid_of(partial, "lam", "k", fixed=1)
+    assert grid.y_values == ["64", "none"]
+    assert set(grid.cells["y"]) == {"64"}
+
+
+def test_lambda_zero_is_nearest_to_itself_alone():
+    grid = [0.0, 1e-7, 1e-3]
+    assert heatmaps.nearest_regularization(grid, 0.0) == 0.0
+    assert heatmaps.nearest_regularization(grid, 1e-11) == 1e-7
+    assert heatmaps.nearest_regularization(grid, 5e-4) == 1e-3
+
+
+def test_the_warning_belongs_to_the_threshold():
+    record = {"threshold": 0.5, "lambda_selected": 1e-9, "warnings": ["low end"]}
+    rising = pd.DataFrame({"regularization": [0, 1e-4, 1e-2], "mean": [0.5, 0.55, 0.7]})
+    assert chosen_regularization(record, rising, 0.5) == (1e-9, ["low end"])
+    assert chosen_regularization(record, rising, 0.6)[1] == []
+    assert "low end" in chosen_regularization(record, rising, 0.4)[1][0]
+    assert "stays below" in chosen_regularization(record, rising, 0.75)[1][0]
