@@ -8,7 +8,6 @@ with new ranks (whose ties of repeated subsets pull it down a little); at an LDS
 from __future__ import annotations
 
 import numpy as np
-import scipy.stats
 
 from tda_backend.seeds import hashed_rng
 
@@ -25,7 +24,9 @@ def multinomial_weights(num_subsets: int, num_draws: int, seed: int) -> np.ndarr
 
 def ranks(values: np.ndarray, axis: int = 0) -> np.ndarray:
     """Return average ranks along an axis, centred and scaled to unit norm; columns of zeros where constant."""
-    ranked = scipy.stats.rankdata(values, method="average", axis=axis)
+    from scipy.stats import rankdata  # takes a second to import, and pages that only read need none of it
+
+    ranked = rankdata(values, method="average", axis=axis)
     ranked -= ranked.mean(axis=axis, keepdims=True)
     norm = np.linalg.norm(ranked, axis=axis, keepdims=True)
     return np.divide(ranked, norm, out=np.zeros_like(ranked), where=norm > 0)

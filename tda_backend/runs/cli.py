@@ -39,8 +39,9 @@ def build_parser() -> argparse.ArgumentParser:
     common = _common()
 
     def add(name: str, summary: str, example: str) -> argparse.ArgumentParser:
+        first = summary[0].upper() if summary[0].isascii() else summary[0]  # λ stays small
         return commands.add_parser(
-            name, parents=[common], help=summary, description=f"{summary[:1].upper()}{summary[1:]}.",
+            name, parents=[common], help=summary, description=f"{first}{summary[1:]}.",
             epilog=f"Example: {example}", formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
 

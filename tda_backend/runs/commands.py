@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -48,7 +49,7 @@ def _print_json(content: Any) -> None:
 def _table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "") -> None:
     numeric = [all(isinstance(row[i], int | float) or row[i] in ("–", "") or _is_number(row[i]) for row in rows)
                for i in range(len(columns))]  # fmt: skip
-    table = Table(title=title or None, title_justify="left")
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name, right in zip(columns, numeric, strict=True):
         table.add_column(name, justify="right" if right and rows else "left", overflow="fold")
     for row in rows:
@@ -161,7 +162,7 @@ def select(arguments: argparse.Namespace, console: Console) -> int:
         _print_json(records)
         return 0
     quantiles = list(records[0]["quantiles"]) if records else []
-    columns = ["method", "epoch", "k", "α", "λ*", "ξ", "LDS at λ* [95 %]", "best λ", "best LDS", "regret", "LDS at 0"]
+    columns = ["method", "epoch", "k", "α", "λ*", "ξ̄", "LDS at λ* [95 %]", "best λ", "LDS", "regret", "λ = 0"]
     rows = [
         [r["method"], r["training_epoch"], r["projection_dim"] or "none", f"{r['alpha']:g}",
          _number(r["lambda_selected"], ".2g"), _number(r["xi_at_selected"]),
@@ -170,7 +171,7 @@ def select(arguments: argparse.Namespace, console: Console) -> int:
          *(_number(r["quantiles"][quantile]["lds"]) for quantile in quantiles)]
         for r in records
     ]  # fmt: skip
-    _table(console, [*columns, *(f"LDS q{quantile}" for quantile in quantiles)], rows)
+    _table(console, [*columns, *(f"σ q{quantile}" for quantile in quantiles)], rows)
     for record, label in zip(records, frame["label"], strict=True):
         for warning in record["warnings"]:
             console.print(f"{label}: {warning}", highlight=False, markup=False, soft_wrap=True)
