@@ -142,6 +142,23 @@ def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
+def gradient_requests(
+    task: Task,
+    train_indices: Sequence[int] | Tensor,
+    validation_indices: Sequence[int] | Tensor,
+    query_indices: Sequence[int] | Tensor,
+) -> list[tuple[str, str, Sequence[int] | Tensor, Quantity]]:
+    """Return which gradients are taken, in row order: (group, split, indices, quantity)."""
+    requests: list[tuple[str, str, Sequence[int] | Tensor, Quantity]] = [
+        ("train", "train", train_indices, "goodness"),
+        ("validation", "test", validation_indices, "goodness"),
+        ("query", "test", query_indices, "goodness"),
+    ]
+    if not task.margin_identity:
+        requests.append(("train_loss", "train", train_indices, "train_loss"))
+    return requests
+
+
 def checkpoint_features(
     task: Task,
     model: nn.Module,
@@ -176,13 +193,7 @@ def checkpoint_features(
             f"Task {task.name!r} states the margin identity with measurement_sign {task.measurement_sign}.",
             "The identity holds for the classification margin, which is better when larger: use +1.",
         )
-    requests: list[tuple[str, str, Sequence[int] | Tensor, Quantity]] = [
-        ("train", "train", train_indices, "goodness"),
-        ("validation", "test", validation_indices, "goodness"),
-        ("query", "test", query_indices, "goodness"),
-    ]
-    if not task.margin_identity:
-        requests.append(("train_loss", "train", train_indices, "train_loss"))
+    requests = gradient_requests(task, train_indices, validation_indices, query_indices)
     counts = {group: len(torch.as_tensor(indices)) for group, _, indices, _ in requests}
     if min(counts.values()) == 0:
         empty = next(group for group, count in counts.items() if count == 0)

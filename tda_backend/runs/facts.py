@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
+import math
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 
-from tda_backend.errors import StudyError
+from tda_backend.errors import StudyError, TaskError
 from tda_backend.runs.study import regularizations
+from tda_backend.runs.task_sources import task_files
 from tda_backend.store.artifacts import content_key
+from tda_backend.training.contract import persons_code
 from tda_backend.training.data import num_rows, validate_data
 from tda_backend.training.registry import task_spec
 from tda_backend.types import Task
@@ -44,14 +46,28 @@ class TaskFacts:
 
 
 def task_facts(task: Task, spec: str) -> TaskFacts:
-    """Check a task's data and return its facts."""
+    """Check a task's data and return its facts.
+
+    Raises:
+        TaskError: A checkpoint file is missing, or the task breaks its contract.
+        DataError: The data are not usable.
+    """
     data = validate_data(task)
+    spec = task_spec(task) or spec
     digest = hashlib.sha256(task.source().encode())
-    source = inspect.getsourcefile(type(task))
-    package = Path(__file__).resolve().parents[1]
-    if source and package not in Path(source).resolve().parents:  # a person's own file: all of it counts
-        digest.update(Path(source).read_bytes())
+    digest.update(repr((spec.rpartition(":")[2], _plain(vars(task)))).encode())
+    for path in task_files(task, spec):
+        digest.update(path.read_bytes())
+    with persons_code(task, "build_model()"):
+        model = task.build_model(0)
+    shapes = [(name, tuple(value.shape), str(value.dtype)) for name, value in model.state_dict().items()]
+    digest.update(f"{model!r} {shapes}".encode())
     for path in task.checkpoint_files:
+        if not Path(path).is_file():
+            raise TaskError(
+                f'The checkpoint file {path} of task "{task.name}" does not exist.',
+                "checkpoint_files names state dicts, oldest first; a relative path is relative to the current folder.",
+            )
         digest.update(Path(path).read_bytes())
     for split in sorted(data):
         for name, values in sorted(data[split].items()):
@@ -61,13 +77,22 @@ def task_facts(task: Task, spec: str) -> TaskFacts:
     num_epochs = task.training.num_epochs if task.training is not None else len(task.checkpoint_files)
     return TaskFacts(
         task,
-        task_spec(task) or spec,
+        spec,
         digest.hexdigest(),
         num_rows(data["train"]),
         num_rows(data["test"]),
         num_epochs,
         trains,
     )
+
+
+def _plain(value: Any) -> Any:
+    """Return the part of a value whose ``repr`` says the same in every process: numbers, text and their containers."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in sorted(value.items(), key=str) if not str(key).startswith("_")}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | Path | None) else type(value).__qualname__
 
 
 def device_type(device: str) -> str:
@@ -98,6 +123,16 @@ def check_against_task(study: Mapping[str, Any], facts: TaskFacts) -> None:
             "The task is an already trained model, so nothing can be retrained.",
             "Set ground_truth.subsets = 0 and training.seeds = 1.",
         )
+    truth = study["ground_truth"]
+    if truth["subsets"] == 1:
+        raise StudyError("ground_truth.subsets = 1 gives no rank correlation.", "Give 0 (no LDS), or at least 2.")
+    for alpha in truth["alphas"] if truth["subsets"] else []:
+        size = math.floor(alpha * data["train"] + 0.5)
+        if not 1 <= size < data["train"]:
+            raise StudyError(
+                f"ground_truth.alphas has {alpha:g}: a subset would have {size} of {data['train']} training examples.",
+                f"A subset leaves out at least one: α from {1 / data['train']:.3g} to {1 - 1 / data['train']:.6g}.",
+            )
     if "trak" in study["methods"] and not facts.task.margin_identity:
         raise StudyError(
             f"Method trak needs a task with the margin identity; {facts.task.name} has none.",

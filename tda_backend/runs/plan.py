@@ -243,6 +243,9 @@ class _Sources:
             settings |= {"kind": projection["kind"], "max_dim": projection["max_dim"], "draw": draw}
         cost = 18 * self.cube if dim is None else 0.5 + 4 * (dim / 2048) ** 2 * self.num_vectors / 6000
         inputs = {"features": self.features(seed, epoch)}
+        if settings.get("kind", "gaussian") != "gaussian":  # models without factors take their gradients again
+            inputs |= {"examples": self.examples, "train": self.trained[seed]}
+            settings["epoch"] = epoch
         context = {"seed_index": seed, "configurations": [row["configuration_id"]]}
         return self.make.add("spectrum", f"spectrum {row['label']}{self._of(seed)}", settings, inputs, context, cost)
 

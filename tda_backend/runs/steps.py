@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from tda_backend.errors import DataError, TaskError
-from tda_backend.features.checkpoint_features import CheckpointFeatures, checkpoint_features
+from tda_backend.features.checkpoint_features import CheckpointFeatures, checkpoint_features, gradient_requests
+from tda_backend.features.dense import project_gradients
 from tda_backend.features.projection import Projection, gaussian_from_gram, nested, project_factors
 from tda_backend.methods import build_spectrum, tracin_scores
 from tda_backend.runs.evaluate_step import evaluation_tables
@@ -25,6 +26,7 @@ from tda_backend.runs.sources import read_masks, read_outputs, read_source, writ
 from tda_backend.seeds import hashed_rng
 from tda_backend.store.artifacts import ArtifactStore, ArtifactWriter
 from tda_backend.training.checkpoints import load_checkpoints
+from tda_backend.training.contract import persons_code
 from tda_backend.training.fit import evaluate, model_from, train
 from tda_backend.training.retraining import retrain_subsets
 from tda_backend.training.subsets import subset_masks
@@ -122,12 +124,31 @@ def _label(task: Task, value: Tensor) -> str:
         return str(value.tolist())
     number = value.item()
     if task.num_classes is not None:
+        if not 0 <= number < task.num_classes:  # a label passed validate_data, so this is a prediction
+            raise TaskError(
+                f"predict of task {task.name!r} gives the class {number:g}.", f"Classes are 0 to {task.num_classes - 1}."
+            )
         return str(task.class_names[int(number)]) if task.class_names else str(int(number))
     return f"{number:g}"
 
 
 def _display_row(task: Task, split: str, index: int) -> dict[str, Any]:
-    display: Display = task.show(split, index)
+    with persons_code(task, f"show({split!r}, {index})"):
+        return _display_fields(task, split, index)
+
+
+def _display_fields(task: Task, split: str, index: int) -> dict[str, Any]:
+    display: Any = task.show(split, index)
+    if not isinstance(display, Display):
+        raise TaskError(
+            f"show({split!r}, {index}) of task {task.name!r} returns a {type(display).__name__}.", "Return a Display."
+        )
+    for name in ("caption", "text"):
+        if not isinstance(getattr(display, name), str):
+            found = type(getattr(display, name)).__name__
+            raise TaskError(
+                f"The {name} of show({split!r}, {index}) of task {task.name!r} is a {found}.", "Give a string."
+            )
     row: dict[str, Any] = {"kind": display.kind, "caption": display.caption, "image": None, "text": None}
     if display.kind == "image":
         if display.image is None or display.image.dtype != np.uint8 or display.image.ndim not in (2, 3):
@@ -244,7 +265,7 @@ def run_spectrum(context: RunContext, step: Step, writer: ArtifactWriter) -> Non
             memo.projected = None
         spectrum = build_spectrum(settings["method"], memo.features, gram=gram)
     else:
-        projected = nested(_projected(memo, settings, keep_gram=wants_gram), settings["dim"])
+        projected = nested(_projected(context, step, keep_gram=wants_gram), settings["dim"])
         spectrum = build_spectrum(settings["method"], memo.features, projected=projected)
     write_spectrum(writer, spectrum)
     if not later:
@@ -258,8 +279,9 @@ def _gram(memo: Memo) -> Tensor:
     return memo.gram
 
 
-def _projected(memo: Memo, settings: Mapping[str, Any], keep_gram: bool) -> Tensor:
+def _projected(context: RunContext, step: Step, keep_gram: bool) -> Tensor:
     """Return the features at k_max; a Gaussian draw takes the Gram matrix, the other kinds project gradients."""
+    memo, settings = context.memo, step.settings
     if memo.projected is None:
         assert memo.features is not None
         if settings["kind"] == "gaussian":
@@ -267,15 +289,25 @@ def _projected(memo: Memo, settings: Mapping[str, Any], keep_gram: bool) -> Tens
             if not keep_gram:
                 memo.gram = None
             memo.projected = gaussian_from_gram(gram, settings["max_dim"], settings["draw"], overwrite=not keep_gram)
-        elif memo.features.factors is None:
-            raise TaskError(
-                f"Projection kind {settings['kind']!r} needs a model of Linear layers alone.",
-                "Use projection.kind = 'gaussian', which works for every model.",
-            )
         else:
             projection = Projection(settings["kind"], settings["max_dim"], settings["draw"])
-            memo.projected = project_factors(memo.features.factors, projection)
+            factors = memo.features.factors
+            memo.projected = (
+                _projected_densely(context, step, projection)
+                if factors is None
+                else project_factors(factors, projection)
+            )
     return memo.projected
+
+
+def _projected_densely(context: RunContext, step: Step, projection: Projection) -> Tensor:
+    """Project the gradients of a model that has no factors, parameter block by parameter block."""
+    indices = {name: torch.from_numpy(values) for name, values in context.positions(step).items()}
+    trained = context.store.open(step.inputs["train"][0])
+    model = model_from(context.task, trained.tensors(f"epoch-{step.settings['epoch']:04d}"))
+    requests = gradient_requests(context.task, indices["train"], indices["validation"], indices["queries"])
+    wanted = [(context.data[split], rows, quantity) for _, split, rows, quantity in requests]
+    return project_gradients(context.task, model, wanted, projection, device=context.device)
 
 
 def run_scores(context: RunContext, step: Step, writer: ArtifactWriter) -> None:

@@ -238,13 +238,14 @@ def default_study(task_name: str, spec: str, num_train: int, num_test: int, num_
 
 def quick(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return a version of a study that takes well under a minute, named ``…-quick``."""
-    result = copy.deepcopy(dict(content))
+    result = copy.deepcopy(_check(content, RULES, ""))  # names what is wrong, and makes lists of single values
     result["name"] = f"{result.get('name', 'study')}-quick"
     data = {**DEFAULTS["data"], **result.get("data", {})}
     result["data"] = {key: min(value, QUICK_COUNTS.get(key, value)) for key, value in data.items()}
     truth = {**DEFAULTS["ground_truth"], **result.get("ground_truth", {})}
     result["ground_truth"] = {**truth, "subsets": min(truth["subsets"], QUICK_SUBSETS), "alphas": truth["alphas"][:1]}
-    wanted = result.get("training", {}).get("epochs", QUICK_EPOCHS)
+    named = sorted({epoch for settings in result.get("methods", {}).values() for epoch in settings.get("epochs", [])})
+    wanted = result.get("training", {}).get("epochs") or named or QUICK_EPOCHS
     epochs = [epoch for epoch in QUICK_EPOCHS if epoch in wanted] or wanted[:2]
     result["training"] = {**result.get("training", {}), "epochs": epochs}
     result.get("projection", {}).pop("max_dim", None)
@@ -299,6 +300,12 @@ def resolve(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _method(name: str, settings: Mapping[str, Any], epochs: Sequence[int]) -> dict[str, Any]:
     filled: dict[str, Any] = {"epochs": list(epochs), **settings}
+    for key in (
+        "epochs",
+        "unprojected_epochs",
+    ):  # "the last checkpoints" means the latest
+        if key in filled:
+            filled[key] = sorted(set(filled[key]))
     unknown = sorted(set(filled["epochs"]) - set(epochs))
     if unknown:
         raise StudyError(
