@@ -126,7 +126,8 @@ def _label(task: Task, value: Tensor) -> str:
     if task.num_classes is not None:
         if not 0 <= number < task.num_classes:  # a label passed validate_data, so this is a prediction
             raise TaskError(
-                f"predict of task {task.name!r} gives the class {number:g}.", f"Classes are 0 to {task.num_classes - 1}."
+                f"predict of task {task.name!r} gives the class {number:g}.",
+                f"Classes are 0 to {task.num_classes - 1}.",
             )
         return str(task.class_names[int(number)]) if task.class_names else str(int(number))
     return f"{number:g}"

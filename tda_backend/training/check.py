@@ -101,8 +101,6 @@ def _trained(task: Task) -> nn.Module | None:
 
 def _data(task: Task) -> str:
     data = validate_data(task)
-    if task.num_classes is not None and task.class_names and len(task.class_names) != task.num_classes:
-        raise _Failed(f"{len(task.class_names)} class_names for {task.num_classes} classes. Give one name per class.")
     shapes = ", ".join(f"{key} {list(value.shape[1:])} {value.dtype}" for key, value in data["train"].items())
     rows = " + ".join(f"{num_rows(data[split])} {split}" for split in data)
     classes = "" if task.num_classes is None else f"; labels within 0…{task.num_classes - 1}"

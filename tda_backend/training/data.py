@@ -159,7 +159,7 @@ def validate_data(task: Task) -> dict[str, dict[str, Tensor]]:
     """Return ``{"train": batch, "test": batch}`` of a task after checking both; remembered per task.
 
     Raises:
-        TaskError: ``datasets()`` does not return both splits.
+        TaskError: ``datasets()`` does not return both splits, or the classes and their names differ in number.
         DataError: Unequal lengths, differing keys, empty splits, NaN or infinity, labels out of range; the message
             gives split, count and first index.
     """
@@ -168,6 +168,12 @@ def validate_data(task: Task) -> dict[str, dict[str, Tensor]]:
         return remembered
     with persons_code(task, "datasets()"):
         datasets = task.datasets()
+    names, classes = task.class_names, task.num_classes
+    if classes is not None and names is not None and len(names) not in (0, classes):
+        raise TaskError(
+            f'Task "{task.name}" has {len(names)} class_names for {classes} classes.',
+            "Give one name per class, or none.",
+        )
     missing = [split for split in SPLITS if not isinstance(datasets, Mapping) or split not in datasets]
     if missing:
         raise TaskError(

@@ -230,6 +230,18 @@ def goodness_of(
     return torch.cat(parts) * task.measurement_sign  # type: ignore[arg-type]
 
 
+def _check_one_each(task: Task, name: str, value: object, rows: int) -> None:
+    """Raise :class:`TaskError` unless a function of the task gave one value per example."""
+    if value is None and name == "predict":
+        return
+    if not isinstance(value, Tensor) or value.shape != (rows,):
+        found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise TaskError(
+            f'{name} of task "{task.name}" gives {found} for a batch of {rows}; it must be [b] = ({rows},).',
+            "Return one value per example: argmax(1) of the logits." if name == "predict" else 'Use reduction="none".',
+        )
+
+
 def _passes(
     task: Task, model: nn.Module, batch: Batch, device: torch.device | str, batch_size: int, functions: Sequence[str]
 ) -> Iterator[list[Tensor | None]]:
@@ -241,6 +253,7 @@ def _passes(
             for name in functions:
                 with persons_code(task, name):
                     results.append(getattr(task, name)(model, part))
+                _check_one_each(task, name, results[-1], num_rows(part))
             yield [
                 None if r is None else (r.detach().float() if r.is_floating_point() else r.detach()).cpu()
                 for r in results

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral, Real
 
 import torch
 
@@ -17,7 +18,7 @@ def training_settings(task: Task) -> TrainingSettings:
     """Return the task's training settings after checking their ranges.
 
     Raises:
-        TaskError: The task has none, or a value is out of range.
+        TaskError: The task has none, or a value is of another type or out of range.
     """
     settings = task.training
     if settings is None:
@@ -25,22 +26,31 @@ def training_settings(task: Task) -> TrainingSettings:
             f'Task "{task.name}" has no training settings: it is an already trained model.',
             "Give training = TrainingSettings(…) to train or retrain it.",
         )
+    if not isinstance(settings, TrainingSettings):
+        raise TaskError(
+            f'training of task "{task.name}" is a {type(settings).__name__}.', "Give training = TrainingSettings(…)."
+        )
     rules = {
-        "num_epochs": settings.num_epochs >= 1,
-        "batch_size": settings.batch_size >= 1,
-        "learning_rate": settings.learning_rate > 0 and math.isfinite(settings.learning_rate),
-        "momentum": 0 <= settings.momentum < 1,
-        "weight_decay": settings.weight_decay >= 0,
+        "num_epochs": _is(settings.num_epochs, Integral) and settings.num_epochs >= 1,
+        "batch_size": _is(settings.batch_size, Integral) and settings.batch_size >= 1,
+        "learning_rate": _is(settings.learning_rate, Real) and settings.learning_rate > 0,
+        "momentum": _is(settings.momentum, Real) and 0 <= settings.momentum < 1,
+        "weight_decay": _is(settings.weight_decay, Real) and settings.weight_decay >= 0,
         "schedule": settings.schedule in ("constant", "linear", "cosine"),
     }
     for key, good in rules.items():
         if not good:
             raise TaskError(
                 f'training.{key} of task "{task.name}" is {getattr(settings, key)!r}.',
-                "Epochs and batch size ≥ 1, learning rate > 0, momentum in [0, 1), weight decay ≥ 0, "
+                "Epochs and batch size are whole numbers ≥ 1, learning rate > 0, momentum in [0, 1), weight decay ≥ 0, "
                 "schedule constant, linear or cosine.",
             )
     return settings
+
+
+def _is(value: object, kind: type) -> bool:
+    """Return whether ``value`` is a finite number of that kind; a truth value is none."""
+    return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def steps_per_epoch(settings: TrainingSettings, num_examples: int) -> int:

@@ -301,8 +301,10 @@ def test_train_refuses_what_is_out_of_range(arguments, words):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("num_epochs", 0), ("batch_size", 0), ("learning_rate", 0.0), ("momentum", 1.0), ("schedule", "step")],
-)
+    [("num_epochs", 0), ("batch_size", 0), ("learning_rate", 0.0), ("momentum", 1.0), ("schedule", "step"),
+     ("num_epochs", "2"), ("num_epochs", 2.0), ("batch_size", True), ("learning_rate", "0.1"),
+     ("learning_rate", float("nan")), ("momentum", None), ("weight_decay", float("inf")), ("schedule", [])],
+)  # fmt: skip
 def test_settings_out_of_range_are_named(key, value):
     task = TinyTask(**{key: value})
     with pytest.raises(TaskError, match=f"training.{key}"):
@@ -337,3 +339,14 @@ def test_model_from_names_what_does_not_fit():
     state["3.weight"] = state["3.weight"][:, :2]
     with pytest.raises(TaskError, match=r"lacks 0\.bias; it has unknown extra; shapes differ: 3\.weight \(7, 2\)"):
         model_from(task, state)
+
+
+@pytest.mark.parametrize("value", ["one hot", 3, [1, 2]])
+def test_a_prediction_must_be_one_value_per_example(value):
+    class Odd(TinyTask):
+        def predict(self, model, batch):
+            return model(batch["x"]) if value == "one hot" else value
+
+    task = Odd()
+    with pytest.raises(TaskError, match=r'predict of task "tiny" gives .*; it must be \[b\] = \(21,\)'):
+        evaluate(task, task.build_model(0), validate_data(task)["test"])

@@ -179,3 +179,11 @@ def test_mnist_tasks_follow_the_benchmark_settings(name):
         assert sizes == [(10, 784)]
         assert (settings.num_epochs, settings.batch_size, settings.momentum) == (20, 32, 0.0)
     assert settings.learning_rate == 0.01
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("a", "b", "c", "d")])
+def test_classes_and_their_names_are_equally_many(names):
+    task = TinyTask()
+    task.class_names = names
+    with pytest.raises(TaskError, match=f"{len(names)} class_names for 3 classes"):
+        validate_data(task)
