@@ -15,11 +15,12 @@ from types import ModuleType
 
 from tda_backend.errors import TaskError, TDAError, UsageError
 from tda_backend.training.contract import one_line
+from tda_backend.training.schedule import training_settings
 from tda_backend.training.tasks import MnistLR, MnistMLP
 from tda_backend.types import Task
 
 BUILT_IN: dict[str, Callable[[], Task]] = {"mnist-mlp": MnistMLP, "mnist-lr": MnistLR}
-_SPEC = "_tda_spec"  # kept on the task itself: a task may be an unhashable dataclass
+_SPEC, _FOLDER = "_tda_spec", "_tda_folder"  # kept on the task itself: a task may be an unhashable dataclass
 _FORMS = "Write package.module:factory or path/to/file.py:factory; the factory takes no argument."
 
 
@@ -28,8 +29,18 @@ def task_spec(task: Task) -> str | None:
     return vars(task).get(_SPEC)
 
 
-def load_task(spec: str) -> Task:
+def task_folder(task: Task) -> str | None:
+    """Return the folder that a ``package.module:factory`` of ``task`` was looked up in first, else ``None``."""
+    return vars(task).get(_FOLDER)
+
+
+def load_task(spec: str, folder: str | Path | None = None) -> Task:
     """Return the task named by ``spec``: a built-in name, ``package.module:factory`` or ``path/to/file.py:factory``.
+
+    Args:
+        spec: What to load.
+        folder: Where modules are looked up before the rest of the path; default: the current folder, which a
+            console script, unlike ``python -m``, does not have on its path.
 
     Raises:
         UsageError: The name or the form is unknown.
@@ -50,16 +61,20 @@ def load_task(spec: str) -> Task:
     if where.endswith(".py") or "/" in where or "\\" in where:
         path = Path(where).expanduser().resolve()
         module, resolved = _import_file(path), f"{path}:{name}"
+        task = _make(module, name, spec)
     else:
-        module, resolved = _import_module(where), spec
-    task = _make(module, name, spec)
+        start, resolved = Path(folder or Path.cwd()).resolve(), spec
+        with _folder_first(start):
+            module = _import_module(where)
+            task = _make(module, name, spec)
+        object.__setattr__(task, _FOLDER, str(start))
     object.__setattr__(task, _SPEC, resolved)
     return task
 
 
 @contextlib.contextmanager
 def _folder_first(folder: Path) -> Iterator[None]:
-    """Let a task file import its neighbours, without leaving its folder on the path for the rest of the program."""
+    """Let a task import its neighbours, without leaving its folder on the path for the rest of the program."""
     sys.path.insert(0, str(folder))
     try:
         yield
@@ -93,6 +108,7 @@ def _import_file(path: Path) -> ModuleType:
 
 
 def _import_module(name: str) -> ModuleType:
+    importlib.invalidate_caches()  # the file may have been written a moment ago
     try:
         return importlib.import_module(name)
     except TDAError:
@@ -152,4 +168,6 @@ def _make(module: ModuleType, name: str, spec: str) -> Task:
             f'Task "{identifier}" has neither training settings nor checkpoint_files.',
             "Give training = TrainingSettings(…) to train it here, or checkpoint_files of a trained model.",
         )
+    if task.training is not None:
+        training_settings(task)
     return task

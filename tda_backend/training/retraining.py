@@ -28,7 +28,7 @@ from tda_backend.training.fit import (
 )
 from tda_backend.training.mlp import MLPArchitecture, MLPTrainer, mlp_architecture
 from tda_backend.training.processes import can_start_processes, default_num_processes, num_warm_processes, shared_pool
-from tda_backend.training.registry import task_spec
+from tda_backend.training.registry import task_folder, task_spec
 from tda_backend.training.schedule import training_settings
 from tda_backend.training.stacked import StackedTrainer, why_not_stackable
 from tda_backend.training.subsets import retraining_seed
@@ -236,6 +236,7 @@ def _in_processes(plan: _Plan, helpers: int, report: _Report) -> _States:
         "architecture": plan.architecture,
         "keys": plan.keys,
         "spec": task_spec(plan.task),
+        "folder": task_folder(plan.task),
     }
     beat = lambda running: report(finished * epochs + sum(running.values()))  # noqa: E731
     with contextlib.closing(shared_pool().run(setup, plan.data, jobs(), min(helpers, len(plan.jobs)), beat)) as results:

@@ -37,7 +37,7 @@ class _Workload:
         self.keys: tuple[str, str] = setup["keys"]
         # Mapped, not read: the processes share the pages of one file, which the parent unlinks once all have it.
         self.data = safetensors.torch.load_file(Path(setup["data"]))
-        self.task = None if self.architecture is not None else load_task(setup["spec"])
+        self.task = None if self.architecture is not None else load_task(setup["spec"], setup["folder"])
 
     def trainer(self, seed: int, indices: np.ndarray, state: bytes | None) -> Trainer:
         if self.architecture is not None and state is not None:

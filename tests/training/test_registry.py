@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tda_backend.errors import TaskError, UsageError
-from tda_backend.training.registry import BUILT_IN, load_task, task_spec
+from tda_backend.training.registry import BUILT_IN, load_task, task_folder, task_spec
+
+ROOT = Path(__file__).resolve().parents[2]
 
 GOOD = """
     from tests.training.tiny import TinyTask
@@ -29,6 +35,12 @@ GOOD = """
             self.training = None
     class Signless(TinyTask):
         measurement_sign = 0
+    class Texts(TinyTask):
+        def __init__(self):
+            super().__init__(num_epochs="2")
+    class Dictionary(TinyTask):
+        def __init__(self):
+            self.training = {"num_epochs": 2}
 """
 
 
@@ -87,6 +99,8 @@ def test_unknown_names_list_what_is_allowed(spec, words):
         ("Unnamed", "has the name 'Has Spaces'"),
         ("Settingless", "neither training settings nor checkpoint_files"),
         ("Signless", "measurement_sign"),
+        ("Texts", "training.num_epochs of task \"tiny\" is '2'"),
+        ("Dictionary", 'training of task "tiny" is a dict'),
     ],
 )
 def test_factories_that_cannot_be_used(tmp_path, name, words):
@@ -116,3 +130,69 @@ def test_missing_files_and_modules(tmp_path):
         load_task(f"{tmp_path / 'absent.py'}:factory")
     with pytest.raises(TaskError, match="ModuleNotFoundError"):
         load_task("not_a_package.tasks:factory")
+
+
+MODULE = """
+    import torch
+    from tests.training.tiny import NormTask
+    def big():
+        from two_neighbour import NAME
+        class Big(NormTask):
+            name = NAME
+        return Big(torch.float32)
+"""
+
+
+@pytest.fixture
+def two(tmp_path, monkeypatch):
+    """A module in a folder of its own, which is the current folder but not on the path: as for a console script."""
+    (tmp_path / "two.py").write_text(textwrap.dedent(MODULE))
+    (tmp_path / "two_neighbour.py").write_text('NAME = "big"\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(ROOT), *(path for path in sys.path if path not in ("", str(ROOT)))])
+    yield tmp_path
+    for name in ("two", "two_neighbour"):
+        sys.modules.pop(name, None)
+
+
+def test_a_module_in_the_current_folder_gives_its_task(two):
+    before = list(sys.path)
+    task = load_task("two:big")
+    assert (task.name, task_spec(task), task_folder(task)) == ("big", "two:big", str(two))
+    assert sys.path == before
+
+
+def test_training_processes_find_that_module_from_any_folder(two, monkeypatch, tmp_path_factory):
+    from tda_backend.training.data import validate_data
+    from tda_backend.training.processes import close_pool, num_warm_processes
+    from tda_backend.training.retraining import retrain_subsets
+    from tda_backend.training.subsets import subset_masks
+    from tests.training.tiny import NUM_TRAIN
+
+    task, masks = load_task("two:big"), subset_masks(NUM_TRAIN, 0.5, 2, 0)
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    found = []
+    try:
+        for num_processes in (2, 1):
+            found.append(retrain_subsets(
+                task, validate_data(task), range(NUM_TRAIN), masks, [0, 1], repeats=1, seed=0,
+                num_processes=num_processes,
+            ))  # fmt: skip
+            if num_processes == 2:
+                assert num_warm_processes() == 2
+    finally:
+        close_pool()
+    np.testing.assert_array_equal(found[0], found[1])
+
+
+def test_the_console_script_finds_a_module_in_the_current_folder(two):
+    script = Path(sys.executable).with_name("tda")
+    if not script.exists():
+        pytest.skip("the package is not installed here")
+    # PYTHONPATH for tests.training.tiny alone
+    done = subprocess.run(
+        [script, "check", "two:big"], cwd=two, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert "No module named" not in done.stdout + done.stderr
+    assert "parameters; the seed decides them" in done.stdout
