@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from tda_backend.errors import UsageError
 from tda_backend.evaluation.lds import lds_curve
 from tda_backend.methods import method as method_row
 from tda_backend.runs import jobs
+from tda_backend.runs.arguments import regularization as one_regularization
+from tda_backend.runs.arguments import regularizations, whole_number
 from tda_backend.runs.evaluate_step import bootstrap_seed, indicator_frame
 from tda_backend.runs.study_reader import StudyReader, catalogue_version
 from tda_backend.spectral.contraction import ScoreMatrix, Source, scores
@@ -127,7 +129,7 @@ class Study(StudyReader):
         projection_dim: int | None = None,
         training_epoch: int | None = None,
         query: int | Sequence[int] | None = None,
-        seeds: Sequence[int] | None = None,
+        seeds: int | Sequence[int] | None = None,
         **parameters: Any,
     ) -> np.ndarray:
         """Return attribution scores: ``[m, n]``, or ``[n]`` for one query; positive helps.
@@ -138,13 +140,14 @@ class Study(StudyReader):
             projection_dim: k, or ``None``: unprojected.
             training_epoch: Checkpoint of the features; ``None``: the latest there is.
             query: Position in the study's query list; ``None``: all.
-            seeds: Training seeds to average over.
+            seeds: Training seed, or seeds to average over.
             **parameters: Further settings of the configuration, e.g. ``normalization=True`` of TracIn.
         """
         source = self.source(self.configuration_id(method, projection_dim, training_epoch, **parameters), seeds)
         if query is None:
             return scores(source, self._regularization(method, source, regularization))
-        rows = self._query(query) if isinstance(query, int | np.integer) else [self._query(value) for value in query]
+        several = isinstance(query, Iterable) and not isinstance(query, str) and getattr(query, "ndim", 1)
+        rows = [self._query(value) for value in query] if several else self._query(query)  # type: ignore[union-attr]
         return scores(source, self._regularization(method, source, regularization), rows)
 
     def lds(
@@ -154,7 +157,7 @@ class Study(StudyReader):
         projection_dim: int | None = None,
         training_epoch: int | None = None,
         alpha: float | None = None,
-        seeds: Sequence[int] | None = None,
+        seeds: int | Sequence[int] | None = None,
         **parameters: Any,
     ) -> pd.DataFrame:
         """Return LDS at the given λ: regularization, mean, ci_low, ci_high (95 % bootstrap over subsets).
@@ -162,7 +165,11 @@ class Study(StudyReader):
         ``regularization=None`` takes the study's grid. ``num_subsets`` and ``num_undefined`` come along.
         """
         source = self.source(self.configuration_id(method, projection_dim, training_epoch, **parameters), seeds)
-        grid = None if isinstance(source, ScoreMatrix) else self._grid(regularization)
+        grid = None
+        if not isinstance(source, ScoreMatrix):
+            grid = self._grid(regularization)
+        elif regularization is not None:
+            self._regularization(method, source, regularization)  # refuses λ with the words of scores()
         curve = lds_curve(
             source, self.subset_masks(alpha), self.subset_outputs(alpha), grid,
             num_bootstrap=self.config["evaluation"]["bootstrap"], seed=bootstrap_seed(self.config["seed"]),
@@ -184,7 +191,7 @@ class Study(StudyReader):
         regularization: float | Sequence[float] | None = None,
         projection_dim: int | None = None,
         training_epoch: int | None = None,
-        seeds: Sequence[int] | None = None,
+        seeds: int | Sequence[int] | None = None,
         **parameters: Any,
     ) -> pd.DataFrame:
         """Return ξ at the given λ over the validation points: regularization, mean, q05, q25, q50, q75, q95."""
@@ -216,7 +223,7 @@ class Study(StudyReader):
         regularization: float | None = None,
         projection_dim: int | None = None,
         training_epoch: int | None = None,
-        seeds: Sequence[int] | None = None,
+        seeds: int | Sequence[int] | None = None,
         **parameters: Any,
     ) -> pd.DataFrame:
         """Return the ``num`` most helpful and most harmful training examples of one query.
@@ -224,7 +231,7 @@ class Study(StudyReader):
         ``regularization=None`` takes λ*. Columns: side (helpful or harmful), rank (from 1), position, index, label,
         prediction, score, payload.
         """
-        if num < 1:
+        if whole_number(num, "num", "Give at least 1.") < 1:
             raise UsageError(f"num={num} is not allowed.", "Give at least 1.")
         if regularization is None and method_row(method).has_regularization:
             selected = self.select(method, projection_dim, training_epoch, **parameters)
@@ -248,17 +255,16 @@ class Study(StudyReader):
     def _grid(self, regularization: float | Sequence[float] | None) -> list[float]:
         if regularization is None:
             return [float(value) for value in self.info["regularizations"]]
-        values = [regularization] if np.isscalar(regularization) else list(regularization)  # type: ignore[arg-type]
-        return [float(value) for value in values]  # type: ignore[arg-type]
+        return regularizations(regularization)
 
-    def _regularization(self, method: str, source: Source, regularization: float | None) -> float | None:
+    def _regularization(self, method: str, source: Source, regularization: Any) -> float | None:
         if isinstance(source, ScoreMatrix):
             if regularization is not None:
                 raise UsageError(f"Method {method!r} has no regularization.", "Leave regularization out.")
             return None
         if regularization is None:
             raise UsageError(f"Method {method!r} needs a regularization λ.", f"`tda select {self.name}` suggests one.")
-        return float(regularization)
+        return one_regularization(regularization)
 
     def _known_methods(self) -> str:
         frame = self.configurations()

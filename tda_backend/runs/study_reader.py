@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 import pandas as pd
 
 from tda_backend.errors import UsageError
+from tda_backend.runs.arguments import regularizations as checked_regularizations
+from tda_backend.runs.arguments import whole_number, whole_numbers
 from tda_backend.runs.sources import cached_source, read_masks, read_outputs
 from tda_backend.spectral.contraction import ScoreMatrix, Source, candidates, filtered_products
 from tda_backend.spectral.filters import pseudo_inverse_cutoff
@@ -150,7 +153,7 @@ class StudyReader:
         """Return step, label, seconds, peak_memory_mib, bytes, finished, device of every finished step."""
         return self._read(repository.timings)
 
-    def source(self, configuration_id: str, seeds: Sequence[int] | None = None) -> Source:
+    def source(self, configuration_id: str, seeds: int | Sequence[int] | None = None) -> Source:
         """Return the spectra (one per training seed) or the score matrix of a configuration, memory-mapped."""
         rows = self._read(repository.sources, configuration_id)
         if not len(rows):
@@ -159,13 +162,12 @@ class StudyReader:
                 f"See `tda show {self.name}` for what is there.",
             )
         if seeds is not None:
-            unknown = sorted(set(seeds) - set(rows["seed_index"]))
-            if unknown or not len(seeds):
-                allowed = ", ".join(str(value) for value in rows["seed_index"])
-                raise UsageError(
-                    f"Training seeds {unknown or list(seeds)} are not there.", f"Training seeds: {allowed}."
-                )
-            rows = rows.loc[rows["seed_index"].isin(list(seeds))]
+            allowed = f"Training seeds: {', '.join(str(value) for value in rows['seed_index'])}."
+            chosen = whole_numbers(seeds, "seeds", allowed)
+            unknown = sorted(set(chosen) - set(rows["seed_index"]))
+            if unknown or not chosen:
+                raise UsageError(f"Training seeds {unknown or chosen} are not there.", allowed)
+            rows = rows.loc[rows["seed_index"].isin(chosen)]
         return cached_source(self._store, str(rows["kind"].tolist()[0]), rows["artifact"].tolist())
 
     def subset_masks(self, alpha: float | None = None) -> np.ndarray:
@@ -203,7 +205,7 @@ class StudyReader:
         """
         source = self.source(configuration_id)
         position = self._query(query)
-        grid = self._explorer_grid if regularizations is None else list(regularizations)
+        grid = self._explorer_grid if regularizations is None else checked_regularizations(regularizations)
         # A margin, because between two λ of the grid an example may pass through the last places unseen.
         chosen = candidates(source, position, grid, num + num // 4 + 2, self._allowed(classes, correctness))
         values, products = filtered_products(source, position, chosen)
@@ -260,7 +262,7 @@ class StudyReader:
         if alpha is None:
             return self.alphas[0]
         for known in self.alphas:
-            if abs(known - alpha) < 1e-9:
+            if isinstance(alpha, Real) and abs(known - float(alpha)) < 1e-9:
                 return known
         raise UsageError(
             f"Study {self.name} has no subsets with alpha = {alpha}.",
@@ -268,11 +270,12 @@ class StudyReader:
         )
 
     def _query(self, query: int) -> int:
-        position = int(query)
+        allowed = f"Give 0 to {self.num_queries - 1}."
+        position = whole_number(query, "query", allowed)
         if not 0 <= position < self.num_queries:
             raise UsageError(
                 f"Query {query} is out of range: study {self.name} has {self.num_queries} queries.",
-                f"Give 0 to {self.num_queries - 1}.",
+                allowed,
             )
         return position
 

@@ -191,12 +191,34 @@ def test_the_payload_respects_filters_and_methods_without_lambda(study: Study):
         (lambda s: s.explorer_payload(s.configuration_id("iffim", 8), 99), "0 to 9"),
         (lambda s: s.explorer_payload(s.configuration_id("iffim", 8), 0, correctness="maybe"), "'right'"),
         (lambda s: s.top_examples("iffim", 0, num=0), "at least 1"),
+        (lambda s: s.top_examples("iffim", 0, num="a"), "at least 1"),
+        (lambda s: s.scores("iffim", 1e-3, seeds=4), "Training seeds: 0"),
+        (lambda s: s.scores("iffim", 1e-3, seeds="a"), "Training seeds: 0"),
+        (lambda s: s.scores("iffim", 1e-3, seeds=[]), "Training seeds: 0"),
+        (lambda s: s.scores("iffim", "a"), "λ ≥ 0"),
+        (lambda s: s.scores("iffim", [1e-3]), "λ ≥ 0"),
+        (lambda s: s.scores("iffim", 1e-3, query="a"), "0 to 9"),
+        (lambda s: s.scores("iffim", 1e-3, query=1.7), "0 to 9"),
+        (lambda s: s.scores("iffim", 1e-3, query=[0, 1.7]), "0 to 9"),
+        (lambda s: s.lds("iffim", []), "at least one λ"),
+        (lambda s: s.lds("iffim", ["a"]), "λ ≥ 0"),
+        (lambda s: s.lds("iffim", 1e-3, alpha="a"), "0.5, 0.25"),
+        (lambda s: s.lds("tracin", [1e-3], normalization=False), "has no regularization"),
+        (lambda s: s.indicator("iffim", []), "at least one λ"),
+        (lambda s: s.explorer_payload(s.configuration_id("iffim", 8), 0, regularizations=[]), "at least one λ"),
     ],
 )
 def test_what_does_not_exist_is_refused_with_what_does(study: Study, call, expected: str):
     with pytest.raises(UsageError) as caught:
         call(study)
     assert expected in str(caught.value)
+
+
+def test_one_training_seed_may_be_given_as_a_number(study: Study):
+    whole = study.scores("iffim", 1e-2, 8, 4)
+    np.testing.assert_array_equal(study.scores("iffim", 1e-2, 8, 4, seeds=0), whole)
+    np.testing.assert_array_equal(study.scores("iffim", 1e-2, 8, 4, seeds=np.int64(0)), whole)
+    assert len(study.lds("tracin", normalization=False)) == 1
 
 
 def test_unknown_study_lists_the_known_ones(computed: Workspace):
