@@ -307,8 +307,10 @@ def _projected_densely(context: RunContext, step: Step, projection: Projection) 
     trained = context.store.open(step.inputs["train"][0])
     model = model_from(context.task, trained.tensors(f"epoch-{step.settings['epoch']:04d}"))
     requests = gradient_requests(context.task, indices["train"], indices["validation"], indices["queries"])
-    wanted = [(context.data[split], rows, quantity) for _, split, rows, quantity in requests]
-    return project_gradients(context.task, model, wanted, projection, device=context.device)
+    return project_gradients(
+        context.task, model, [(context.data[split], rows, quantity) for _, split, rows, quantity in requests],
+        projection, device=context.device,
+    )  # fmt: skip
 
 
 def run_scores(context: RunContext, step: Step, writer: ArtifactWriter) -> None:
