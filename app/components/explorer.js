@@ -44,12 +44,16 @@ function create(root) {
     const move = { ArrowRight: fine, ArrowUp: fine, ArrowLeft: -fine, ArrowDown: -fine, PageUp: STEPS, PageDown: -STEPS }[event.key];
     if (!move) return; // Home and End are the browser's own
     event.preventDefault();
-    if (Math.abs(move) === STEPS) return self.set(decadeFrom(self.lambda, Math.sign(move), self.axis), true);
-    const at = Math.round(fractionOf(self.lambda, self.axis) * STEPS); // the slider itself follows a frame later
+    const go = (lambda) => {
+      self.set(lambda, true);
+      view.slider.value = Math.round(fractionOf(lambda, self.axis) * STEPS); // at once, for whoever reads it aloud
+    };
+    if (Math.abs(move) === STEPS) return go(decadeFrom(self.lambda, Math.sign(move), self.axis));
+    const at = Math.round(fractionOf(self.lambda, self.axis) * STEPS);
     let step = at + move;
     if (at < NOTCH && move > 0) step = NOTCH; // leave the notch in one press
     else if (step < NOTCH) step = 0;
-    self.set(lambdaAt(Math.min(STEPS, step), self.axis), true);
+    go(lambdaAt(Math.min(STEPS, step), self.axis));
   });
   const typed = () => {
     const value = Number(view.number.value.trim().replace("−", "-").replace(",", "."));
