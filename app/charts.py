@@ -45,11 +45,6 @@ def zero_position(regularizations: Sequence[float] | pd.Series) -> float:
     return min(positive) / 10**ZERO_GAP if positive else 1e-9
 
 
-def axis_values(regularizations: pd.Series, zero: float) -> pd.Series:
-    """Return λ as drawn: 0 moved to ``zero``."""
-    return regularizations.where(regularizations > 0, zero)
-
-
 def on_grid(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of a curve that lie within the study's grid of λ, ascending.
 

@@ -86,11 +86,6 @@ def plain(text: object) -> str:
     return "".join(f"\\{char}" if char in r"\`*_{}[]()#+-.!|<>~$:&^" else char for char in str(text))
 
 
-def same_regularization(first: float | None, second: float | None) -> bool:
-    """Return whether two λ are the same to the three digits that are shown."""
-    return regularization_text(first) == regularization_text(second)
-
-
 def joined(values: Sequence[object]) -> str:
     """Return ``a, b and c``."""
     words = [str(value) for value in values]

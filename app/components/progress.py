@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pandas as pd
 import streamlit as st
 
@@ -48,11 +46,6 @@ def last_job(study_id: str, name: str) -> pd.Series | None:
     frame = services.running_jobs()
     mine = frame[(frame["study_id"] == study_id) | ((frame["study_id"].fillna("") == "") & (frame["study"] == name))]
     return mine.iloc[0] if len(mine) else None
-
-
-def age_text(seconds_since_1970: float) -> str:
-    """Return how long ago something was."""
-    return f"{duration_text(time.time() - seconds_since_1970)} ago"
 
 
 def start_button(label: str, arguments: list[str], key: str, primary: bool = False) -> None:

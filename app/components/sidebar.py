@@ -6,7 +6,7 @@ import streamlit as st
 
 from app import services, session
 from app.components.copy_link import copy_link
-from app.formats import projection_text, regularization_text
+from app.formats import regularization_text
 from app.session import Context, control
 from app.state import UNPROJECTED, View, k_text
 
@@ -69,10 +69,3 @@ def show_notes(context: Context) -> None:
     """Draw what could not be shown as asked."""
     for sentence in dict.fromkeys(context.notes):
         st.info(sentence.replace("$", r"\$"), icon=":material/info:")
-
-
-def caption_of(context: Context) -> str:
-    """Return the chosen configuration in words."""
-    row = context.configuration
-    assert row is not None
-    return f"{row['variant_title']} · epoch {row['training_epoch']} · {projection_text(row['projection_dim'])}"
