@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tda_backend.errors import TaskError
+
 Batch = Mapping[str, Tensor]
 """A dict of equally long tensors: the leading axis b enumerates examples."""
 
@@ -101,6 +103,33 @@ class Task(ABC):
         """Return the predicted class (integer) or value of each example, ``[b]``, or ``None`` if there is none."""
         return None
 
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return what the loss is a function of (logits, a regression's mean), ``[b, ...]``.
+
+        Needed by the Gauss–Newton matrix and the true Fisher only.
+
+        Raises:
+            TaskError: The task does not say.
+        """
+        raise TaskError(
+            f"Task {self.name!r} has no outputs(model, batch), which the Gauss–Newton matrix and the true Fisher need.",
+            "Define outputs, output_loss and sample_targets, or choose the empirical Fisher.",
+        )
+
+    def output_loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Return the training loss as a convex function of :meth:`outputs`, ``[b]``: equals :meth:`train_loss`."""
+        raise TaskError(
+            f"Task {self.name!r} has no output_loss(outputs, batch), which the Gauss–Newton matrix needs.",
+            "Define outputs and output_loss, or choose the empirical Fisher.",
+        )
+
+    def sample_targets(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        """Return targets drawn from the model's own distribution, one per example, in the form of ``label_key``."""
+        raise TaskError(
+            f"Task {self.name!r} has no sample_targets(outputs, generator), which the true Fisher needs.",
+            "Define outputs and sample_targets, or choose the empirical Fisher.",
+        )
+
     def show(self, split: str, index: int) -> Display:
         """Return how example ``index`` of ``split`` is displayed; override it for pictures, text or tables."""
         return Display("text", caption=f"{split} example {index}", text=f"{split} #{index}")
@@ -129,36 +158,6 @@ class Checkpoint:
     epoch: int
     learning_rate: float
     state: Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Spectrum:
-    """Spectral coordinates of one (checkpoint, method, projection): every λ is a filter on them.
-
-    ``scores = query · diag(φ(σ; λ)) · trainᵀ ⊙ train_weights`` with the sign already inside ``train``: for influence
-    functions ``train`` holds the coordinates of **−∇ℓ** (the direction in which an example pushes the parameters),
-    ``query`` those of the gradient of goodness, so that positive helps. TRAK's ``train`` holds ∇goodness and
-    ``train_weights`` Q_i = 1 − p_i.
-
-    Attributes:
-        eigenvalues: ``[r]`` float64, descending, ≥ 0, of the mean Gram (with 1/n).
-        train: ``[n, r]`` float32.
-        query: ``[m, r]`` float32.
-        validation: ``[v, r]`` float32 (for ξ).
-        train_weights: ``[n]`` float32 or ``None`` (ones).
-        num_cut: Number of eigenvalues ≤ n·ε·σ_max, which the pseudo-inverse at λ = 0 leaves out.
-    """
-
-    eigenvalues: Tensor
-    train: Tensor
-    query: Tensor
-    validation: Tensor
-    train_weights: Tensor | None
-    num_cut: int
-
-    @property
-    def num_train(self) -> int:
-        return self.train.shape[0]
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tda_backend.features.checkpoint_features import CheckpointFeatures, checkpoint_features
+from tda_backend.spectral.coordinates import Spectrum
 from tda_backend.spectral.decompose import dual_coordinates, primal_coordinates
-from tda_backend.types import Batch, Spectrum, Task
+from tda_backend.types import Batch, Task
 
 NUM_CLASSES = 3
 
@@ -55,12 +56,31 @@ class ClassificationExample(Task):
     def measurement(self, model: nn.Module, batch: Batch) -> Tensor:
         return margin(model(batch["x"]), batch["y"])
 
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        return model(batch["x"])
+
+    def output_loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        return F.cross_entropy(outputs, batch["y"], reduction="none")
+
+    def sample_targets(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.multinomial(outputs.softmax(1), 1, generator=generator)[:, 0]
+
 
 class RegressionExample(ClassificationExample):
     """Regression measured by absolute error: no margin identity, and smaller is better."""
 
     margin_identity = False
     measurement_sign = -1
+    num_classes = None
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        return model(batch["x"])[:, 0]
+
+    def output_loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        return 0.5 * (outputs - batch["y"]) ** 2
+
+    def sample_targets(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        return outputs + torch.randn(outputs.shape, generator=generator, dtype=outputs.dtype)
 
     def train_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         return 0.5 * (model(batch["x"])[:, 0] - batch["y"]) ** 2
@@ -97,6 +117,49 @@ class Convolutional(nn.Module):
         return self.out(F.relu(self.norm(self.conv(x[:, None]))).flatten(1))
 
 
+class NormalisedCNN(nn.Module):
+    """Conv2d with stride and padding, BatchNorm with statistics that are not trivial, ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 3, stride=2, padding=1)
+        self.norm = nn.BatchNorm2d(3)
+        self.norm.running_mean = torch.tensor([0.1, -0.2, 0.3])
+        self.norm.running_var = torch.tensor([0.5, 1.5, 2.0])
+        self.out = nn.Linear(12, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.relu(self.norm(self.conv(x))).flatten(1))
+
+
+class TinyTransformer(nn.Module):
+    """Attention, LayerNorm and an embedding tied with the output head; classes are the first tokens."""
+
+    def __init__(self, vocabulary: int = 5, width: int = 4) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.norm = nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, 2, batch_first=True)
+        self.feed = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        hidden = self.embedding(tokens)
+        normed = self.norm(hidden)
+        hidden = hidden + self.attention(normed, normed, normed, need_weights=False)[0]
+        hidden = hidden + torch.tanh(self.feed(hidden))
+        return F.linear(hidden.mean(1), self.embedding.weight)[:, :NUM_CLASSES]
+
+
+class TokenExample(ClassificationExample):
+    """Classification of short token sequences."""
+
+    def __init__(self, name: str, build) -> None:
+        super().__init__(name, build, shape=(4,))
+        generator = torch.Generator().manual_seed(11)
+        for split in self._data.values():
+            split["x"] = torch.randint(0, 5, (len(split["y"]), 4), generator=generator)
+
+
 def mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 7), nn.ReLU(inplace=True), nn.Dropout(0.3), nn.Linear(7, NUM_CLASSES))
 
@@ -107,6 +170,8 @@ TASKS: dict[str, Task] = {
     "positions": ClassificationExample("positions", Positions, shape=(5, 4)),
     "regression": RegressionExample("regression", lambda: nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 1))),
     "conv": ClassificationExample("conv", Convolutional),
+    "cnn": ClassificationExample("cnn", NormalisedCNN, shape=(2, 4, 4)),
+    "transformer": TokenExample("transformer", TinyTransformer),
 }
 FACTOR_TASKS = ("linear", "mlp", "positions", "regression")
 VALIDATION, QUERIES = range(6), range(6, 16)

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from tda_backend.errors import NumericalError, UsageError
+from tda_backend.spectral.condense import MAX_COORDINATES, Condenser
+from tda_backend.spectral.coordinates import Coordinates
 from tda_backend.spectral.filters import check_regularization, pseudo_inverse_cutoff
-from tda_backend.types import Spectrum
 
 
 @dataclass(frozen=True)
@@ -45,26 +46,23 @@ class Indicator:
         NumericalError: Coordinates are not finite, or every validation point has t₁ = 0.
     """
 
-    def __init__(self, spectra: Sequence[Spectrum]) -> None:
+    def __init__(self, spectra: Sequence[Coordinates]) -> None:
         if not spectra:
             raise UsageError("The indicator needs at least one spectrum.", "Give one spectrum per training seed.")
         self.largest_eigenvalue = max(float(spectrum.eigenvalues.max()) for spectrum in spectra)
         self._models: list[tuple[np.ndarray, np.ndarray]] = []
-        kept = torch.ones(spectra[0].validation.shape[0], dtype=torch.bool)
+        kept = torch.ones(spectra[0].num_validation, dtype=torch.bool)
         for spectrum in spectra:
-            sigma = spectrum.eigenvalues.to(torch.float64)
-            positive = sigma > pseudo_inverse_cutoff(sigma, spectrum.num_train)
-            power = spectrum.validation.to(torch.float64)[:, positive].square_()
-            power *= sigma[positive]
+            sigma, power = _power(spectrum)
             if not bool(torch.isfinite(power).all()):
                 raise NumericalError(
                     "Validation coordinates are not finite.", "Look for NaN in the gradients of this checkpoint."
                 )
             # ξ does not depend on the length of φ': scaling each point to a largest term of 1 prevents underflow.
-            largest = power.amax(dim=1, keepdim=True) if power.numel() else torch.zeros(len(power), 1)
+            largest = power.abs().amax(dim=1, keepdim=True) if power.numel() else torch.zeros(len(power), 1)
             kept &= largest[:, 0] > 0
             power /= torch.where(largest > 0, largest, torch.ones_like(largest))
-            self._models.append((sigma[positive].numpy(), power.numpy()))
+            self._models.append((sigma.numpy(), power.numpy()))
         self.kept = kept.numpy()
         if not self.kept.any():
             raise NumericalError(
@@ -96,7 +94,30 @@ class Indicator:
         return self(regularizations)[:, self.kept].mean(axis=1)
 
 
-def indicator_curve(spectra: Sequence[Spectrum], regularizations: Sequence[float]) -> IndicatorCurve:
+def _power(spectrum: Coordinates) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return σ ``[r]`` and ``σ_i b_i²`` of each validation point, ``[v, r]`` float64; condensed where many."""
+    eigenvalues, powers = [], []
+    condenser, total = None, torch.empty(0)
+    if spectrum.eigenvalues.numel() > MAX_COORDINATES:
+        positive = spectrum.eigenvalues[spectrum.eigenvalues > 0]
+        condenser = Condenser(float(positive.min()), float(positive.max()))
+        total = torch.zeros(spectrum.num_validation, condenser.eigenvalues.numel(), dtype=torch.float64)
+    for segment in spectrum.segments():
+        positive = segment.eigenvalues > pseudo_inverse_cutoff(segment.eigenvalues, spectrum.num_train)
+        sigma = segment.eigenvalues[positive]
+        power = segment.rows("validation").to(torch.float64)[:, positive].square_()
+        power *= sigma
+        if condenser is not None:
+            condenser.add(total, sigma, power)
+        else:
+            eigenvalues.append(sigma)
+            powers.append(power)
+    if condenser is None:
+        return torch.cat(eigenvalues), torch.cat(powers, dim=1)
+    return condenser.eigenvalues, total
+
+
+def indicator_curve(spectra: Sequence[Coordinates], regularizations: Sequence[float]) -> IndicatorCurve:
     """Return ξ per validation point and its mean for every λ.
 
     Args:

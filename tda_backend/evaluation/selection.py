@@ -10,7 +10,7 @@ import numpy as np
 
 from tda_backend.errors import NumericalError, UsageError
 from tda_backend.evaluation.indicator import Indicator
-from tda_backend.types import Spectrum
+from tda_backend.spectral.coordinates import Coordinates
 
 QUANTILES: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
 _SCAN_POINTS = 113  # eight per decade over fourteen decades
@@ -43,7 +43,7 @@ class Selection:
     num_dropped: int
 
 
-def select_regularization(spectra: Sequence[Spectrum], threshold: float = 0.5) -> Selection:
+def select_regularization(spectra: Sequence[Coordinates], threshold: float = 0.5) -> Selection:
     """Return the λ at which the mean ξ over the validation set reaches the threshold.
 
     Scans 113 log-spaced λ in σ_max·[1e-10, 1e4], takes the **last upward** crossing and bisects on log λ inside that
@@ -105,7 +105,7 @@ def _bisect(indicator: Indicator, threshold: float, low: float, high: float) -> 
     return math.exp(0.5 * (a + b))
 
 
-def spectrum_quantiles(spectra: Sequence[Spectrum], quantiles: Sequence[float] = QUANTILES) -> dict[float, float]:
+def spectrum_quantiles(spectra: Sequence[Coordinates], quantiles: Sequence[float] = QUANTILES) -> dict[float, float]:
     """Return the baseline λ = quantile of the positive eigenvalues (METHODS §4), pooled over training seeds.
 
     Raises:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from tda_backend.spectral.contraction import ScoreMatrix, Source
+from tda_backend.spectral.coordinates import Spectrum
 from tda_backend.store.artifacts import ArtifactStore, ArtifactWriter
-from tda_backend.types import Spectrum
 
 MAX_CACHED = 64
 _cache: OrderedDict[tuple, Source] = OrderedDict()

@@ -15,11 +15,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tda_backend.attribution.influence import build_spectrum
+from tda_backend.attribution.tracin import tracin_scores
 from tda_backend.errors import DataError, TaskError
 from tda_backend.features.checkpoint_features import CheckpointFeatures, checkpoint_features, gradient_requests
 from tda_backend.features.dense import project_gradients
 from tda_backend.features.projection import Projection, gaussian_from_gram, nested, project_factors
-from tda_backend.methods import build_spectrum, tracin_scores
 from tda_backend.runs.evaluate_step import evaluation_tables
 from tda_backend.runs.plan import Plan, Step
 from tda_backend.runs.sources import read_masks, read_outputs, read_source, write_spectrum

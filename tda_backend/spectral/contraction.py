@@ -1,13 +1,14 @@
 """From spectral coordinates to scores, subset sums and self-influence, for any λ and without an n × m matrix.
 
-A *source* of scores is a list of :class:`~tda_backend.types.Spectrum`, one per training seed, or a
-:class:`ScoreMatrix` for methods without λ. Ensembles: influence functions average the scores over seeds; TRAK averages
-the unweighted scores and the weights Q_i = 1 − p_i **separately** and then multiplies (TRAK, eq. 17; METHODS §2).
+A *source* of scores is a list of coordinates (:class:`~tda_backend.spectral.coordinates.Spectrum` or another class
+with its interface), one per training seed, or a :class:`ScoreMatrix` for methods without λ. Ensembles: influence
+functions average the scores over seeds; TRAK averages the unweighted scores and the weights Q_i = 1 − p_i
+**separately** and then multiplies (TRAK, eq. 17; METHODS §2).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor
 
 from tda_backend.errors import NumericalError, UsageError
-from tda_backend.spectral.filters import check_regularization, damped_inverse, damped_inverse_table
-from tda_backend.types import Spectrum
+from tda_backend.spectral.condense import MAX_COORDINATES, Condenser
+from tda_backend.spectral.coordinates import Coordinates, Rows, Segment
+from tda_backend.spectral.filters import check_regularization
 
 _ROWS = 1024
 
@@ -37,12 +39,12 @@ class ScoreMatrix:
         return self.values.shape[1]
 
 
-Source: TypeAlias = Sequence[Spectrum] | ScoreMatrix
+Source: TypeAlias = Sequence[Coordinates] | ScoreMatrix
 
 
 def num_queries(source: Source) -> int:
     """Return m."""
-    return source.values.shape[0] if isinstance(source, ScoreMatrix) else _spectra(source)[0].query.shape[0]
+    return source.values.shape[0] if isinstance(source, ScoreMatrix) else _spectra(source)[0].num_queries
 
 
 def num_train(source: Source) -> int:
@@ -50,7 +52,7 @@ def num_train(source: Source) -> int:
     return source.num_train if isinstance(source, ScoreMatrix) else _spectra(source)[0].num_train
 
 
-def mean_weights(spectra: Sequence[Spectrum]) -> Tensor | None:
+def mean_weights(spectra: Sequence[Coordinates]) -> Tensor | None:
     """Return the example weights averaged over seeds, ``[n]`` float64, or ``None`` for methods without weights.
 
     Raises:
@@ -95,23 +97,65 @@ def scores(source: Source, regularization: float | None, queries: int | Sequence
     return values[0] if one else values
 
 
-def _spectral_scores(spectra: Sequence[Spectrum], regularization: float, rows: list[int] | None) -> Tensor:
+def _filtered(
+    spectrum: Coordinates, regularization: float, rows: Rows = None, group: str = "query"
+) -> Iterator[tuple[Segment, Tensor]]:
+    """Yield each segment with its filtered query coordinates ``φ(σ; λ)∘q``, ``[m, r]`` float64.
+
+    ``group="train"`` filters the training examples as if they were queries (self-influence).
+    """
+    segments = spectrum.segments()
+    if spectrum.filter.depends_on_query and len(segments) > 1:
+        raise UsageError(
+            f"The filter {spectrum.filter.name} needs one basis for all parameters.", "Use a method without blocks."
+        )
+    for segment in segments:
+        query = segment.rows(group, rows).to(torch.float64)  # type: ignore[arg-type]
+        outside = spectrum.query_outside if group == "query" else None
+        outside = outside if rows is None or outside is None else outside[rows]
+        weights = spectrum.filter.weights(segment.eigenvalues, regularization, spectrum.num_train, query, outside)
+        yield segment, query * weights
+
+
+def _spectral_scores(spectra: Sequence[Coordinates], regularization: float, rows: list[int] | None) -> Tensor:
     total: Tensor | None = None
     for spectrum in spectra:
-        phi = damped_inverse(spectrum.eigenvalues, regularization, spectrum.num_train) / len(spectra)
-        query = spectrum.query if rows is None else spectrum.query[rows]
-        filtered = (query.to(torch.float64) * phi).to(spectrum.train.dtype)
-        # One query: a matrix-vector product over contiguous rows is bound by memory bandwidth alone.
-        if filtered.shape[0] == 1:
-            part = torch.mv(spectrum.train, filtered[0])[None]
-        else:
-            part = filtered @ spectrum.train.T
-        total = part if total is None else total.add_(part)
+        for segment, filtered in _filtered(spectrum, regularization, rows):
+            part = segment.products((filtered / len(spectra)).to(spectrum.dtype))
+            total = part if total is None else total.add_(part)
     assert total is not None
     weights = mean_weights(spectra)
     if weights is not None:
         total *= weights.to(total.dtype)
     return total
+
+
+def block_scores(
+    source: Source, regularization: float, queries: int | Sequence[int] | None = None
+) -> dict[str, np.ndarray]:
+    """Return scores by block (layer); they sum to :func:`scores`.
+
+    Returns:
+        Block name → ``[m, n]`` or ``[n]``.
+
+    Raises:
+        UsageError: The coordinates mix all layers, or the source is a score matrix.
+    """
+    one = isinstance(queries, (int, np.integer))
+    rows = check_queries(source, [int(queries)] if one else queries)  # type: ignore[arg-type]
+    if isinstance(source, ScoreMatrix) or not all(spectrum.blocks for spectrum in _spectra(source)):
+        raise UsageError("These scores have no blocks.", "Choose a method with one basis per layer (LoGra, EK-FAC).")
+    spectra = _spectra(source)
+    totals: dict[str, Tensor] = {}
+    for spectrum in spectra:
+        for segment, filtered in _filtered(spectrum, regularization, rows):
+            part = segment.products((filtered / len(spectra)).to(spectrum.dtype))
+            totals[segment.block] = totals[segment.block] + part if segment.block in totals else part
+    weights = mean_weights(spectra)
+    result = {name: values if weights is None else values * weights.to(values.dtype) for name, values in totals.items()}
+    for values in result.values():
+        _refuse_non_finite(values[None], [regularization])
+    return {name: values.numpy()[0] if one else values.numpy() for name, values in result.items()}
 
 
 def subset_sums(source: Source, masks: Tensor | np.ndarray, regularizations: Sequence[float] | None) -> Tensor:
@@ -136,7 +180,7 @@ def subset_sums(source: Source, masks: Tensor | np.ndarray, regularizations: Seq
             "Masks are [S, n] bool.",
         )
     if isinstance(source, ScoreMatrix):
-        sums = _times(selected, source.values.T)[None]
+        sums = (selected @ source.values.to(torch.float64).T)[None]
         _refuse_non_finite(sums, [None])
         return sums
     spectra = _spectra(source)
@@ -144,13 +188,19 @@ def subset_sums(source: Source, masks: Tensor | np.ndarray, regularizations: Seq
     weights = mean_weights(spectra)
     if weights is not None:
         selected = selected * weights
-    sums = torch.zeros(len(values), selected.shape[0], spectra[0].query.shape[0], dtype=torch.float64)
+    sums = torch.zeros(len(values), selected.shape[0], num_queries(source), dtype=torch.float64)
     for spectrum in spectra:
-        summed = _times(selected, spectrum.train) / len(spectra)
-        query = spectrum.query.to(torch.float64).T
-        table = damped_inverse_table(spectrum.eigenvalues, values, spectrum.num_train)
-        for index, phi in enumerate(table):
-            sums[index].addmm_(summed * phi, query)
+        for segment in spectrum.segments():
+            summed = segment.sums(selected) / len(spectra)
+            query = segment.rows("query").to(torch.float64)
+            for index, value in enumerate(values):
+                phi = spectrum.filter.weights(
+                    segment.eigenvalues, value, spectrum.num_train, query, spectrum.query_outside
+                )
+                if phi.ndim == 1:
+                    sums[index].addmm_(summed * phi, query.T)
+                else:
+                    sums[index].addmm_(summed, (query * phi).T)
     _refuse_non_finite(sums, values)
     return sums
 
@@ -171,12 +221,24 @@ def self_influence(source: Source, regularizations: Sequence[float]) -> Tensor:
     if isinstance(source, ScoreMatrix):
         raise UsageError("Self-influence needs spectral coordinates.", "Choose a method with a regularization.")
     spectra = _spectra(source)
-    result = torch.zeros(len(regularizations), spectra[0].num_train, dtype=torch.float64)
+    values = [check_regularization(value) for value in regularizations]
+    result = torch.zeros(len(values), spectra[0].num_train, dtype=torch.float64)
     for spectrum in spectra:
-        table = damped_inverse_table(spectrum.eigenvalues, regularizations, spectrum.num_train) / len(spectra)
-        for start in range(0, spectrum.num_train, _ROWS):
-            block = spectrum.train[start : start + _ROWS].to(torch.float64)
-            result[:, start : start + _ROWS] += table @ (block * block).T
+        for segment in spectrum.segments():
+            fixed = None
+            if not spectrum.filter.depends_on_query:
+                fixed = [spectrum.filter.weights(segment.eigenvalues, v, spectrum.num_train) for v in values]
+            for start in range(0, spectrum.num_train, _ROWS):
+                block = segment.rows("train", slice(start, start + _ROWS)).to(torch.float64)
+                if fixed is not None:
+                    part = torch.stack(fixed) @ (block * block).T
+                else:
+                    part = torch.stack([
+                        (spectrum.filter.weights(segment.eigenvalues, v, spectrum.num_train, block) * block * block)
+                        .sum(1)
+                        for v in values
+                    ])  # fmt: skip
+                result[:, start : start + _ROWS] += part / len(spectra)
     weights = mean_weights(spectra)
     return result if weights is None else result * weights
 
@@ -202,12 +264,26 @@ def filtered_products(source: Source, query: int, positions: Sequence[int] | np.
         return torch.zeros(1, dtype=torch.float64), source.values[query, chosen].to(torch.float32)[:, None]
     spectra = _spectra(source)
     weights = mean_weights(spectra)
-    blocks = []
-    for spectrum in spectra:
-        block = spectrum.train[chosen].to(torch.float64) * (spectrum.query[query].to(torch.float64) / len(spectra))
-        blocks.append(block if weights is None else block * weights[chosen, None])
-    products = torch.cat(blocks, dim=1).to(torch.float32)
-    return torch.cat([spectrum.eigenvalues.to(torch.float64) for spectrum in spectra]), products
+    parts = [_products_of(spectrum, query, chosen) for spectrum in spectra]
+    products = torch.cat([values for _, values in parts], dim=1) / len(spectra)
+    if weights is not None:
+        products *= weights[chosen, None]
+    return torch.cat([eigenvalues for eigenvalues, _ in parts]), products.to(torch.float32)
+
+
+def _products_of(spectrum: Coordinates, query: int, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues ``[R]`` and products ``[c, R]`` float64 of one spectrum; condensed where there are many."""
+    sigma = spectrum.eigenvalues.to(torch.float64)
+    if sigma.numel() <= MAX_COORDINATES or spectrum.filter.depends_on_query:
+        products = [s.rows("train", chosen).double() * s.rows("query", [query]).double() for s in spectrum.segments()]
+        return torch.cat([segment.eigenvalues for segment in spectrum.segments()]), torch.cat(products, dim=1)
+    condenser = Condenser(float(sigma[sigma > 0].min()), float(sigma.max()))
+    total = torch.zeros(len(chosen), condenser.eigenvalues.numel(), dtype=torch.float64)
+    for segment in spectrum.segments():
+        kept = segment.eigenvalues > 0
+        products = segment.rows("train", chosen).double() * segment.rows("query", [query]).double()
+        condenser.add(total, segment.eigenvalues[kept], products[:, kept])
+    return condenser.eigenvalues, total
 
 
 def candidates(
@@ -245,14 +321,19 @@ def candidates(
     return pool[chosen.unique()].sort().values.numpy()
 
 
-def _score_curves(spectra: Sequence[Spectrum], query: int, regularizations: Sequence[float]) -> Tensor:
+def _score_curves(spectra: Sequence[Coordinates], query: int, regularizations: Sequence[float]) -> Tensor:
     """Return one query's scores at every λ, ``[L, n]``."""
     total: Tensor | None = None
     for spectrum in spectra:
-        table = damped_inverse_table(spectrum.eigenvalues, regularizations, spectrum.num_train) / len(spectra)
-        filtered = (spectrum.query[query].to(torch.float64) * table).to(spectrum.train.dtype)
-        part = filtered @ spectrum.train.T
-        total = part if total is None else total.add_(part)
+        for segment in spectrum.segments():
+            row = segment.rows("query", [query]).to(torch.float64)
+            outside = None if spectrum.query_outside is None else spectrum.query_outside[[query]]
+            weights = [
+                spectrum.filter.weights(segment.eigenvalues, value, spectrum.num_train, row, outside).reshape(1, -1)
+                for value in regularizations
+            ]
+            part = segment.products((row * torch.cat(weights) / len(spectra)).to(spectrum.dtype))
+            total = part if total is None else total.add_(part)
     assert total is not None
     weights = mean_weights(spectra)
     return total if weights is None else total * weights.to(total.dtype)
@@ -270,8 +351,8 @@ def check_queries(source: Source, queries: Sequence[int] | None) -> list[int] | 
     return rows
 
 
-def _spectra(source: Source) -> Sequence[Spectrum]:
-    if isinstance(source, (ScoreMatrix, Spectrum)) or not source:
+def _spectra(source: Source) -> Sequence[Coordinates]:
+    if isinstance(source, ScoreMatrix) or not isinstance(source, Sequence) or not source:
         raise UsageError("Scores need a list of at least one spectrum.", "Give one spectrum per training seed.")
     return source
 
@@ -280,14 +361,6 @@ def _needed(value):
     if value is None:
         raise UsageError("This method needs a regularization λ.", "Give λ ≥ 0 in units of the mean Gram.")
     return value
-
-
-def _times(left: Tensor, right: Tensor) -> Tensor:
-    """Return ``left @ right`` in float64 with ``right`` cast block by block."""
-    result = torch.zeros(left.shape[0], right.shape[1], dtype=torch.float64)
-    for start in range(0, right.shape[0], _ROWS):
-        result.addmm_(left[:, start : start + _ROWS], right[start : start + _ROWS].to(torch.float64))
-    return result
 
 
 def _refuse_non_finite(values: Tensor, regularizations: Sequence[float | None]) -> None:

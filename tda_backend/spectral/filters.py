@@ -3,8 +3,10 @@
 ======================  =============================================  ==========================================
 filter                  φ(σ; λ)                                        used by
 ======================  =============================================  ==========================================
-``damped_inverse``      1 / (σ + λ);  λ = 0: 1/σ if σ > cutoff else 0  IFFIM, TRAK
-``identity``            1                                              TracIn
+``damped_inverse``      1 / (σ + λ);  λ = 0: 1/σ if σ > cutoff else 0  influence functions, TRAK, LoGra, EK-FAC
+``identity``            1                                              methods without curvature
+``lissa_mean``          [1−(1−d−σ/s)^{T+1}]/(σ+λ),  d = λ/s            LiSSA (:mod:`..solver_filters`)
+``krylov``              conjugate gradients' polynomial, per query     CG (:mod:`..solver_filters`)
 ======================  =============================================  ==========================================
 
 λ is in units of the mean Gram (TRAK's XᵀX form is λ_TRAK = n·λ). The cutoff of the pseudo-inverse is n·ε·σ_max with
@@ -14,7 +16,9 @@ the ε of float64. The explorer's browser-side code applies the same table.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -89,3 +93,64 @@ def damped_inverse_table(eigenvalues: Tensor, regularizations: Iterable[float], 
     """Return :func:`damped_inverse` for several λ as ``[num_λ, r]`` float64."""
     rows = [damped_inverse(eigenvalues, value, num_train) for value in regularizations]
     return torch.stack(rows) if rows else torch.empty(0, eigenvalues.numel(), dtype=torch.float64)
+
+
+class SpectralFilter(Protocol):
+    """φ: what a method does to spectral coordinates.
+
+    Attributes:
+        name: Key of the table above; the explorer's browser-side code knows it too.
+        depends_on_query: Whether the weights differ from query to query.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def depends_on_query(self) -> bool: ...
+
+    def parameters(self) -> Mapping[str, Any]:
+        """Return the hyper-parameters beside λ."""
+        ...
+
+    def weights(
+        self,
+        eigenvalues: Tensor,
+        regularization: float,
+        num_train: int,
+        query: Tensor | None = None,
+        outside: Tensor | None = None,
+    ) -> Tensor:
+        """Return φ, ``[r]`` or, where it depends on the query, ``[m, r]``; float64, finite.
+
+        Args:
+            eigenvalues: ``[r]`` float64 σ ≥ 0.
+            regularization: λ ≥ 0.
+            num_train: n.
+            query: ``[m, r]`` float64 query coordinates, for filters that depend on them.
+            outside: ``[m]`` squared norm of each query gradient outside the basis.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class DampedInverse:
+    """φ(σ; λ) = 1/(σ+λ); see :func:`damped_inverse`."""
+
+    name = "damped_inverse"
+    depends_on_query = False
+
+    def parameters(self) -> Mapping[str, Any]:
+        """Return nothing: λ is all."""
+        return {}
+
+    def weights(
+        self,
+        eigenvalues: Tensor,
+        regularization: float,
+        num_train: int,
+        query: Tensor | None = None,
+        outside: Tensor | None = None,
+    ) -> Tensor:
+        """Return 1/(σ+λ), ``[r]``."""
+        return damped_inverse(eigenvalues, regularization, num_train)

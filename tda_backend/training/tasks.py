@@ -54,6 +54,18 @@ class ClassificationTask(Task):
         """Return the :func:`margin` of each example, ``[b]``."""
         return margin(self.logits(model, batch), batch[self.label_key])
 
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the logits, ``[b, classes]``."""
+        return self.logits(model, batch)
+
+    def output_loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Return the cross-entropy of given logits, ``[b]``."""
+        return functional.cross_entropy(outputs, batch[self.label_key], reduction="none")
+
+    def sample_targets(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        """Return labels drawn from the softmax of the logits, int64 ``[b]``."""
+        return torch.multinomial(outputs.softmax(dim=1), 1, generator=generator)[:, 0]
+
     def predict(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the most likely class of each example, int64 ``[b]``."""
         return self.logits(model, batch).argmax(dim=1)

@@ -21,13 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tda_backend.attribution.influence import build_spectrum
 from tda_backend.evaluation.grid import DEFAULT_REGULARIZATIONS
 from tda_backend.evaluation.lds import lds_curve
 from tda_backend.features.checkpoint_features import CheckpointFeatures, checkpoint_features
 from tda_backend.features.projection import Projection, gaussian_from_gram, project_factors
-from tda_backend.methods import build_spectrum
 from tda_backend.spectral.contraction import scores, subset_sums
-from tda_backend.types import Batch, Spectrum, Task
+from tda_backend.spectral.coordinates import Spectrum
+from tda_backend.types import Batch, Task
 from tests.helpers_numerics import margin
 
 NUM_SUBSETS = 50

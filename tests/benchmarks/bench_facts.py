@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from tda_backend.attribution.influence import build_spectrum
 from tda_backend.evaluation.indicator import indicator_curve
 from tda_backend.evaluation.lds import lds_curve
 from tda_backend.evaluation.selection import select_regularization
 from tda_backend.features.checkpoint_features import checkpoint_features
-from tda_backend.methods import build_spectrum
 from tda_backend.seeds import hashed_rng, hashed_seed
 from tda_backend.training.data import as_batch
 from tda_backend.training.fit import model_from, train

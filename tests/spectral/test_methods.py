@@ -8,10 +8,12 @@ import torch
 from scipy.optimize import minimize
 from torch import nn
 
+from tda_backend.attribution.influence import build_spectrum
+from tda_backend.attribution.tracin import tracin_scores
 from tda_backend.errors import ArtifactError, NumericalError, TaskError, UsageError
 from tda_backend.features.checkpoint_features import CheckpointFeatures, checkpoint_features
 from tda_backend.features.projection import Projection, gaussian_from_gram, nested, project_factors
-from tda_backend.methods import METHODS, build_spectrum, method, tracin_scores
+from tda_backend.methods import METHODS, method
 from tda_backend.spectral.contraction import scores
 from tests.helpers_numerics import (
     FACTOR_TASKS,
@@ -239,7 +241,7 @@ def test_the_method_table_is_complete_and_refuses_politely():
         build_spectrum("iffim", features)
     with pytest.raises(UsageError, match="exactly one"):
         build_spectrum("iffim", features, gram=gram, projected=gram)
-    with pytest.raises(UsageError, match="tracin_scores"):
+    with pytest.raises(UsageError, match="iffim, trak"):
         build_spectrum("tracin", features, gram=gram)
     with pytest.raises(UsageError, match="40 vectors"):
         build_spectrum("iffim", features, projected=torch.zeros(3, 2))

@@ -1,0 +1,1 @@
+"""From features to spectra or scores, one module a family of methods."""
