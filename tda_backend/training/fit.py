@@ -140,7 +140,7 @@ def row_numbers(indices: Sequence[int] | np.ndarray | Tensor, num_examples: int)
 
 def single_trainer(
     task: Task, data: Batch, rows: np.ndarray, seed: int, device: torch.device | str, route: Route
-) -> Trainer:
+) -> LoopTrainer | MLPTrainer:
     """Return the trainer of one model by ``route``."""
     settings = training_settings(task)
     with persons_code(task, "build_model"):

@@ -10,7 +10,7 @@ from tda_backend.seeds import hashed_seed
 from tda_backend.training.contract import persons_code
 from tda_backend.training.data import take
 from tda_backend.training.dropout import EpochMasks, hash_dropout
-from tda_backend.training.schedule import learning_rate, steps_per_epoch
+from tda_backend.training.schedule import StepHook, learning_rate, steps_per_epoch
 from tda_backend.training.subsets import training_order
 from tda_backend.types import Batch, Task, TrainingSettings, to_device
 
@@ -26,6 +26,9 @@ class LoopTrainer:
         indices: Rows of ``data`` to train on, ``[s]``.
         seed: Training seed: decides order and dropout.
         device: Where to train.
+
+    Attributes:
+        on_step: Looks on before every step; it must change nothing.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class LoopTrainer:
         device: torch.device | str = "cpu",
     ) -> None:
         self._task, self._settings, self._indices, self._seed = task, settings, indices, seed
+        self.on_step: StepHook | None = None
         self._dropout = hash_dropout(model)
         self._model = model.to(device)
         self._data = to_device(data, device)
@@ -69,6 +73,8 @@ class LoopTrainer:
             for step, rows in enumerate(order.split(settings.batch_size), start=(epoch - 1) * steps):
                 for group in self._optimizer.param_groups:
                     group["lr"] = learning_rate(settings, step, steps * settings.num_epochs)
+                if self.on_step is not None:
+                    self.on_step(self._model.state_dict(), rows, self._optimizer.param_groups[0]["lr"])
                 with persons_code(self._task, "train_loss"):
                     loss = self._task.train_loss(self._model, take(self._data, rows)).mean()
                 self._optimizer.zero_grad(set_to_none=True)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from tda_backend.training.dropout import MaskStream, keep_scale
-from tda_backend.training.schedule import foreach_add, learning_rate, steps_per_epoch
+from tda_backend.training.schedule import StepHook, foreach_add, learning_rate, steps_per_epoch
 from tda_backend.training.subsets import training_order
 from tda_backend.training.tasks import ClassificationTask
 from tda_backend.types import Batch, Task, TrainingSettings
@@ -145,6 +145,9 @@ class MLPTrainer:
         seeds: Training seed of each model, ``[M]``.
         device: Where to train.
         stacked: Use the batched products even for one model.
+
+    Attributes:
+        on_step: Looks on before every step of a single model; it must change nothing.
     """
 
     def __init__(
@@ -159,6 +162,7 @@ class MLPTrainer:
         device: torch.device | str = "cpu",
         stacked: bool = True,
     ) -> None:
+        self.on_step: StepHook | None = None
         self._arch, self._settings, self._seeds = architecture, settings, list(seeds)
         self._indices = np.stack(indices)
         self._size = self._indices.shape[1]
@@ -245,12 +249,16 @@ class MLPTrainer:
         for step in range(steps):
             start, stop = step * settings.batch_size, min((step + 1) * settings.batch_size, size)
             part = (..., slice(start, stop), slice(None))
+            rows = order[..., start:stop].reshape(-1)
+            rate = learning_rate(settings, (epoch - 1) * steps + step, total)
+            if self.on_step is not None:
+                self.on_step(dict(zip(self._arch.names, self._named(), strict=True)), rows, rate)
             self._step(
                 self._buffers[stop - start],
-                order[..., start:stop].reshape(-1),
+                rows,
                 targets[part],
                 [None if mask is None else mask[part] for mask in self._masks],
-                learning_rate(settings, (epoch - 1) * steps + step, total),
+                rate,
             )
 
     def _each(self) -> zip[tuple[np.ndarray, int]]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 
 import torch
+from torch import Tensor
 
 from tda_backend.errors import TaskError
 from tda_backend.types import Task, TrainingSettings
+
+StepHook = Callable[[Mapping[str, Tensor], Tensor, float], None]
+"""Called before every step with the live parameters and buffers, the batch's rows ``[b]`` and the learning rate."""
 
 foreach_add = torch._foreach_add_  # type: ignore[reportPrivateImportUsage]
 foreach_multiply = torch._foreach_mul_  # type: ignore[reportPrivateImportUsage]

@@ -1,0 +1,1 @@
+"""Attribution along a training run: SOURCE, its preconditioned form, and HyDRA."""
