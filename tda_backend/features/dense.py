@@ -12,9 +12,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tda_backend.errors import NumericalError, TaskError
-from tda_backend.features.projection import Projection, random_rows, refuse_gram_kind
+from tda_backend.errors import NumericalError, TaskError, UsageError
+from tda_backend.features.projection import (
+    Projection,
+    random_rows,
+    refuse_gram_kind,
+    refuse_larger_than_parameters,
+)
 from tda_backend.features.streaming import Quantity, batches, evaluation_mode, values_of
+from tda_backend.features.structured import SparseProjection
 from tda_backend.types import Batch, Task
 
 Request = tuple[Batch, Sequence[int] | Tensor, Quantity]
@@ -136,22 +142,39 @@ def project_gradients(
     """Return P g_i of all requested gradients by explicit products, ``[N, k_max]``, for models with any layers.
 
     Raises:
-        UsageError: Kind ``gaussian``, which is drawn from the Gram matrix.
+        UsageError: Kind ``gaussian``, which is drawn from the Gram matrix; ``kronecker``, which needs rank-one factors;
+            k_max above the number of parameters.
+        TaskError: The model has no trainable parameters.
     """
     refuse_gram_kind(projection)
+    if projection.kind == "kronecker":
+        raise UsageError(
+            "Projection kind 'kronecker' needs the rank-one gradients of Linear layers; this model has others.",
+            "Use kind 'sparse', which works for any parameter and has less variance.",
+        )
+    num_parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    if num_parameters == 0:
+        raise TaskError("The model has no trainable parameters.", "Nothing can be attributed without gradients.")
+    refuse_larger_than_parameters(projection.max_dim, num_parameters)
     num = sum(len(torch.as_tensor(indices)) for _, indices, _ in requests)
-    result: Tensor | None = None
-    for block in dense_gradient_blocks(
+    blocks = dense_gradient_blocks(
         task, model, requests, budget_numbers=budget_numbers, batch_size=batch_size, device=device
-    ):
+    )
+    if projection.kind == "sparse":
+        dtype = next(parameter.dtype for parameter in model.parameters() if parameter.requires_grad)
+        sparse = SparseProjection(projection.max_dim, projection.seed, num, dtype)
+        for block in blocks:
+            sparse.add(block.parameter, block.start, block.values)
+        return sparse.features()
+    result: Tensor | None = None
+    for block in blocks:
         if result is None:
             result = torch.zeros(num, projection.max_dim, dtype=block.values.dtype)
         for first in range(0, block.values.shape[1], _PROJECTION_ROWS):
             part = block.values[:, first : first + _PROJECTION_ROWS]
             index = (block.start + first) // _PROJECTION_ROWS
             result.addmm_(part, random_rows(projection, block.parameter, index, part.shape[1]).to(part.dtype))
-    if result is None:
-        raise TaskError("The model has no trainable parameters.", "Nothing can be attributed without gradients.")
+    assert result is not None
     return result.div_(projection.max_dim**0.5)
 
 

@@ -1,8 +1,9 @@
 """Random projections that nest: k_max columns are drawn once, any k ≤ k_max is a slice (METHODS §1.5).
 
-Features are normalised so that features·featuresᵀ ≈ the Gram matrix. Two routes: a dense product of every gradient
-with a random matrix that is never stored (hashed seed per block of parameter rows), and, for Gaussian projections, a
-draw from the Gram matrix that has exactly the same law and costs a tenth.
+Features are normalised so that features·featuresᵀ ≈ the Gram matrix. Three routes: a dense product of every gradient
+with a random matrix that is never stored (hashed seed per block of parameter rows); for Gaussian projections a draw
+from the Gram matrix that has exactly the same law and costs a tenth; and structured matrices (``sparse``,
+``kronecker``) that cost a fiftieth.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from torch import Tensor
 
 from tda_backend.errors import NumericalError, UsageError
 from tda_backend.features.factors import GradientFactors, LayerFactors
+from tda_backend.features.structured import PARAMETER_ROWS, kronecker_features, random_signs, sparse_features
 from tda_backend.seeds import hashed_rng
 
-ProjectionKind = Literal["gaussian", "gaussian-dense", "rademacher"]
-PROJECTION_KINDS: tuple[ProjectionKind, ...] = ("gaussian", "gaussian-dense", "rademacher")
+ProjectionKind = Literal["gaussian", "gaussian-dense", "rademacher", "sparse", "kronecker"]
+PROJECTION_KINDS: tuple[ProjectionKind, ...] = ("gaussian", "gaussian-dense", "rademacher", "sparse", "kronecker")
 
-_PARAMETER_ROWS = 2048
-"""Parameter rows per block of the random matrix. Part of what a seed means: another size gives other numbers."""
+_PARAMETER_ROWS = PARAMETER_ROWS
 
 _EXAMPLES = 1024
 
@@ -34,7 +35,7 @@ class Projection:
 
     Attributes:
         kind: ``gaussian`` (drawn from the Gram matrix, exact in law), ``gaussian-dense`` or ``rademacher`` (explicit
-            products with the gradients).
+            products with the gradients), ``sparse`` or ``kronecker`` (see :mod:`tda_backend.features.structured`).
         max_dim: k_max ≥ 1.
         seed: Draws are hashed from it.
     """
@@ -59,24 +60,29 @@ def random_rows(projection: Projection, group: str, block: int, num_rows: int) -
     rng = hashed_rng("projection", projection.kind, projection.seed, projection.max_dim, group, block)
     shape = (num_rows, projection.max_dim)
     if projection.kind == "rademacher":
-        bits = np.unpackbits(rng.integers(0, 256, size=(shape[0], -(-shape[1] // 8)), dtype=np.uint8), axis=1)
-        return torch.from_numpy(bits[:, : shape[1]].astype(np.float32) * 2 - 1)
+        return random_signs(rng, *shape)
     return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
 
 
 def project_factors(factors: GradientFactors, projection: Projection) -> Tensor:
     """Return the projected gradients P g_i of all vectors by explicit products, ``[N, k_max]``.
 
-    Costs N·p·k_max products; memory holds one slab of gradients ``[≤ 1024, ≤ 2048]`` and one block of the matrix.
+    A dense kind costs N·p·k_max products; memory holds one slab of gradients ``[≤ 1024, ≤ 2048]`` and one block of
+    the matrix.
 
     Args:
         factors: Factors of N vectors.
-        projection: ``gaussian-dense`` or ``rademacher``.
+        projection: Any kind but ``gaussian``.
 
     Raises:
-        UsageError: Kind ``gaussian``, which is drawn from the Gram matrix.
+        UsageError: Kind ``gaussian``, which is drawn from the Gram matrix; k_max above the number of parameters.
     """
     refuse_gram_kind(projection)
+    refuse_larger_than_parameters(projection.max_dim, factors.num_parameters)
+    if projection.kind == "sparse":
+        return sparse_features(factors, projection.max_dim, projection.seed)
+    if projection.kind == "kronecker":
+        return kronecker_features(factors, projection.max_dim, projection.seed)
     dtype = factors.layers[0].inputs.dtype
     result = torch.zeros(factors.num_vectors, projection.max_dim, dtype=dtype)
     for layer in factors.layers:
@@ -107,6 +113,15 @@ def refuse_gram_kind(projection: Projection) -> None:
         raise UsageError(
             "Projection kind 'gaussian' is drawn from the Gram matrix and has no explicit product.",
             "Use gaussian_from_gram, or kind 'gaussian-dense'.",
+        )
+
+
+def refuse_larger_than_parameters(max_dim: int, num_parameters: int) -> None:
+    """Raise where a projection would have more coordinates than there are parameters to project."""
+    if max_dim > num_parameters:
+        raise UsageError(
+            f"The projection dimension {max_dim} is larger than the number of parameters {num_parameters}.",
+            f"Use at most {num_parameters}, or no projection, which is exact.",
         )
 
 
