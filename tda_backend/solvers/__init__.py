@@ -1,0 +1,1 @@
+"""Products with the curvature, and the iterative solvers of influence functions as they were published."""
