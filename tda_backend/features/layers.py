@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -132,16 +132,18 @@ def _find_layers(model: nn.Module) -> tuple[TrackedLayer, ...]:
     layers = []
     for prefix, module in model.named_modules():
         dot = f"{prefix}." if prefix else ""
-        pairs: list[tuple[str, str, str | None, int]] = []  # layer, weight, bias, first row of the bias
+        pairs: list[tuple[str, str, str, int]] = []  # layer, weight, bias, first row of the bias
         if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
             pairs = [(prefix or "model", "weight", "bias", 0)]
         elif isinstance(module, nn.MultiheadAttention):
             width = module.embed_dim
-            separate = [(f"{dot}{k}_proj", f"{k}_proj_weight", "in_proj_bias", i * width) for i, k in enumerate("qkv")]
+            separate = [
+                (f"{dot}{k}_proj", f"{k}_proj_weight", "in_proj_bias", i * int(width)) for i, k in enumerate("qkv")
+            ]
             packed = [(f"{dot}in_proj", "in_proj_weight", "in_proj_bias", 0)]
             pairs = packed if module._qkv_same_embed_dim else separate
         for name, weight_name, bias_name, first in pairs:
-            weight, bias = module._parameters.get(weight_name), module._parameters.get(bias_name or "")
+            weight, bias = module._parameters.get(weight_name), module._parameters.get(bias_name)
             if weight is None or not own(weight):
                 continue
             if bias is not None and bias.requires_grad and not own(bias):
@@ -195,8 +197,8 @@ def layer_batches(
     for rows, batch in batches(data, indices, batch_size, device):
         size = rows.stop - rows.start
         with evaluation_mode(model), torch.enable_grad(), CallRecorder(model, layers) as recorder:
-            if quantity == "goodness" or quantity == "train_loss":
-                values = values_of(task, model, batch, quantity)
+            if isinstance(quantity, str):
+                values = values_of(task, model, batch, cast(Quantity, quantity))
             else:
                 values = quantity(model, batch, rows)
             total = values.sum()

@@ -1,0 +1,213 @@
+"""Gradients of one layer in a Kronecker basis, kept as rank-one factors or dense, whichever is smaller.
+
+Row i is the matrix ``G_i = Σ_t δ̃_it ã_itᵀ``, ``[r_out, r_in]``; flattened, output index major, it is a run of
+coordinates. Products and sums over rows use the factors without making the coordinates where that is cheaper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from tda_backend.spectral.coordinates import Rows
+
+_NUMBERS = 2**24
+"""Numbers in one block of temporary products (64 MiB in float32)."""
+
+
+@dataclass(frozen=True)
+class FactoredRows:
+    """N gradients as factors.
+
+    Attributes:
+        inputs: ã, ``[N, r_in]`` or, with several positions, ``[N, t, r_in]``.
+        deltas: δ̃, ``[N, r_out]`` or ``[N, t, r_out]``.
+    """
+
+    inputs: Tensor
+    deltas: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(N, r_out, r_in)."""
+        return self.inputs.shape[0], self.deltas.shape[-1], self.inputs.shape[-1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.inputs.dtype
+
+    @property
+    def num_numbers(self) -> int:
+        return self.inputs.numel() + self.deltas.numel()
+
+    def values(self, outputs: slice = slice(None), index: Rows = None) -> Tensor:
+        """Return coordinates of some outputs for some (or all) rows, ``[b, o·r_in]``."""
+        a, d = self.inputs, self.deltas[..., outputs]
+        if index is not None:
+            a, d = a[index], d[index]
+        if a.ndim == 2:
+            return (d[:, :, None] * a[:, None, :]).flatten(1)
+        return (d.transpose(1, 2) @ a).flatten(1)
+
+    def products(self, vectors: Tensor, outputs: slice = slice(None)) -> Tensor:
+        """Return the inner product of every vector ``[q, o·r_in]`` with every row, ``[q, N]``."""
+        num_vectors, num, width = vectors.shape[0], self.shape[0], self.shape[2]
+        if self.inputs.ndim == 3 or num_vectors >= width:
+            return _products(self, vectors, outputs)
+        # Σ_o δ̃_io Σ_j ã_ij v_oj: as many operations as with the coordinates themselves, but nothing of size r is made.
+        d = self.deltas[:, outputs]
+        left = vectors.reshape(-1, width)  # [q·o, r_in]
+        result = vectors.new_empty(num_vectors, num)
+        step = max(1, _NUMBERS // left.shape[0])
+        for start in range(0, num, step):
+            rows = slice(start, start + step)
+            inner = (left @ self.inputs[rows].T).view(num_vectors, -1, self.inputs[rows].shape[0])
+            result[:, rows] = (inner * d[rows].T).sum(1)
+        return result
+
+    def sums(self, masks: Tensor, outputs: slice = slice(None)) -> Tensor:
+        """Return ``masks · coordinates`` for masks ``[S, N]`` float64, ``[S, o·r_in]`` float64."""
+        if self.inputs.ndim == 3 or masks.shape[0] >= self.shape[2]:
+            return _sums(self, masks, outputs)
+        a, d = self.inputs.to(torch.float64), self.deltas[:, outputs].to(torch.float64)
+        return torch.stack([(d * mask[:, None]).T @ a for mask in masks]).flatten(1)
+
+    def select(self, outputs: Tensor, inputs: Tensor) -> FactoredRows:
+        """Return the rows with some of their outputs and inputs only."""
+        return FactoredRows(self.inputs[..., inputs].contiguous(), self.deltas[..., outputs].contiguous())
+
+    def scaled(self, factor: float | Tensor) -> FactoredRows:
+        """Return every row times one factor, or times its own, ``[N]``."""
+        if isinstance(factor, Tensor):
+            factor = factor.to(self.dtype).reshape(-1, *[1] * (self.deltas.ndim - 1))
+        return FactoredRows(self.inputs, self.deltas * factor)
+
+    def energies(self) -> tuple[Tensor, Tensor]:
+        """Return Σ δ̃² by output and Σ ã² by input over rows and positions, ``[r_out]`` and ``[r_in]`` float64."""
+        return _squared_columns(self.deltas), _squared_columns(self.inputs)
+
+
+@dataclass(frozen=True)
+class DenseRows:
+    """N gradients as matrices, ``[N, r_out, r_in]``."""
+
+    matrices: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(N, r_out, r_in)."""
+        num, outputs, inputs = self.matrices.shape
+        return num, outputs, inputs
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.matrices.dtype
+
+    @property
+    def num_numbers(self) -> int:
+        return self.matrices.numel()
+
+    def values(self, outputs: slice = slice(None), index: Rows = None) -> Tensor:
+        """Return coordinates of some outputs for some (or all) rows, ``[b, o·r_in]``."""
+        part = self.matrices[:, outputs] if index is None else self.matrices[index][:, outputs]
+        return part.flatten(1)
+
+    def products(self, vectors: Tensor, outputs: slice = slice(None)) -> Tensor:
+        """Return the inner product of every vector ``[q, o·r_in]`` with every row, ``[q, N]``."""
+        return vectors @ self.values(outputs).T
+
+    def sums(self, masks: Tensor, outputs: slice = slice(None)) -> Tensor:
+        """Return ``masks · coordinates`` for masks ``[S, N]`` float64, ``[S, o·r_in]`` float64."""
+        return _sums(self, masks, outputs)
+
+    def select(self, outputs: Tensor, inputs: Tensor) -> DenseRows:
+        """Return the rows with some of their outputs and inputs only."""
+        return DenseRows(self.matrices[:, outputs][:, :, inputs].contiguous())
+
+    def scaled(self, factor: float | Tensor) -> DenseRows:
+        """Return every row times one factor, or times its own, ``[N]``."""
+        if isinstance(factor, Tensor):
+            factor = factor.to(self.dtype)[:, None, None]
+        return DenseRows(self.matrices * factor)
+
+    def energies(self) -> tuple[Tensor, Tensor]:
+        """Return Σ G² by output and by input over rows, ``[r_out]`` and ``[r_in]`` float64."""
+        squares = torch.zeros(self.shape[1:], dtype=torch.float64)
+        for start in range(0, self.shape[0], 256):
+            part = self.matrices[start : start + 256].to(torch.float64)
+            squares += (part * part).sum(0)
+        return squares.sum(1), squares.sum(0)
+
+
+LayerRows: TypeAlias = FactoredRows | DenseRows
+
+
+def smaller_rows(inputs: Tensor, deltas: Tensor) -> LayerRows:
+    """Return factored rows, or dense ones where several positions make the factors the larger of the two."""
+    factored = FactoredRows(inputs, deltas)
+    num, num_outputs, num_inputs = factored.shape
+    if inputs.ndim == 3 and factored.num_numbers > num * num_outputs * num_inputs:
+        return DenseRows(deltas.transpose(1, 2) @ inputs)
+    return factored
+
+
+def join_rows(parts: Sequence[LayerRows]) -> LayerRows:
+    """Return the rows of several batches one after the other; all parts have the same form."""
+    dense = [part.matrices for part in parts if isinstance(part, DenseRows)]
+    if dense:
+        return DenseRows(torch.cat(dense))
+    factored = [part for part in parts if isinstance(part, FactoredRows)]
+    return FactoredRows(torch.cat([p.inputs for p in factored]), torch.cat([p.deltas for p in factored]))
+
+
+def mean_rows(parts: Sequence[LayerRows]) -> LayerRows:
+    """Return the mean over several checkpoints of the same N rows in the same basis (SOURCE's segment gradients).
+
+    A mean of C rank-one matrices is C positions; where that is larger than the matrix, the matrix is kept.
+    """
+    num, num_outputs, num_inputs = parts[0].shape
+    numbers = sum(part.num_numbers for part in parts)
+    if any(isinstance(part, DenseRows) for part in parts) or numbers > num * num_outputs * num_inputs:
+        total = parts[0].values()
+        for part in parts[1:]:
+            total = total + part.values()
+        return DenseRows((total / len(parts)).view(num, num_outputs, num_inputs))
+    factored = [part for part in parts if isinstance(part, FactoredRows)]
+    if len(factored) == 1:
+        return factored[0]
+    inputs = torch.cat([p.inputs.view(num, -1, num_inputs) for p in factored], dim=1)
+    deltas = torch.cat([p.deltas.view(num, -1, num_outputs) for p in factored], dim=1)
+    return FactoredRows(inputs, deltas / len(parts))
+
+
+def _products(rows: LayerRows, vectors: Tensor, outputs: slice) -> Tensor:
+    result = vectors.new_empty(vectors.shape[0], rows.shape[0])
+    step = max(1, _NUMBERS // vectors.shape[1])
+    for start in range(0, rows.shape[0], step):
+        index = slice(start, start + step)
+        result[:, index] = vectors @ rows.values(outputs, index).T
+    return result
+
+
+def _sums(rows: LayerRows, masks: Tensor, outputs: slice) -> Tensor:
+    num, num_outputs, num_inputs = rows.shape
+    width = len(range(num_outputs)[outputs]) * num_inputs
+    result = torch.zeros(masks.shape[0], width, dtype=torch.float64)
+    step = max(1, _NUMBERS // (2 * width))
+    for start in range(0, num, step):
+        index = slice(start, start + step)
+        result.addmm_(masks[:, index], rows.values(outputs, index).to(torch.float64))
+    return result
+
+
+def _squared_columns(tensor: Tensor) -> Tensor:
+    flat = tensor.reshape(-1, tensor.shape[-1])
+    total = torch.zeros(flat.shape[1], dtype=torch.float64)
+    for start in range(0, flat.shape[0], 4096):
+        part = flat[start : start + 4096].to(torch.float64)
+        total += (part * part).sum(0)
+    return total
