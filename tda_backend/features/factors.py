@@ -139,6 +139,8 @@ def linear_factors(
     quantity: Quantity,
     batch_size: int = 512,
     device: torch.device | str = "cpu",
+    *,
+    verify: bool = True,
 ) -> tuple[GradientFactors, Tensor]:
     """Return the factors of the per-example gradients of ``quantity``, and its values.
 
@@ -154,6 +156,7 @@ def linear_factors(
         quantity: ``goodness`` or ``train_loss``.
         batch_size: Examples per pass; the result does not depend on it.
         device: Where the passes run; the model is moved there.
+        verify: Compare with autograd; ``False`` only for further calls with a model that has passed.
 
     Returns:
         Factors of N vectors and the values ``[N]``.
@@ -180,7 +183,9 @@ def linear_factors(
             for rows, batch in batches(data, indices, batch_size, device):
                 recorder.clear()
                 result = values_of(task, model, batch, quantity)
-                _differentiate(recorder, model, result, rows, store, num, check=parameters if not store else None)
+                _differentiate(
+                    recorder, model, result, rows, store, num, check=parameters if verify and not store else None
+                )
                 values[rows] = result.detach().cpu().to(values.dtype)
     finally:
         recorder.remove()

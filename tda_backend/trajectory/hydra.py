@@ -163,6 +163,7 @@ class _QueryProducts:
     ) -> None:
         self._task, self._model, self._train, self._device = task, model, data["train"], device
         self._factors: GradientFactors | None = None
+        self._verified = False
         self._dense: dict[str, Tensor] = {}
         if factored:
             factors = linear_factors(task, model, data["test"], queries, "goodness", batch_size, device)[0]
@@ -173,7 +174,17 @@ class _QueryProducts:
     def __call__(self, rows: Tensor) -> Tensor:
         """Return ``[m, b]`` float64 at the model's present parameters."""
         if self._factors is not None:
-            own = linear_factors(self._task, self._model, self._train, rows, "train_loss", len(rows), self._device)[0]
+            own, _ = linear_factors(
+                self._task,
+                self._model,
+                self._train,
+                rows,
+                "train_loss",
+                len(rows),
+                self._device,
+                verify=not self._verified,  # at every step it would take a third of the time
+            )
+            self._verified = True
             return inner_products(self._factors, own)
         own = _dense_gradients(self._task, self._model, self._train, rows, "train_loss", len(rows), self._device)
         total = torch.zeros(len(next(iter(self._dense.values()))), len(rows), dtype=torch.float64)

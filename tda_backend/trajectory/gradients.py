@@ -1,0 +1,154 @@
+"""Per-example gradients as rows ``[b, p]``, in the coordinates that a segment's curvature is given in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tda_backend.errors import UsageError
+from tda_backend.features.dense import dense_gradient_blocks
+from tda_backend.features.factors import LayerFactors
+from tda_backend.features.layers import TrackedLayer, UntrackedPolicy, layer_batches, tracked_layers
+from tda_backend.features.streaming import Quantity
+from tda_backend.trajectory.preconditioned import Preconditioner, flat_preconditioner
+from tda_backend.types import Batch, Task
+
+
+class GradientLayout(Protocol):
+    """Which parameters enter, in which order."""
+
+    @property
+    def width(self) -> int:
+        """p, the number of coordinates."""
+        ...
+
+    def gradients(self, model: nn.Module, data: Batch, rows: Tensor, quantity: Quantity) -> Tensor:
+        """Return the gradients of ``quantity`` at the examples ``rows``, ``[b, p]`` on the device, in eval mode."""
+        ...
+
+    def preconditioner(self, model: nn.Module, given: Preconditioner) -> Tensor:
+        """Return P in these coordinates, ``[p]`` float64 on the device."""
+        ...
+
+
+@dataclass(frozen=True)
+class FlatLayout:
+    """All trainable parameters in the model's order, in float64: small models.
+
+    Attributes:
+        task: Whose measurement or loss is differentiated.
+        width: p.
+        device: Where the passes run.
+    """
+
+    task: Task
+    width: int
+    device: torch.device | str = "cpu"
+
+    def gradients(self, model: nn.Module, data: Batch, rows: Tensor, quantity: Quantity) -> Tensor:
+        """Return dense gradients, ``[b, p]`` float64."""
+        budget = len(rows) * max(self.width, 2048)  # one pass over the model
+        blocks = dense_gradient_blocks(
+            self.task,
+            model,
+            [(data, rows, quantity)],
+            budget_numbers=budget,
+            batch_size=len(rows),
+            device=self.device,
+        )
+        return torch.cat([block.values for block in blocks], dim=1).to(self.device, torch.float64)
+
+    def preconditioner(self, model: nn.Module, given: Preconditioner) -> Tensor:
+        """Return P, ``[p]``."""
+        return flat_preconditioner(model, given).to(self.device)
+
+
+@dataclass(frozen=True)
+class LayerLayout:
+    """The tracked layers one after the other, each ``[d_out, d_in]`` row by row with its bias as last column.
+
+    Attributes:
+        task: Whose measurement or loss is differentiated.
+        layers: From :func:`tracked_layers`.
+        untracked: What happened to other parameters.
+        batch_size: Examples per pass.
+        device: Where the passes run.
+    """
+
+    task: Task
+    layers: tuple[TrackedLayer, ...]
+    untracked: UntrackedPolicy
+    batch_size: int = 512
+    device: torch.device | str = "cpu"
+
+    @property
+    def width(self) -> int:
+        return sum(layer.shape[0] * layer.shape[1] for layer in self.layers)
+
+    @property
+    def columns(self) -> dict[str, slice]:
+        """Columns of each layer, by name."""
+        result, start = {}, 0
+        for layer in self.layers:
+            stop = start + layer.shape[0] * layer.shape[1]
+            result[layer.name] = slice(start, stop)
+            start = stop
+        return result
+
+    def gradients(self, model: nn.Module, data: Batch, rows: Tensor, quantity: Quantity) -> Tensor:
+        """Return ``Σ_t δ_it a_itᵀ`` of every layer, ``[b, p]`` in the model's dtype."""
+        columns = self.columns
+        result: Tensor | None = None
+        for batch in layer_batches(
+            self.task,
+            model,
+            data,
+            rows,
+            quantity,
+            batch_size=self.batch_size,
+            device=self.device,
+            untracked=self.untracked,
+        ):
+            if result is None:
+                result = batch.values.new_zeros(len(rows), self.width)
+            for name, factors in batch.layers.items():
+                result[batch.rows, columns[name]] = _outer(factors)
+        if result is None:
+            raise UsageError("There are no examples.", "Give at least one index.")
+        return result
+
+    def preconditioner(self, model: nn.Module, given: Preconditioner) -> Tensor:
+        """Return P of the tracked entries, ``[p]``."""
+        flat = flat_preconditioner(model, given)
+        named: dict[str, Tensor] = {}
+        start = 0
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                named[name] = flat[start : start + parameter.numel()].view(parameter.shape)
+                start += parameter.numel()
+        return torch.cat([layer.matrix(named).flatten() for layer in self.layers]).to(self.device)
+
+
+def layer_layout(
+    task: Task, model: nn.Module, untracked: UntrackedPolicy, batch_size: int, device: torch.device | str
+) -> LayerLayout:
+    """Return the layout of a model's tracked layers.
+
+    Raises:
+        TaskError: See :func:`tracked_layers`.
+    """
+    return LayerLayout(task, tracked_layers(model, untracked), untracked, batch_size, device)
+
+
+def flat_layout(task: Task, model: nn.Module, device: torch.device | str) -> FlatLayout:
+    """Return the layout of all trainable parameters."""
+    return FlatLayout(task, sum(p.numel() for p in model.parameters() if p.requires_grad), device)
+
+
+def _outer(factors: LayerFactors) -> Tensor:
+    if factors.inputs.ndim == 2:
+        return (factors.deltas[:, :, None] * factors.inputs[:, None, :]).flatten(1)
+    return (factors.deltas.mT @ factors.inputs).flatten(1)
