@@ -190,7 +190,7 @@ def output_curvature_products(task: Task, outputs: Tensor, batch: Batch, vectors
         losses = task.output_loss(leaf, batch)
         if losses.shape != (len(outputs),):
             raise TaskError(
-                f"Task {task.name!r} returned output_loss of shape {tuple(losses.shape)} for a batch of {len(outputs)}.",
+                f"Task {task.name!r} returned output_loss of shape {tuple(losses.shape)} for {len(outputs)} examples.",
                 "output_loss returns one number per example, [b], not reduced.",
             )
         (slope,) = torch.autograd.grad(losses.sum(), leaf, create_graph=True)
