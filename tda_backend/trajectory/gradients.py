@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from tda_backend.errors import UsageError
+from tda_backend.errors import NumericalError, UsageError
 from tda_backend.features.dense import dense_gradient_blocks
 from tda_backend.features.factors import LayerFactors
 from tda_backend.features.layers import TrackedLayer, UntrackedPolicy, layer_batches, tracked_layers
@@ -152,3 +154,12 @@ def _outer(factors: LayerFactors) -> Tensor:
     if factors.inputs.ndim == 2:
         return (factors.deltas[:, :, None] * factors.inputs[:, None, :]).flatten(1)
     return (factors.deltas.mT @ factors.inputs).flatten(1)
+
+
+@contextmanager
+def naming(label: str) -> Iterator[None]:
+    """Say in a numerical error at which checkpoint it happened."""
+    try:
+        yield
+    except NumericalError as error:
+        raise NumericalError(f"At {label}: {error.message}", error.hint) from error

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,18 +11,31 @@ import torch
 from torch import Tensor, nn
 
 from tda_backend.errors import UsageError
+from tda_backend.features.kronecker import FISHERS, Fisher
+from tda_backend.features.layers import UntrackedPolicy
 from tda_backend.features.streaming import Quantity
+from tda_backend.solvers.products import curvature_product
+from tda_backend.solvers.pseudo_gradients import CurvatureKind, check_curvature
 from tda_backend.spectral.contraction import ScoreMatrix
-from tda_backend.trajectory.gradients import GradientLayout
-from tda_backend.trajectory.segments import TrainingSegment
-from tda_backend.trajectory.walk import SegmentOperator, walk
+from tda_backend.training.fit import model_from, row_numbers
+from tda_backend.trajectory.gradients import FlatLayout, GradientLayout, LayerLayout, flat_layout, layer_layout, naming
+from tda_backend.trajectory.preconditioned import Preconditioner, preconditioned_decay, preconditioned_operator
+from tda_backend.trajectory.segments import State, TrainingSegment, segment_states
+from tda_backend.trajectory.source_kronecker import (
+    kronecker_operator,
+    preconditioned_kronecker_operator,
+    segment_curvature,
+)
+from tda_backend.trajectory.walk import SegmentOperator, dense_operator, walk
 from tda_backend.types import Batch, Task
 
-Basis = Literal["ekfac", "exact"]
-BASES: tuple[Basis, ...] = ("ekfac", "exact")
+Basis = Literal["ekfac", "kfac", "diagonal", "exact"]
+BASES: tuple[Basis, ...] = ("ekfac", "kfac", "diagonal", "exact")
 
 _QUERY_NUMBERS = 2**26
 """Numbers (256 MiB of float32) in one set of queries; about four sets of that size are held at once."""
+_MAX_EXACT = 10_000
+"""Parameters up to which basis ``exact`` forms the curvature: 800 MB of float64, minutes for each decomposition."""
 _GRADIENT_NUMBERS = 2**25
 """Numbers (128 MiB of float32) in one block of per-example gradients."""
 
@@ -151,10 +163,148 @@ class SourceFit:
         return max(1, numbers // self.layout.width)
 
 
-@contextmanager
-def naming(label: str) -> Iterator[None]:
-    """Say in a numerical error at which checkpoint it happened."""
-    try:
-        yield
-    except NumericalError as error:
-        raise NumericalError(f"At {label}: {error.message}", error.hint) from error
+def fit_source(
+    task: Task,
+    data: Mapping[str, Batch],
+    states_by_epoch: Mapping[int, State],
+    segments: Sequence[TrainingSegment],
+    train_indices: Sequence[int] | np.ndarray | Tensor,
+    *,
+    basis: Basis = "ekfac",
+    fisher: Fisher = "true",
+    curvature: CurvatureKind = "ggn",
+    fast: bool = False,
+    weight_decay: bool = True,
+    preconditioners: Sequence[Preconditioner] | None = None,
+    untracked: UntrackedPolicy = "refuse",
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    batch_size: int = 512,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> SourceFit:
+    """Fit the curvature of every segment (SOURCE, arXiv 2405.12186, §3.4 and appendix D).
+
+    Kronecker bases average A and S over a segment's checkpoints, decompose once, then average Λ in that basis.
+
+    Args:
+        task: Measurement, loss and (for the true Fisher and the Gauss–Newton matrix) outputs.
+        data: ``train`` and ``test`` splits.
+        states_by_epoch: Checkpoints of one run, by epoch.
+        segments: From :func:`source_segments` or :func:`multi_stage_segments`.
+        train_indices: Rows of the train split that the run trained on and that are scored, n.
+        basis: ``ekfac``, ``kfac`` or ``diagonal``; ``exact`` for small models.
+        fisher: Labels drawn from the model (``true``) or the data's (``empirical``); Kronecker bases.
+        curvature: Of basis ``exact``.
+        fast: Fast-SOURCE: average a segment's parameters instead of its curvature and gradients.
+        weight_decay: Whether decay belongs to the curvature; ``False`` as in the paper, which leaves it out.
+        preconditioners: P of each segment, for AdamW and RMSProp.
+        untracked: What to do about parameters outside layers with factors; basis ``exact`` takes all.
+        seed: Of the drawn labels; one set of draws for all checkpoints.
+        device: Where to compute.
+        batch_size: Examples per pass; the result does not depend on it beyond rounding.
+        on_progress: Called after every segment with (done, total).
+
+    Raises:
+        UsageError: Unknown basis, rows out of range or not those of the segments, or a wrong number of preconditioners.
+        DataError: A checkpoint is missing; names the epochs.
+        TaskError: Another architecture; parameters that cannot be tracked; a task without outputs.
+        NumericalError: A parameter, gradient or moment is not finite; names checkpoint and layer.
+    """
+    if basis not in BASES:
+        raise UsageError(f"Unknown basis {basis!r} for SOURCE.", f"Allowed: {', '.join(BASES)}.")
+    if fisher not in FISHERS:
+        raise UsageError(f"Unknown Fisher information {fisher!r}.", f"Allowed: {', '.join(FISHERS)}.")
+    if preconditioners is not None and len(preconditioners) != len(segments):
+        raise UsageError(
+            f"SOURCE got {len(preconditioners)} preconditioners for {len(segments)} segments.", "Give one for each."
+        )
+    states = segment_states(segments, states_by_epoch, fast=fast)
+    num_rows = len(next(iter(data["train"].values())))
+    rows = torch.from_numpy(row_numbers(train_indices, num_rows))
+    for segment in segments:
+        if segment.data_indices is not None:
+            row_numbers(segment.data_indices, num_rows)
+    final_model = model_from(task, states_by_epoch[segments[-1].epochs[-1]]).to(device)
+    layout: FlatLayout | LayerLayout
+    if basis == "exact":
+        check_curvature(curvature)
+        layout = flat_layout(task, final_model, device)
+        if layout.width > _MAX_EXACT:
+            raise UsageError(
+                f"The exact curvature of {layout.width} parameters cannot be formed.",
+                f'Basis "exact" takes up to {_MAX_EXACT} parameters; use "ekfac".',
+            )
+    else:
+        layout = layer_layout(task, final_model, untracked, batch_size, device)
+    checkpoints, operators = [], []
+    for index, segment in enumerate(segments):
+        models = tuple((label, model_from(task, state).to(device)) for label, state in states[index])
+        own = rows if segment.data_indices is None else torch.tensor(segment.data_indices)
+        given = None if preconditioners is None else layout.preconditioner(final_model, preconditioners[index])
+        decay = segment.weight_decay * weight_decay
+        if isinstance(layout, FlatLayout):
+            mean = _mean_curvature(layout, models, data["train"], own, curvature, seed, batch_size)
+            if given is None:
+                operator = dense_operator(mean, segment.duration, decay)
+            else:
+                operator = preconditioned_operator(mean, given, segment, weight_decay=weight_decay)
+        else:
+            assert basis != "exact"
+            layers = segment_curvature(layout, models, data["train"], own, kind=basis, fisher=fisher, seed=seed)
+            if given is None:
+                operator = kronecker_operator(layers, segment.duration, decay)
+            else:
+                extra = preconditioned_decay(segment, given) * weight_decay
+                operator = preconditioned_kronecker_operator(layers, given, extra, segment.duration)
+        checkpoints.append(models)
+        operators.append(operator)
+        if on_progress is not None:
+            on_progress(index + 1, len(segments))
+    return SourceFit(task, data, tuple(segments), tuple(checkpoints), tuple(operators), layout, final_model, rows)
+
+
+def _mean_curvature(
+    layout: FlatLayout,
+    checkpoints: Sequence[tuple[str, nn.Module]],
+    data: Batch,
+    rows: Tensor,
+    kind: CurvatureKind,
+    seed: int,
+    batch_size: int,
+) -> Tensor:
+    """Return the explicit curvature averaged over a segment's checkpoints, ``[p, p]`` float64 on the device."""
+    total = torch.zeros(layout.width, layout.width, dtype=torch.float64, device=layout.device)
+    for label, model in checkpoints:
+        with naming(label):
+            product = curvature_product(
+                layout.task, model, data, rows, kind, seed=seed, device=layout.device, batch_size=batch_size
+            )
+            unit = torch.eye(layout.width, dtype=product.dtype, device=layout.device)
+            for part in torch.arange(layout.width).split(512):
+                total[part] += product(unit[part]).to(total)
+    return total / len(checkpoints)
+
+
+def source_scores(
+    task: Task,
+    data: Mapping[str, Batch],
+    states_by_epoch: Mapping[int, State],
+    segments: Sequence[TrainingSegment],
+    train_indices: Sequence[int] | np.ndarray | Tensor,
+    query_indices: Sequence[int] | Tensor,
+    **settings,
+) -> ScoreMatrix:
+    """Return SOURCE's scores ``[m, n]`` of one run: :func:`fit_source` and :meth:`SourceFit.scores`.
+
+    Scores are n × the first-order loss of goodness on removal (positive helps); seeds are averaged by the caller.
+
+    Args:
+        task: As for :func:`fit_source`, also the others.
+        data: ``train`` and ``test`` splits.
+        states_by_epoch: Checkpoints by epoch.
+        segments: The plan.
+        train_indices: Rows of the train split, n.
+        query_indices: Rows of the test split, m.
+        **settings: Keyword arguments of :func:`fit_source`.
+    """
+    return fit_source(task, data, states_by_epoch, segments, train_indices, **settings).scores(query_indices)

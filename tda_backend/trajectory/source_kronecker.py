@@ -6,11 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tda_backend.errors import UsageError
+from tda_backend.features.kronecker import Fisher, Kind, average, eigenbasis, eigenvalue_correction, kronecker_moments
+from tda_backend.trajectory.gradients import LayerLayout, naming
 from tda_backend.trajectory.preconditioned import diagonal_decay
 from tda_backend.trajectory.walk import decay_filter, response_filter
+from tda_backend.types import Batch
 
 _INVERSE_DAMPING = 1e-8
 """λ of H̄⁻¹ in the preconditioned form, as EK-FAC influence functions have it; plain SOURCE needs none."""
@@ -52,6 +55,83 @@ class LayerCurvature:
         """
         values = diagonal
         return self.output_basis.to(values.dtype).square().T @ values @ self.input_basis.to(values.dtype).square()
+
+
+def segment_curvature(
+    layout: LayerLayout,
+    checkpoints: Sequence[tuple[str, nn.Module]],
+    data: Batch,
+    rows: Tensor,
+    *,
+    kind: Kind = "ekfac",
+    fisher: Fisher = "true",
+    seed: int = 0,
+) -> tuple[LayerCurvature, ...]:
+    """Return a segment's stationary curvature (appendix D.2, eq. 54).
+
+    A and S are averaged over the checkpoints and decomposed once; Λ is taken at each checkpoint in that common basis,
+    and averaged.
+
+    Args:
+        layout: Layers, batch size and device.
+        checkpoints: (label, model) of each checkpoint of the segment.
+        data: The train split.
+        rows: D_ℓ, the rows that the segment trained on.
+        kind: ``ekfac``; ``kfac`` has Λ = D_S ⊗ D_A, ``diagonal`` the basis I.
+        fisher: ``true`` or ``empirical``.
+        seed: Of the drawn labels.
+
+    Raises:
+        NumericalError: A gradient or moment is not finite, or zero; names the checkpoint and the layer.
+        TaskError: The task cannot draw labels.
+    """
+    moments = []
+    for label, model in checkpoints:
+        with naming(label):
+            moments.append(
+                kronecker_moments(
+                    layout.task,
+                    model,
+                    data,
+                    rows,
+                    fisher=fisher,
+                    seed=seed,
+                    batch_size=layout.batch_size,
+                    device=layout.device,
+                    untracked=layout.untracked,
+                )
+            )
+    basis = eigenbasis(average(moments), kind)
+    corrections = []
+    for label, model in checkpoints:
+        with naming(label):
+            corrections.append(
+                eigenvalue_correction(
+                    layout.task,
+                    model,
+                    data,
+                    rows,
+                    basis,
+                    fisher=fisher,
+                    seed=seed,
+                    batch_size=layout.batch_size,
+                    device=layout.device,
+                    untracked=layout.untracked,
+                )
+            )
+    parameters = dict(checkpoints[0][1].named_parameters())
+    result = []
+    for tracked, own, *values in zip(layout.layers, basis.layers, *corrections, strict=True):
+        kept = parameters[tracked.weight].dtype
+        result.append(
+            LayerCurvature(
+                tracked.name,
+                own.deltas.to(layout.device, kept),
+                own.inputs.to(layout.device, kept),
+                torch.stack(values).mean(0).to(layout.device),
+            )
+        )
+    return tuple(result)
 
 
 @dataclass(frozen=True)
@@ -106,7 +186,9 @@ class PreconditionedKroneckerOperator:
         return query * diagonal_decay(self.diagonal, self.preconditioner, self.duration).to(query.dtype)
 
 
-def kronecker_operator(layers: Sequence[LayerCurvature], duration: float, weight_decay: float = 0.0):
+def kronecker_operator(
+    layers: Sequence[LayerCurvature], duration: float, weight_decay: float = 0.0
+) -> KroneckerOperator:
     """Return the segment of these layers; L2 decay shifts Λ by ω, which is no damping."""
     shifted = (LayerCurvature(x.name, x.output_basis, x.input_basis, x.eigenvalues + weight_decay) for x in layers)
     return KroneckerOperator(tuple(shifted), duration)
