@@ -158,6 +158,31 @@ def block_scores(
     return {name: values.numpy()[0] if one else values.numpy() for name, values in result.items()}
 
 
+def admissible(source: Source, regularizations: Sequence[float]) -> list[float]:
+    """Return those λ at which the method's filter has a value, in the order given.
+
+    LiSSA diverges for λ beyond its scaling, and an explicit inverse does not exist at λ = 0 on a singular curvature.
+
+    Raises:
+        NumericalError: There is none; the filter's own reason for the first.
+    """
+    spectra = _spectra(source)
+    allowed, reason = [], None
+    for value in regularizations:
+        try:
+            for spectrum in spectra:
+                for segment in spectrum.segments():
+                    ends = segment.eigenvalues[[int(segment.eigenvalues.argmax()), int(segment.eigenvalues.argmin())]]
+                    spectrum.filter.weights(ends, value, spectrum.num_train, torch.ones(1, 2, dtype=torch.float64))
+        except NumericalError as error:
+            reason = reason or error
+        else:
+            allowed.append(value)
+    if reason is not None and not allowed:
+        raise reason
+    return allowed
+
+
 def subset_sums(source: Source, masks: Tensor | np.ndarray, regularizations: Sequence[float] | None) -> Tensor:
     """Return Σ_{i∈A_j} score(z', z_i) for every λ, subset and query: ``(M T) diag(φ) Q'ᵀ``; no n × m matrix is formed.
 
@@ -311,14 +336,26 @@ def candidates(
     count = min(num, pool.numel())
     if count <= 0:
         return np.empty(0, dtype=np.int64)
-    if isinstance(source, ScoreMatrix):
-        values = source.values[query][None]
-    else:
-        values = _score_curves(_spectra(source), query, _needed(regularizations))
-    values = values[:, pool]
-    _refuse_non_finite(values, [None] if isinstance(source, ScoreMatrix) else list(_needed(regularizations)))
+    values = score_curves(source, query, regularizations)[:, pool]
     chosen = torch.cat([values.topk(count, largest=side).indices.flatten() for side in (True, False)])
     return pool[chosen.unique()].sort().values.numpy()
+
+
+def score_curves(source: Source, query: int, regularizations: Sequence[float] | None) -> Tensor:
+    """Return one query's scores at every λ, ``[L, n]`` in the coordinates' dtype; L = 1 for a score matrix.
+
+    Raises:
+        UsageError: The query is out of range, or λ is missing.
+        NumericalError: λ is not allowed, or a score is not finite (naming λ).
+    """
+    check_queries(source, [query])
+    if isinstance(source, ScoreMatrix):
+        values, names = source.values[query][None], [None]
+    else:
+        values = _score_curves(_spectra(source), query, _needed(regularizations))
+        names = list(_needed(regularizations))
+    _refuse_non_finite(values, names)
+    return values
 
 
 def _score_curves(spectra: Sequence[Coordinates], query: int, regularizations: Sequence[float]) -> Tensor:

@@ -1,0 +1,127 @@
+"""How far training seeds agree on who helps most: rank intervals and rank correlations between seeds.
+
+A rank of 1 is the most helpful example. Each seed ranks by its **own** scores (for TRAK its own Q_i = 1 − p_i), not by
+the ensemble's: the interval shows what another run of the same training would have said.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+from torch import Tensor
+
+from tda_backend.errors import UsageError
+from tda_backend.evaluation.bootstrap import ranks
+from tda_backend.spectral.contraction import ScoreMatrix, Source, num_train, score_curves
+from tda_backend.spectral.coordinates import Coordinates
+
+Seeds: TypeAlias = Sequence[Coordinates] | Sequence[ScoreMatrix]
+"""One spectrum, or one score matrix, per training seed."""
+
+
+def rank_intervals(
+    seeds: Seeds,
+    query: int,
+    positions: Sequence[int] | np.ndarray,
+    regularizations: Sequence[float] | None,
+    allowed: np.ndarray | Tensor | None = None,
+) -> np.ndarray:
+    """Return the lowest and the highest rank over seeds of some training examples at every λ.
+
+    The rank is 1 + the number of allowed examples with a strictly higher score; ties share the better rank.
+
+    Args:
+        seeds: One spectrum per training seed (L values of λ), or one score matrix per seed (L = 1).
+        query: Query index.
+        positions: c training positions.
+        regularizations: The λ grid; ``None`` for score matrices.
+        allowed: ``[n]`` bool, which training examples are ranked (filters of the explorer); ``None`` for all.
+
+    Returns:
+        ``[L, c, 2]`` int64; both ends are equal with one seed.
+
+    Raises:
+        UsageError: No seed; a query or position is out of range; λ is missing; ``allowed`` does not have n entries.
+        NumericalError: λ is not allowed, or a score is not finite (naming λ).
+    """
+    sources = _sources(seeds)
+    total = num_train(sources[0])
+    chosen = np.asarray(positions, dtype=np.int64)
+    if chosen.size and (chosen.min() < 0 or chosen.max() >= total):
+        raise UsageError(f"A training position is outside 0…{total - 1}.", "Give positions, not indices.")
+    pool = _pool(allowed, total)
+    by_seed = []
+    for source in sources:
+        scores = score_curves(source, query, regularizations).numpy()
+        ordered = np.sort(scores if pool is None else scores[:, pool], axis=1)  # vectorised; 20 × faster than torch's
+        # Everything right of the last equal score is strictly higher.
+        places = [np.searchsorted(row, own, side="right") for row, own in zip(ordered, scores[:, chosen], strict=True)]
+        by_seed.append(1 + ordered.shape[1] - np.stack(places))
+    return np.stack([np.min(by_seed, axis=0), np.max(by_seed, axis=0)], axis=2)
+
+
+def rank_agreement(
+    seeds: Seeds,
+    queries: Sequence[int],
+    regularizations: Sequence[float] | None,
+    allowed: np.ndarray | Tensor | None = None,
+) -> np.ndarray:
+    """Return Spearman's correlation between the scores of two seeds, averaged over all pairs of seeds.
+
+    Args:
+        seeds: At least two spectra (L values of λ), or score matrices (L = 1).
+        queries: q query indices.
+        regularizations: The λ grid; ``None`` for score matrices.
+        allowed: ``[n]`` bool, which training examples are ranked; ``None`` for all.
+
+    Returns:
+        ``[L, q]`` float64 in [−1, 1]; NaN where all scores of a seed are equal and no order exists.
+
+    Raises:
+        UsageError: Fewer than two seeds; otherwise as :func:`rank_intervals`.
+        NumericalError: As :func:`rank_intervals`.
+    """
+    sources = _sources(seeds)
+    if len(sources) < 2:
+        raise UsageError(f"Agreement needs two training seeds; there is {len(sources)}.", "Add seeds to the study.")
+    pool = _pool(allowed, num_train(sources[0]))
+    columns = []
+    for query in queries:
+        ranked = []
+        for source in sources:
+            scores = score_curves(source, query, regularizations).numpy()
+            ranked.append(ranks(scores if pool is None else scores[:, pool], axis=1))
+        defined = [(rows != 0).any(axis=1) for rows in ranked]
+        pairs = [
+            np.where(defined[a] & defined[b], (ranked[a] * ranked[b]).sum(1), np.nan)
+            for a, b in itertools.combinations(range(len(ranked)), 2)
+        ]
+        columns.append(np.mean(pairs, axis=0))
+    return np.stack(columns, axis=1)
+
+
+def _sources(seeds: Seeds) -> list[Source]:
+    """Return one source per seed, so that nothing is averaged over seeds."""
+    if isinstance(seeds, ScoreMatrix) or not isinstance(seeds, Sequence) or not seeds:
+        raise UsageError("Ranks need a list with one entry per training seed.", "Give spectra or score matrices.")
+    sources: list[Source] = [seed if isinstance(seed, ScoreMatrix) else [seed] for seed in seeds]
+    if len({num_train(source) for source in sources}) > 1:
+        raise UsageError("The training seeds have different numbers of training examples.", "Give one study's seeds.")
+    return sources
+
+
+def _pool(allowed: np.ndarray | Tensor | None, total: int) -> np.ndarray | None:
+    if allowed is None:
+        return None
+    mask = np.asarray(allowed).astype(bool)
+    if mask.shape != (total,):
+        raise UsageError(
+            f"The mask of allowed examples has shape {mask.shape}; there are {total} training examples.",
+            "Give one entry per training example.",
+        )
+    if not mask.any():
+        raise UsageError("No training example is allowed.", "Loosen the filters.")
+    return np.nonzero(mask)[0]
