@@ -15,7 +15,7 @@ None of them has λ. Their scales differ; compare ranks, never magnitudes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -42,7 +42,7 @@ _SHOWN = 8
 def representation_similarity(
     task: Task,
     model: nn.Module,
-    data: dict[str, Batch],
+    data: Mapping[str, Batch],
     train_indices: Sequence[int] | Tensor,
     query_indices: Sequence[int] | Tensor,
     *,
@@ -170,7 +170,7 @@ def gradient_similarity(
 
 def nearest_inputs(
     task: Task,
-    data: dict[str, Batch],
+    data: Mapping[str, Batch],
     train_indices: Sequence[int] | Tensor,
     query_indices: Sequence[int] | Tensor,
     *,
@@ -259,7 +259,7 @@ def _input_key(task: Task, batch: Batch, input_key: str | None) -> str:
     return key
 
 
-def _labels(task: Task, data: dict[str, Batch], rows: list[Tensor]) -> list[Tensor]:
+def _labels(task: Task, data: Mapping[str, Batch], rows: list[Tensor]) -> list[Tensor]:
     labels = []
     for split, index in zip(("train", "test"), rows, strict=True):
         values = data[split].get(task.label_key)

@@ -269,6 +269,11 @@ def _decomposed(
     """Return one layer's coordinates, σ/s and rows/√s with s = tr(C)/dim for relative damping, and s."""
     num, dim = train.shape
     what = f"LoGra's layer {name!r}"
+    if not bool((train != 0).any()):
+        raise NumericalError(
+            f"{what} has no gradient: it is zero for all {num} training examples, so its curvature has no inverse.",
+            "Freeze the layer (requires_grad = False) where it is not used, or take an earlier checkpoint.",
+        )
     if num > dim:
         basis = primal_coordinates(train, others, what=what, dtype=dtype)
     else:

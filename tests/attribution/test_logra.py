@@ -267,6 +267,23 @@ def test_float32_models_give_float32_coordinates_near_the_truth():
     assert_close(scores([spectrum], 0.1), scores([spectrum_of("mlp")], 0.1), 1e-4)
 
 
+def test_confident_examples_keep_their_small_gradients_in_float32():
+    """1 − p of 1e-9: the loss gradient p − onehot cancels to 0 in float32, (1 − p)·∇margin does not."""
+    task = ClassificationExample("confident", lambda: nn.Linear(6, 3))
+    data = {split: {**rows, "y": rows["x"][:, :3].argmax(1)} for split, rows in task.datasets().items()}
+    model = task.build_model(0)
+    with torch.no_grad():
+        model.weight.copy_(15 * torch.eye(3, 6))
+        model.bias.zero_()
+    wide = logra_spectrum(task, model, data, TRAIN, VALIDATION, QUERIES, rank=8)
+    narrow = {split: {key: v.float() if v.is_floating_point() else v for key, v in rows.items()}
+              for split, rows in data.items()}  # fmt: skip
+    single = logra_spectrum(task, model.float(), narrow, TRAIN, VALIDATION, QUERIES, rank=8)
+    expected, actual = (np.abs(scores([spectrum], 0.1)).max(0) for spectrum in (wide, single))
+    assert expected.min() < 1e-9 * expected.max()
+    assert np.abs(actual / expected - 1).max() < 1e-4
+
+
 def test_an_untouched_layer_and_bad_settings_are_refused_by_name():
     class Dead(nn.Module):
         def __init__(self) -> None:
@@ -277,7 +294,7 @@ def test_an_untouched_layer_and_bad_settings_are_refused_by_name():
             return self.used(x) + 0 * self.dead(x)
 
     task = ClassificationExample("dead", Dead)
-    with pytest.raises(NumericalError, match="LoGra's layer 'dead' is zero"):
+    with pytest.raises(NumericalError, match=r"layer 'dead' has no gradient.*Freeze the layer"):
         logra_spectrum(task, task.build_model(0), task.datasets(), TRAIN, VALIDATION, QUERIES, rank=2)
     for settings, expected in (
         ({"rank": 0}, "rank 0"),
