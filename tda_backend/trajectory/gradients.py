@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from tda_backend.errors import NumericalError, UsageError
+from tda_backend.errors import UsageError
 from tda_backend.features.dense import dense_gradient_blocks
-from tda_backend.features.factors import LayerFactors
 from tda_backend.features.layers import TrackedLayer, UntrackedPolicy, layer_batches, tracked_layers
 from tda_backend.features.streaming import Quantity
 from tda_backend.trajectory.preconditioned import Preconditioner, flat_preconditioner
+from tda_backend.trajectory.source_kronecker import KroneckerOperator
+from tda_backend.trajectory.walk import SegmentOperator
 from tda_backend.types import Batch, Task
 
 
@@ -27,8 +26,13 @@ class GradientLayout(Protocol):
         """p, the number of coordinates."""
         ...
 
-    def gradients(self, model: nn.Module, data: Batch, rows: Tensor, quantity: Quantity) -> Tensor:
-        """Return the gradients of ``quantity`` at the examples ``rows``, ``[b, p]`` on the device, in eval mode."""
+    def gradients(
+        self, model: nn.Module, data: Batch, rows: Tensor, quantity: Quantity, operator: SegmentOperator
+    ) -> Tensor:
+        """Return the gradients of ``quantity`` at the examples ``rows``, ``[b, p]`` on the device, in eval mode.
+
+        They come in the coordinates of the segment ``operator``.
+        """
         ...
 
     def preconditioner(self, model: nn.Module, given: Preconditioner) -> Tensor:
@@ -50,7 +54,9 @@ class FlatLayout:
     width: int
     device: torch.device | str = "cpu"
 
-    def gradients(self, model: nn.Module, data: Batch, rows: Tensor, quantity: Quantity) -> Tensor:
+    def gradients(
+        self, model: nn.Module, data: Batch, rows: Tensor, quantity: Quantity, operator: SegmentOperator
+    ) -> Tensor:
         """Return dense gradients, ``[b, p]`` float64."""
         budget = len(rows) * max(self.width, 2048)  # one pass over the model
         blocks = dense_gradient_blocks(
@@ -100,9 +106,12 @@ class LayerLayout:
             start = stop
         return result
 
-    def gradients(self, model: nn.Module, data: Batch, rows: Tensor, quantity: Quantity) -> Tensor:
-        """Return ``Σ_t δ_it a_itᵀ`` of every layer, ``[b, p]`` in the model's dtype."""
+    def gradients(
+        self, model: nn.Module, data: Batch, rows: Tensor, quantity: Quantity, operator: SegmentOperator
+    ) -> Tensor:
+        """Return ``Σ_t δ_it a_itᵀ`` of every layer, ``[b, p]`` in the model's dtype; rotated at its factors."""
         columns = self.columns
+        bases = {layer.name: layer for layer in operator.layers} if isinstance(operator, KroneckerOperator) else {}
         result: Tensor | None = None
         for batch in layer_batches(
             self.task,
@@ -117,7 +126,10 @@ class LayerLayout:
             if result is None:
                 result = batch.values.new_zeros(len(rows), self.width)
             for name, factors in batch.layers.items():
-                result[batch.rows, columns[name]] = _outer(factors)
+                a, d = factors.inputs, factors.deltas
+                if name in bases:
+                    a, d = a @ bases[name].input_basis, d @ bases[name].output_basis
+                result[batch.rows, columns[name]] = _outer(a, d)
         if result is None:
             raise UsageError("There are no examples.", "Give at least one index.")
         return result
@@ -150,16 +162,7 @@ def flat_layout(task: Task, model: nn.Module, device: torch.device | str) -> Fla
     return FlatLayout(task, sum(p.numel() for p in model.parameters() if p.requires_grad), device)
 
 
-def _outer(factors: LayerFactors) -> Tensor:
-    if factors.inputs.ndim == 2:
-        return (factors.deltas[:, :, None] * factors.inputs[:, None, :]).flatten(1)
-    return (factors.deltas.mT @ factors.inputs).flatten(1)
-
-
-@contextmanager
-def naming(label: str) -> Iterator[None]:
-    """Say in a numerical error at which checkpoint it happened."""
-    try:
-        yield
-    except NumericalError as error:
-        raise NumericalError(f"At {label}: {error.message}", error.hint) from error
+def _outer(inputs: Tensor, deltas: Tensor) -> Tensor:
+    if inputs.ndim == 2:
+        return (deltas[:, :, None] * inputs[:, None, :]).flatten(1)
+    return (deltas.mT @ inputs).flatten(1)

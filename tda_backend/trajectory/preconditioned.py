@@ -90,6 +90,10 @@ class PreconditionedOperator:
     inner: DenseOperator
     root: Tensor
 
+    def enter(self, query: Tensor, following: object) -> Tensor:
+        """Return the query: parameter space is common to all."""
+        return query
+
     def respond(self, query: Tensor) -> Tensor:
         """Return H̄⁻¹(I − e^{−cH̄P})q."""
         return self.inner.respond(query * self.root) * self.root

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -218,3 +219,12 @@ def average_state(states: Sequence[State]) -> dict[str, Tensor]:
         else:
             mean[name] = last.clone()
     return mean
+
+
+@contextmanager
+def naming(label: str) -> Iterator[None]:
+    """Say in a numerical error at which checkpoint it happened."""
+    try:
+        yield
+    except NumericalError as error:
+        raise NumericalError(f"At {label}: {error.message}", error.hint) from error

@@ -18,9 +18,9 @@ from tda_backend.solvers.products import curvature_product
 from tda_backend.solvers.pseudo_gradients import CurvatureKind, check_curvature
 from tda_backend.spectral.contraction import ScoreMatrix
 from tda_backend.training.fit import model_from, row_numbers
-from tda_backend.trajectory.gradients import FlatLayout, GradientLayout, LayerLayout, flat_layout, layer_layout, naming
+from tda_backend.trajectory.gradients import FlatLayout, GradientLayout, LayerLayout, flat_layout, layer_layout
 from tda_backend.trajectory.preconditioned import Preconditioner, preconditioned_decay, preconditioned_operator
-from tda_backend.trajectory.segments import State, TrainingSegment, segment_states
+from tda_backend.trajectory.segments import State, TrainingSegment, naming, segment_states
 from tda_backend.trajectory.source_kronecker import (
     kronecker_operator,
     preconditioned_kronecker_operator,
@@ -52,8 +52,9 @@ def contract_walk(
 
     Args:
         operators: One per segment, in order of time.
-        gradients: ḡ_ℓ, the training-loss gradients averaged over the segment's checkpoints, ``[n, p]`` each.
-        query: φ', gradients of goodness at the end of the run, ``[m, p]``.
+        gradients: ḡ_ℓ, the training-loss gradients averaged over the segment's checkpoints, ``[n, p]`` each, in the
+            segment's coordinates.
+        query: φ', gradients of goodness at the end of the run, ``[m, p]``, in those of the last segment.
         weights: n·1{z ∈ D_ℓ}/N_ℓ of each segment, ``[n]`` or a number; ``None`` where all train on all n.
 
     Raises:
@@ -114,7 +115,7 @@ class SourceFit:
         start = 0
         for part in queries.split(self._size(self.query_numbers)):
             rows = slice(start, start + len(part))
-            query = self._gradients("the end of the run", self.final_model, "test", part, "goodness")
+            query = self._final_gradients("test", part, "goodness")
             for index, response in walk(self.operators, query):
                 for columns, gradients in self._segment_gradients(index, torch.arange(len(self.train_indices))):
                     products = (response @ gradients.T).cpu().to(torch.float64)
@@ -126,9 +127,7 @@ class SourceFit:
         """Return each example's score on its own loss (goodness −ℓ at the end of the run), ``[n]`` float64."""
         result = torch.zeros(len(self.train_indices), dtype=torch.float64)
         for part in torch.arange(len(self.train_indices)).split(self._size(self.gradient_numbers)):
-            query = -self._gradients(
-                "the end of the run", self.final_model, "train", self.train_indices[part], "train_loss"
-            )
+            query = -self._final_gradients("train", self.train_indices[part], "train_loss")
             for index, response in walk(self.operators, query):
                 for columns, gradients in self._segment_gradients(index, part):
                     own = (response[columns - part[0]] * gradients).sum(1)
@@ -146,14 +145,17 @@ class SourceFit:
                 continue
             total: Tensor | None = None
             for label, model in self.checkpoints[index]:
-                own = self._gradients(label, model, "train", self.train_indices[part], "train_loss")
+                with naming(label):
+                    own = self.layout.gradients(
+                        model, self.data["train"], self.train_indices[part], "train_loss", self.operators[index]
+                    )
                 total = own if total is None else total.add_(own)
             assert total is not None
             yield part, total.div_(len(self.checkpoints[index]))
 
-    def _gradients(self, label: str, model: nn.Module, split: str, rows: Tensor, quantity: Quantity) -> Tensor:
-        with naming(label):
-            return self.layout.gradients(model, self.data[split], rows, quantity)
+    def _final_gradients(self, split: str, rows: Tensor, quantity: Quantity) -> Tensor:
+        with naming("the end of the run"):
+            return self.layout.gradients(self.final_model, self.data[split], rows, quantity, self.operators[-1])
 
     def _weight(self, index: int) -> float:
         members = self.segments[index].data_indices
@@ -250,7 +252,18 @@ def fit_source(
                 operator = preconditioned_operator(mean, given, segment, weight_decay=weight_decay)
         else:
             assert basis != "exact"
-            layers = segment_curvature(layout, models, data["train"], own, kind=basis, fisher=fisher, seed=seed)
+            layers = segment_curvature(
+                task,
+                models,
+                data["train"],
+                own,
+                kind=basis,
+                fisher=fisher,
+                seed=seed,
+                untracked=untracked,
+                batch_size=batch_size,
+                device=device,
+            )
             if given is None:
                 operator = kronecker_operator(layers, segment.duration, decay)
             else:

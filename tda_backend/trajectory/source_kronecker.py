@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from tda_backend.errors import UsageError
 from tda_backend.features.kronecker import Fisher, Kind, average, eigenbasis, eigenvalue_correction, kronecker_moments
-from tda_backend.trajectory.gradients import LayerLayout, naming
+from tda_backend.features.layers import UntrackedPolicy, tracked_layers
 from tda_backend.trajectory.preconditioned import diagonal_decay
+from tda_backend.trajectory.segments import naming
 from tda_backend.trajectory.walk import decay_filter, response_filter
-from tda_backend.types import Batch
+from tda_backend.types import Batch, Task
 
 _INVERSE_DAMPING = 1e-8
 """λ of H̄⁻¹ in the preconditioned form, as EK-FAC influence functions have it; plain SOURCE needs none."""
@@ -35,11 +36,17 @@ class LayerCurvature:
     input_basis: Tensor
     eigenvalues: Tensor
 
-    def apply(self, matrices: Tensor, weights: Tensor) -> Tensor:
-        """Return Q_S[weights ∘ (Q_SᵀVQ_A)]Q_Aᵀ for V ``[m, d_out, d_in]``."""
-        rotated = self.output_basis.T @ matrices @ self.input_basis
-        rotated *= weights.to(rotated.dtype)
-        return self.output_basis @ rotated @ self.input_basis.T
+    def rotate(self, matrices: Tensor) -> Tensor:
+        """Return Q_SᵀVQ_A for V ``[m, d_out, d_in]``."""
+        return self.output_basis.T @ matrices @ self.input_basis
+
+    def unrotate(self, matrices: Tensor) -> Tensor:
+        """Return Q_SVQ_Aᵀ."""
+        return self.output_basis @ matrices @ self.input_basis.T
+
+    def carry(self, matrices: Tensor, other: LayerCurvature) -> Tensor:
+        """Return in this basis what is given in another: (Q_SᵀQ'_S)V(Q_AᵀQ'_A)ᵀ."""
+        return (self.output_basis.T @ other.output_basis) @ matrices @ (other.input_basis.T @ self.input_basis)
 
     def diagonal(self, values: Tensor) -> Tensor:
         """Return the diagonal of the matrix with eigenvalues ``values`` in parameter space, ``[d_out, d_in]``.
@@ -58,7 +65,7 @@ class LayerCurvature:
 
 
 def segment_curvature(
-    layout: LayerLayout,
+    task: Task,
     checkpoints: Sequence[tuple[str, nn.Module]],
     data: Batch,
     rows: Tensor,
@@ -66,6 +73,9 @@ def segment_curvature(
     kind: Kind = "ekfac",
     fisher: Fisher = "true",
     seed: int = 0,
+    untracked: UntrackedPolicy = "refuse",
+    batch_size: int = 512,
+    device: torch.device | str = "cpu",
 ) -> tuple[LayerCurvature, ...]:
     """Return a segment's stationary curvature (appendix D.2, eq. 54).
 
@@ -73,70 +83,69 @@ def segment_curvature(
     and averaged.
 
     Args:
-        layout: Layers, batch size and device.
+        task: Whose training loss is differentiated.
         checkpoints: (label, model) of each checkpoint of the segment.
         data: The train split.
         rows: D_ℓ, the rows that the segment trained on.
         kind: ``ekfac``; ``kfac`` has Λ = D_S ⊗ D_A, ``diagonal`` the basis I.
         fisher: ``true`` or ``empirical``.
         seed: Of the drawn labels.
+        untracked: What to do about parameters outside layers with factors.
+        batch_size: Examples per pass.
+        device: Where to compute; the curvature stays there.
 
     Raises:
         NumericalError: A gradient or moment is not finite, or zero; names the checkpoint and the layer.
         TaskError: The task cannot draw labels.
     """
-    moments = []
+    moments, corrections = [], []
     for label, model in checkpoints:
         with naming(label):
             moments.append(
                 kronecker_moments(
-                    layout.task,
+                    task,
                     model,
                     data,
                     rows,
                     fisher=fisher,
                     seed=seed,
-                    batch_size=layout.batch_size,
-                    device=layout.device,
-                    untracked=layout.untracked,
+                    batch_size=batch_size,
+                    device=device,
+                    untracked=untracked,
                 )
             )
     basis = eigenbasis(average(moments), kind)
-    corrections = []
     for label, model in checkpoints:
         with naming(label):
             corrections.append(
                 eigenvalue_correction(
-                    layout.task,
+                    task,
                     model,
                     data,
                     rows,
                     basis,
                     fisher=fisher,
                     seed=seed,
-                    batch_size=layout.batch_size,
-                    device=layout.device,
-                    untracked=layout.untracked,
+                    batch_size=batch_size,
+                    device=device,
+                    untracked=untracked,
                 )
             )
-    parameters = dict(checkpoints[0][1].named_parameters())
+    model = checkpoints[0][1]
     result = []
-    for tracked, own, *values in zip(layout.layers, basis.layers, *corrections, strict=True):
-        kept = parameters[tracked.weight].dtype
-        result.append(
-            LayerCurvature(
-                tracked.name,
-                own.deltas.to(layout.device, kept),
-                own.inputs.to(layout.device, kept),
-                torch.stack(values).mean(0).to(layout.device),
-            )
-        )
+    for tracked, own, *values in zip(tracked_layers(model, untracked), basis.layers, *corrections, strict=True):
+        kept = model.get_parameter(tracked.weight).dtype
+        eigenvalues = torch.stack(values).mean(0).to(device)
+        result.append(LayerCurvature(own.name, own.deltas.to(device, kept), own.inputs.to(device, kept), eigenvalues))
     return tuple(result)
 
 
 @dataclass(frozen=True)
 class KroneckerOperator:
-    """A segment with Kronecker-factored curvature; layers lie one after the other along p.
+    """A segment with Kronecker-factored curvature; its coordinates are Q_Sᵀ∇W Q_A, layer after layer along p.
+
+    Rank-one gradients are rotated at their factors, and queries only from segment to segment, through the overlaps of
+    bases: an eighth of the work of going back to parameter space for every product.
 
     Attributes:
         layers: Curvature of each layer; L2 decay already in Λ.
@@ -146,18 +155,27 @@ class KroneckerOperator:
     layers: tuple[LayerCurvature, ...]
     duration: float
 
+    def enter(self, query: Tensor, following: KroneckerOperator) -> Tensor:
+        """Return the query through the overlaps with the following segment's bases."""
+        others = {layer.name: layer for layer in following.layers}
+        return _by_layer(self.layers, query, lambda layer, part: layer.carry(part, others[layer.name]))
+
     def respond(self, query: Tensor) -> Tensor:
-        """Return F_r(H̄)q, ``[m, p]``."""
-        return _by_layer(self.layers, query, lambda layer: response_filter(layer.eigenvalues, self.duration))
+        """Return F_r(Λ)∘q, ``[m, p]``."""
+        return query * response_filter(self._eigenvalues, self.duration).to(query.dtype)
 
     def transport(self, query: Tensor) -> Tensor:
-        """Return exp(−cH̄)q, ``[m, p]``."""
-        return _by_layer(self.layers, query, lambda layer: decay_filter(layer.eigenvalues, self.duration))
+        """Return e^{−cΛ}∘q, ``[m, p]``."""
+        return query * decay_filter(self._eigenvalues, self.duration).to(query.dtype)
+
+    @property
+    def _eigenvalues(self) -> Tensor:
+        return torch.cat([layer.eigenvalues.flatten() for layer in self.layers])
 
 
 @dataclass(frozen=True)
 class PreconditionedKroneckerOperator:
-    """A segment of a preconditioned optimizer on a large model (appendix D.2).
+    """A segment of a preconditioned optimizer on a large model (appendix D.2); its coordinates are the parameters.
 
     The exponentials take the diagonal h of H̄, the inverse EK-FAC: v = (H̄ + λ)⁻¹(1 − e^{−c·h∘P})∘q. Both already hold
     weight decay.
@@ -174,12 +192,18 @@ class PreconditionedKroneckerOperator:
     preconditioner: Tensor
     duration: float
 
+    def enter(self, query: Tensor, following: object) -> Tensor:
+        """Return the query: parameter space is common to all."""
+        return query
+
     def respond(self, query: Tensor) -> Tensor:
         """Return H̄⁻¹(I − e^{−cH̄P})q, ``[m, p]``."""
         moved = -torch.expm1(-self.duration * self.diagonal * self.preconditioner)
-        return _by_layer(
-            self.layers, query * moved.to(query.dtype), lambda layer: 1 / (layer.eigenvalues + _INVERSE_DAMPING)
-        )
+
+        def solve(layer: LayerCurvature, part: Tensor) -> Tensor:
+            return layer.unrotate(layer.rotate(part) / (layer.eigenvalues + _INVERSE_DAMPING).to(part.dtype))
+
+        return _by_layer(self.layers, query * moved.to(query.dtype), solve)
 
     def transport(self, query: Tensor) -> Tensor:
         """Return exp(−cPH̄)ᵀq, ``[m, p]``."""
@@ -221,11 +245,14 @@ def preconditioned_kronecker_operator(
     return PreconditionedKroneckerOperator(tuple(shifted), torch.cat(diagonal), preconditioner, duration)
 
 
-def _by_layer(layers: Sequence[LayerCurvature], query: Tensor, weights: Callable[[LayerCurvature], Tensor]) -> Tensor:
+def _by_layer(
+    layers: Sequence[LayerCurvature], query: Tensor, change: Callable[[LayerCurvature, Tensor], Tensor]
+) -> Tensor:
+    """Return ``change(layer, its part of the query [m, d_out, d_in])`` for all layers, ``[m, p]``."""
     result, start = torch.empty_like(query), 0
     for layer in layers:
         stop = start + layer.eigenvalues.numel()
-        matrices = query[:, start:stop].unflatten(1, layer.eigenvalues.shape)
-        result[:, start:stop] = layer.apply(matrices, weights(layer)).flatten(1)
+        part = query[:, start:stop].unflatten(1, layer.eigenvalues.shape)
+        result[:, start:stop] = change(layer, part).flatten(1)
         start = stop
     return result

@@ -1,15 +1,15 @@
 """The backward walk of SOURCE over segments, whatever their curvature is made of.
 
 With S̄_ℓ = exp(−c_ℓH̄_ℓ) and F_r(H̄_ℓ) = (I − e^{−c_ℓH̄_ℓ})H̄_ℓ⁻¹, from q_L = ∇goodness(θ_final) backwards:
-v_ℓ = F_r(H̄_ℓ)q_ℓ and q_{ℓ−1} = S̄_ℓᵀq_ℓ. Each segment applies its functions in its own eigenbasis and hands the query
-over in parameter space, so that bases are never forced onto each other.
+v_ℓ = F_r(H̄_ℓ)q_ℓ and q_{ℓ−1} = S̄_ℓᵀq_ℓ. Each segment works in coordinates of its own, in which it also meets its
+gradients, and takes the query over from the coordinates of the following one: bases are never forced onto each other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -37,20 +37,24 @@ def decay_filter(eigenvalues: Tensor, duration: float | Tensor) -> Tensor:
 
 
 class SegmentOperator(Protocol):
-    """What a segment does to queries ``[m, p]``, given and returned in parameter space."""
+    """What a segment does to queries ``[m, p]`` in its own coordinates."""
+
+    def enter(self, query: Tensor, following: Any) -> Tensor:
+        """Return the query in this segment's coordinates, given in those of the following segment."""
+        ...
 
     def respond(self, query: Tensor) -> Tensor:
-        """Return v_ℓ, ``[m, p]``: what a gradient of this segment is multiplied with."""
+        """Return v_ℓ: what a gradient of this segment, in its coordinates, is multiplied with."""
         ...
 
     def transport(self, query: Tensor) -> Tensor:
-        """Return q_{ℓ−1}, ``[m, p]``: the query as seen from the segment's beginning."""
+        """Return q_{ℓ−1}: the query as seen from the segment's beginning."""
         ...
 
 
 @dataclass(frozen=True)
 class DenseOperator:
-    """A segment with an explicit symmetric curvature.
+    """A segment with an explicit symmetric curvature; its coordinates are the parameters.
 
     Attributes:
         eigenvalues: σ of H̄, ``[p]``.
@@ -61,6 +65,10 @@ class DenseOperator:
     eigenvalues: Tensor
     basis: Tensor
     duration: float
+
+    def enter(self, query: Tensor, following: Any) -> Tensor:
+        """Return the query: parameter space is common to all."""
+        return query
 
     def respond(self, query: Tensor) -> Tensor:
         """Return F_r(H̄)q."""
@@ -92,7 +100,10 @@ def walk(operators: Sequence[SegmentOperator], query: Tensor) -> Iterator[tuple[
 
     Args:
         operators: One per segment, in order of time.
-        query: q_L, the gradients of goodness at the end of the run, ``[m, p]``.
+        query: q_L, the gradients of goodness at the end of the run, ``[m, p]`` in the last segment's coordinates.
+
+    Yields:
+        ℓ counted from 0, and v_ℓ in the segment's coordinates.
 
     Raises:
         NumericalError: A response is not finite; names the segment.
@@ -105,5 +116,6 @@ def walk(operators: Sequence[SegmentOperator], query: Tensor) -> Iterator[tuple[
                 "Its curvature has large negative eigenvalues; Gauss–Newton and Fisher curvatures have none.",
             )
         yield index, response
+        del response  # as large as the query; the caller is done with it
         if index:
-            query = operators[index].transport(query)
+            query = operators[index - 1].enter(operators[index].transport(query), operators[index])
