@@ -14,9 +14,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from app.formats import regularization_text
+from app.method_style import BLUE, GRAY, ORANGE, VIOLET
 
-BLUE, ORANGE, GREEN, VIOLET, RED, GRAY = "#2f7fd1", "#d9711f", "#2a9d80", "#9a63cf", "#cc4058", "#7d8795"
-METHOD_COLORS = {"iffim": BLUE, "trak": VIOLET, "tracin": GREEN}  # orange is kept for what harms
 ZERO_GAP = 1.5  # decades between the point for λ = 0 and the smallest positive λ
 LDS_HELP = (
     "LDS is the rank correlation between what the attribution predicts for a model retrained on a random subset of the "
@@ -26,11 +25,6 @@ XI_HELP = (
     "ξ̄ needs no retraining: near 0 the ranking is ruled by tiny eigenvalues, near 1 the curvature no longer counts. "
     "λ* stands where it crosses the threshold."
 )
-
-
-def method_color(variant: str) -> str:
-    """Return the colour of a method, the same on every page."""
-    return METHOD_COLORS.get(variant.split("-")[0], VIOLET)
 
 
 def transparent(color: str, opacity: float) -> str:
@@ -59,14 +53,18 @@ def on_grid(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[within]
 
 
-def _regularization_axis(figure: go.Figure, regularizations: pd.Series, zero: float) -> None:
+LAMBDA_TITLE = "λ (units of the mean Gram)"
+RELATIVE_TITLE = "λ relative to each layer's mean curvature"
+
+
+def _regularization_axis(figure: go.Figure, regularizations: pd.Series, zero: float, title: str = LAMBDA_TITLE) -> None:
     positive = regularizations[regularizations > 0]
     powers = range(math.ceil(math.log10(positive.min()) - 1e-9), math.floor(math.log10(positive.max()) + 1e-9) + 1)
     ticks, names = [10.0**power for power in powers], [f"10<sup>{power}</sup>".replace("-", "−") for power in powers]
     if (regularizations == 0).any():
         ticks, names = [zero, *ticks], ["0", *names]
     figure.update_xaxes(
-        type="log", title="λ (units of the mean Gram)", tickvals=ticks, ticktext=names,
+        type="log", title=title, tickvals=ticks, ticktext=names,
         range=[math.log10(min(zero, positive.min())) - 0.2, math.log10(positive.max()) + 0.1],
     )  # fmt: skip
 
@@ -90,12 +88,15 @@ def _band(figure: go.Figure, frame: pd.DataFrame, low: str, high: str, color: st
     )  # fmt: skip
 
 
-def _curve(figure: go.Figure, frame: pd.DataFrame, low: str, high: str, color: str, name: str, zero: float) -> None:
+def _curve(
+    figure: go.Figure, frame: pd.DataFrame, low: str, high: str, color: str, name: str, zero: float, dash: str = "solid"
+) -> None:
     lines, point = frame[frame["regularization"] > 0], frame[frame["regularization"] == 0]
     _band(figure, frame, low, high, color, f"{name}, band")
     template = "%{y:.3f} (%{customdata[0]:.3f} to %{customdata[1]:.3f})"
     figure.add_scatter(
-        x=lines["regularization"], y=lines["mean"], name=name, mode="lines", line={"color": color, "width": 2.2},
+        x=lines["regularization"], y=lines["mean"], name=name, mode="lines",
+        line={"color": color, "width": 2.2, "dash": dash},
         customdata=lines[[low, high]].to_numpy().tolist(), hovertemplate=template,
     )  # fmt: skip
     if len(point):
@@ -150,6 +151,7 @@ def lds_figure(
     best: float | None = None,
     quantiles: Mapping[str, Mapping[str, float]] | None = None,
     span: tuple[float, float] | None = None,
+    title: str = LAMBDA_TITLE,
     height: int = 300,
 ) -> go.Figure:
     """Return LDS(λ) with its 95 % band.
@@ -163,6 +165,7 @@ def lds_figure(
         best: λ with the highest LDS.
         quantiles: quantile → {"lambda": …}: spectrum baselines, grey lines.
         span: Range of the LDS axis; the same for figures that stand side by side.
+        title: What λ is.
         height: Pixels.
     """
     frame = on_grid(frame)
@@ -175,24 +178,24 @@ def lds_figure(
     add_marker(figure, best, "best", GRAY, "dot", zero, "right" if left else "left")
     add_marker(figure, selected, "λ*", color, "solid", zero, "left" if left else "right")
     add_marker(figure, current, "", GRAY, "dash", zero)
-    _regularization_axis(figure, frame["regularization"], zero)
+    _regularization_axis(figure, frame["regularization"], zero, title)
     figure.update_yaxes(title="LDS (mean over queries)", range=span)
     return _finish(figure, height, legend=False)
 
 
-def comparison_figure(curves: Sequence[tuple[str, str, pd.DataFrame]], height: int = 260) -> go.Figure:
+def comparison_figure(curves: Sequence[tuple[str, str, str, pd.DataFrame]], height: int = 260) -> go.Figure:
     """Return several LDS(λ) curves with their bands in one figure.
 
     Args:
-        curves: (legend entry, colour ``#rrggbb``, frame with regularization, mean, ci_low, ci_high).
+        curves: (legend entry, colour ``#rrggbb``, dash, frame with regularization, mean, ci_low, ci_high).
         height: Pixels.
     """
-    curves = [(name, color, on_grid(frame)) for name, color, frame in curves]
-    every = pd.concat([frame["regularization"] for _, _, frame in curves])
+    curves = [(name, color, dash, on_grid(frame)) for name, color, dash, frame in curves]
+    every = pd.concat([frame["regularization"] for *_, frame in curves])
     zero = zero_position(every)
     figure = go.Figure()
-    for name, color, frame in curves:
-        _curve(figure, frame, "ci_low", "ci_high", color, name, zero)
+    for name, color, dash, frame in curves:
+        _curve(figure, frame, "ci_low", "ci_high", color, name, zero, dash)
     _regularization_axis(figure, every, zero)
     figure.update_yaxes(title="LDS (mean over queries)")
     return _finish(figure, height)
@@ -206,6 +209,7 @@ def indicator_figure(
     threshold: float = 0.5,
     current: float | None = None,
     selected: float | None = None,
+    title: str = LAMBDA_TITLE,
     height: int = 300,
 ) -> go.Figure:
     """Return ξ̄(λ) with the spread q05 to q95 over validation points and the threshold.
@@ -217,6 +221,7 @@ def indicator_figure(
         threshold: Drawn as a level.
         current: λ being looked at.
         selected: λ where ξ̄ crosses the threshold.
+        title: What λ is.
         height: Pixels.
     """
     frame = on_grid(frame)
@@ -227,7 +232,7 @@ def indicator_figure(
     figure.add_hline(y=threshold, line={"color": GRAY, "width": 1, "dash": "dot"})
     add_marker(figure, selected, "λ*", color, "solid", zero)
     add_marker(figure, current, "", GRAY, "dash", zero)
-    _regularization_axis(figure, frame["regularization"], zero)
+    _regularization_axis(figure, frame["regularization"], zero, title)
     figure.update_yaxes(title="ξ̄ (mean over validation points)", range=[-0.02, 1.05])
     return _finish(figure, height, legend=False)
 
@@ -243,13 +248,16 @@ def spectrum_table(eigenvalues: np.ndarray, num_bins: int = 60) -> pd.DataFrame:
 
 
 def spectrum_figure(
-    eigenvalues: np.ndarray, regularization: float, *, color: str = BLUE, height: int = 300
-) -> go.Figure:
-    """Return the histogram of eigenvalues with the filter λ·φ(σ) = λ/(σ+λ) over it.
+    eigenvalues: np.ndarray, regularization: float, shape: pd.DataFrame, name: str, *, color: str = BLUE,
+    height: int = 300,
+) -> go.Figure:  # fmt: skip
+    """Return the histogram of eigenvalues with the method's filter over it.
 
     Args:
-        eigenvalues: ``[R]``, of the mean Gram.
+        eigenvalues: ``[R]``, of the mean curvature.
         regularization: λ of the filter.
+        shape: The filter relative to its largest value: sigma, relative; may be empty.
+        name: Its formula.
         color: ``#rrggbb``.
         height: Pixels.
     """
@@ -260,12 +268,9 @@ def spectrum_figure(
         x=centers, y=table["count"], width=table["high"] - table["low"], name="eigenvalues σ", marker_line_width=0,
         marker_color=transparent(color, 0.55), hovertemplate="σ ≈ %{x:.2e}: %{y} eigenvalues<extra></extra>",
     )  # fmt: skip
-    grid = np.logspace(math.log10(table["low"].min()), math.log10(table["high"].max()), 160)
-    weights = regularization / (grid + regularization) if regularization > 0 else np.zeros_like(grid)
     figure.add_scatter(
-        x=grid, y=weights, yaxis="y2", mode="lines", name="filter λ·φ(σ) = λ/(σ+λ)",
-        line={"color": ORANGE, "width": 2.2},
-        hovertemplate="σ = %{x:.2e}: %{y:.2f}<extra></extra>",
+        x=shape["sigma"], y=shape["relative"], yaxis="y2", mode="lines", name=f"filter, {name}",
+        line={"color": ORANGE, "width": 2.2}, hovertemplate="σ = %{x:.2e}: %{y:.2f}<extra></extra>",
     )  # fmt: skip
     if regularization > 0:
         label = f"λ = {regularization_text(regularization)}"
@@ -277,6 +282,6 @@ def spectrum_figure(
         },
         bargap=0,
     )  # fmt: skip
-    figure.update_xaxes(type="log", title="eigenvalue σ of the mean Gram", exponentformat="power", dtick=2)
+    figure.update_xaxes(type="log", title="eigenvalue σ of the mean curvature", exponentformat="power", dtick=2)
     figure.update_yaxes(title="number of eigenvalues", selector={"overlaying": None})
     return _finish(figure, height)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -90,16 +90,3 @@ def joined(values: Sequence[object]) -> str:
     """Return ``a, b and c``."""
     words = [str(value) for value in values]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
-
-
-def variant_of(method: str, parameters: Mapping[str, Any]) -> str:
-    """Return the key by which a method is chosen: its name, and the settings that make it another method."""
-    extra = {key: value for key, value in parameters.items() if key not in ("projection", "epochs") and value}
-    return "-".join([method, *(key if value is True else f"{key}={value}" for key, value in sorted(extra.items()))])
-
-
-def variant_title(title: str, parameters: Mapping[str, Any]) -> str:
-    """Return a method's title with the settings that make it another method: ``TracIn, normalised``."""
-    names = {"normalization": "normalised"}
-    extra = [names.get(key, key) for key, value in parameters.items() if key not in ("projection", "epochs") and value]
-    return ", ".join([title, *extra])

@@ -1,15 +1,19 @@
-"""LDS over two settings at a time, as heatmaps whose cells can be clicked. Pure functions."""
+"""LDS over any two settings, as heatmaps whose cells can be clicked. Pure functions.
+
+An *axis* is ``lam``, ``k``, ``epoch``, or ``set:`` and the name of a hyper-parameter.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from app import settings
 from app.formats import MISSING, lds_text, projection_text, regularization_text
 from app.state import k_text
 
@@ -18,7 +22,31 @@ AXES = {
     "k": ("k", "projection dimension k"),
     "epoch": ("training_epoch", "training epoch of the features"),
 }
-PAIRS = {"λ × k": ("lam", "k"), "λ × epoch": ("lam", "epoch"), "k × epoch": ("k", "epoch")}
+SETTING = "set:"
+
+
+def axis_column(axis: str) -> str:
+    """Return the column of :func:`with_axes` that holds an axis."""
+    return AXES[axis][0] if axis in AXES else axis
+
+
+def axis_title(axis: str) -> str:
+    """Return what an axis is, for people."""
+    return AXES[axis][1] if axis in AXES else settings.label(axis.removeprefix(SETTING))
+
+
+def with_axes(table: pd.DataFrame) -> pd.DataFrame:
+    """Return LDS rows with one column for each axis; ``settings`` is a dict in each row, if it is there."""
+    frame = table.assign(k=table["projection_dim"].map(k_text))
+    for name in dict.fromkeys(name for row in table.get("settings", []) for name in row):
+        frame[f"{SETTING}{name}"] = [row.get(name) for row in table["settings"]]
+    return frame
+
+
+def axes_of(frame: pd.DataFrame) -> list[str]:
+    """Return the axes on which rows of :func:`with_axes` differ."""
+    axes = [*AXES, *(column for column in frame if str(column).startswith(SETTING))]
+    return [axis for axis in axes if frame[axis_column(axis)].dropna().nunique() > 1]
 
 
 @dataclass(frozen=True)
@@ -28,7 +56,7 @@ class Grid:
     Attributes:
         cells: One row per cell: x, y (axis values), mean, ci_low, ci_high, and the full setting behind the cell:
             configuration_id, regularization, training_epoch, k.
-        x: Axis along, a key of :data:`AXES`.
+        x: Axis along.
         y: Axis up.
         x_values: In the order of the axis.
         y_values: Likewise.
@@ -41,31 +69,54 @@ class Grid:
     y_values: list
 
 
-def other_axis(x: str, y: str) -> str:
-    """Return the third setting."""
-    return next(name for name in AXES if name not in (x, y))
+def held(frame: pd.DataFrame, fixed: Mapping[str, object]) -> pd.DataFrame:
+    """Return the rows that have the fixed values; an axis whose value is ``None`` or NaN is left alone."""
+    for axis, value in fixed.items():
+        if value is not None and value == value:
+            frame = frame[frame[axis_column(axis)] == value]
+    return frame
 
 
-def grid_of(table: pd.DataFrame, x: str, y: str, fixed: object = None) -> Grid:
-    """Return LDS over ``x`` and ``y``; the third setting is fixed, or the best of it is taken in each cell.
+def grid_of(frame: pd.DataFrame, x: str, y: str, fixed: Mapping[str, object] | None = None) -> Grid:
+    """Return LDS over two axes; others are fixed, or the best of them is taken in each cell.
 
     Args:
-        table: Rows of one method: configuration_id, training_epoch, projection_dim, regularization, mean, ci_low,
-            ci_high.
-        x: Axis along: lam, k or epoch.
+        frame: Rows of one method from :func:`with_axes`: configuration_id, training_epoch, k, regularization, mean,
+            ci_low, ci_high.
+        x: Axis along.
         y: Axis up.
-        fixed: Value of the third setting (k as URL text); ``None``: the best in each cell.
+        fixed: Other axes with their values (k and hyper-parameters as text).
 
     The axes show every value of the table, so that figures side by side line up; what was not computed stays empty.
     """
-    frame = every = table.assign(k=table["projection_dim"].map(k_text))
-    if fixed is not None:
-        column = AXES[other_axis(x, y)][0]
-        frame = frame[frame[column] == fixed]
-    columns = [AXES[x][0], AXES[y][0]]
-    best = frame.loc[frame.groupby(columns)["mean"].idxmax()]
+    columns = [axis_column(x), axis_column(y)]
+    rows = held(frame, fixed or {})
+    rows = rows[rows["mean"].notna()]
+    best = rows.loc[rows.groupby(columns)["mean"].idxmax()]
     cells = best.assign(x=best[columns[0]], y=best[columns[1]])
-    return Grid(cells.reset_index(drop=True), x, y, _ordered(every[columns[0]], x), _ordered(every[columns[1]], y))
+    return Grid(cells.reset_index(drop=True), x, y, _ordered(frame[columns[0]], x), _ordered(frame[columns[1]], y))
+
+
+def line_of(frame: pd.DataFrame, axis: str, fixed: Mapping[str, object] | None = None) -> pd.DataFrame:
+    """Return LDS against one axis: value (text), number (NaN for words), mean, ci_low, ci_high, regularization.
+
+    Others are fixed, or the best of them is taken at each value.
+    """
+    rows = held(frame, fixed or {})
+    rows = rows[rows["mean"].notna() & rows[axis_column(axis)].notna()]
+    best = rows.loc[rows.groupby(axis_column(axis))["mean"].idxmax()].set_index(axis_column(axis))
+    best = best.loc[_ordered(best.index.to_series(), axis)]
+    texts = [axis_label(value, axis) for value in best.index]
+    return pd.DataFrame(
+        {
+            "value": texts,
+            "number": [settings.number(str(value)) for value in best.index],
+            "mean": best["mean"].to_numpy(),
+            "ci_low": best["ci_low"].to_numpy(),
+            "ci_high": best["ci_high"].to_numpy(),
+            "regularization": best["regularization"].to_numpy() if "regularization" in best else np.nan,
+        }
+    )
 
 
 def nearest_regularization(values: Iterable[float], lam: float) -> float:
@@ -75,7 +126,9 @@ def nearest_regularization(values: Iterable[float], lam: float) -> float:
 
 
 def _ordered(values: pd.Series, axis: str) -> list:
-    known = set(values)
+    known = set(values.dropna())
+    if axis.startswith(SETTING):
+        return settings.ordered(list(values.dropna()))
     if axis == "k":
         return sorted(known, key=lambda text: (text == "none", int(text) if text.isdecimal() else 0))
     return sorted(known)
@@ -120,9 +173,10 @@ def heatmap_figure(
         colorbar={"title": {"text": "LDS", "side": "top"}, "thickness": 10, "len": 0.9, "outlinewidth": 0},
     )  # fmt: skip
     texts = [
-        f"LDS {lds_text(c.mean, c.ci_low, c.ci_high)}<br>λ = {regularization_text(c.regularization)}, "
-        f"{projection_text(None if c.k == 'none' else int(c.k))}, epoch {c.training_epoch}"
-        for c in grid.cells.itertuples()
+        f"LDS {lds_text(c['mean'], c['ci_low'], c['ci_high'])}<br>λ = {regularization_text(c['regularization'])}, "
+        f"{projection_text(None if c['k'] == 'none' else int(c['k']))}, epoch {c['training_epoch']}"
+        + "".join(f"<br>{settings.words(*pair)}" for pair in c.get("choices", {}).items())
+        for c in grid.cells.to_dict("records")
     ]
     figure.add_scatter(
         x=[columns[value] for value in grid.cells["x"]], y=[rows[value] for value in grid.cells["y"]], mode="markers",
@@ -147,10 +201,10 @@ def heatmap_figure(
         )  # fmt: skip
     places, names = _ticks(grid)
     figure.update_xaxes(
-        title=AXES[grid.x][1], tickvals=places, ticktext=names, showgrid=False, zeroline=False, tickangle=0
+        title=axis_title(grid.x), tickvals=places, ticktext=names, showgrid=False, zeroline=False, tickangle=0
     )
     figure.update_yaxes(
-        title=AXES[grid.y][1], tickvals=list(rows.values()), ticktext=[axis_label(v, grid.y) for v in rows],
+        title=axis_title(grid.y), tickvals=list(rows.values()), ticktext=[axis_label(v, grid.y) for v in rows],
         showgrid=False, zeroline=False,
     )  # fmt: skip
     figure.update_layout(
@@ -177,6 +231,8 @@ def _ticks(grid: Grid) -> tuple[list[float], list[str]]:
 
 def data_table(grid: Grid) -> pd.DataFrame:
     """Return the figure's data with readable columns."""
+    chosen = grid.cells.get("choices", pd.Series([{}] * len(grid.cells))).tolist()
+    names = list(dict.fromkeys(name for row in chosen for name in row))
     return pd.DataFrame(
         {
             "λ": [
@@ -184,6 +240,7 @@ def data_table(grid: Grid) -> pd.DataFrame:
             ],
             "k": grid.cells["k"],
             "epoch": grid.cells["training_epoch"],
+            **{settings.label(name): [row.get(name) for row in chosen] for name in names},
             "LDS": grid.cells["mean"].round(4),
             "95 % low": grid.cells["ci_low"].round(4),
             "95 % high": grid.cells["ci_high"].round(4),

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import streamlit as st
 
-ADDRESSES = ("overview", "explorer", "selection", "sensitivity", "guide")
+ADDRESSES = ("overview", "explorer", "selection", "sensitivity", "methods", "guide")
 
 
 def pages() -> list:
     """Return the pages in the order of the navigation."""
-    from app.views import explorer, guide, overview, selection, sensitivity
+    from app.views import explorer, guide, methods, overview, selection, sensitivity
 
     return [
         st.Page(overview.render, title="Overview", url_path="overview", default=True),
         st.Page(explorer.render, title="Explorer", url_path="explorer"),
         st.Page(selection.render, title="λ selection", url_path="selection"),
         st.Page(sensitivity.render, title="Sensitivity", url_path="sensitivity"),
+        st.Page(methods.render, title="Methods", url_path="methods"),
         st.Page(guide.render, title="Guide", url_path="guide"),
     ]
 
 
 def open_page(name: str) -> None:
     """Go to a page; the view is remembered and its query written anew there."""
-    titles = {"overview": "Overview", "explorer": "Explorer", "selection": "λ selection", "sensitivity": "Sensitivity"}
+    titles = {
+        "overview": "Overview",
+        "explorer": "Explorer",
+        "selection": "λ selection",
+        "sensitivity": "Sensitivity",
+        "methods": "Methods",
+    }
     st.switch_page(next(page for page in pages() if page.title == titles[name]))

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import os
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import streamlit as st
-from PIL import Image
 
-from app.formats import variant_of, variant_title
-from tda_backend.runs import jobs
+from app import settings
+from tda_backend.methods import METHODS, MethodSpec
+from tda_backend.runs import jobs, page_data
 from tda_backend.runs.api import Study, catalogue_version, list_studies, open_study
 from tda_backend.store.workspace import Workspace
 
 DEMO_STUDY = "mnist-mlp"
-TILE = 64  # longest side of a thumbnail in a sprite, pixels
-NUM_SHOWN = 20  # examples on either side of the explorer
 
 
 def workspace() -> Workspace:
@@ -56,186 +52,86 @@ def study(study_id: str) -> Study:
     return _study(study_id, version())
 
 
+def methods() -> dict[str, MethodSpec]:
+    """Return the table of methods, in its order."""
+    return METHODS
+
+
 def configurations(opened: Study) -> pd.DataFrame:
-    """Return the study's configurations with ``variant``, ``variant_title`` and ``best_lds`` (NaN if unknown)."""
+    """Return the study's configurations with what pages choose by, in the order of the method table.
+
+    Beside the columns of :meth:`Study.configurations`: ``settings`` (every swept hyper-parameter as text),
+    ``defaults`` (theirs), ``choices`` (those settings that differ within the method in this study), ``variant`` (key
+    of method and choices), ``variant_title``, ``method_title`` and ``best_lds`` (NaN if unknown).
+    """
+    return _configurations(opened.study_id, version()).copy()
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def _configurations(study_id: str, version: str) -> pd.DataFrame:
+    opened = _study(study_id, version)
     frame = opened.configurations()
-    parameters = [json.loads(text) for text in frame["parameters"]]
-    frame["variant"] = [variant_of(name, values) for name, values in zip(frame["method"], parameters, strict=True)]
-    frame["variant_title"] = [
-        variant_title(name, values) for name, values in zip(frame["title"], parameters, strict=True)
+    frame["settings"] = [
+        settings.settings_of(json.loads(text), METHODS[name].swept)
+        for name, text in zip(frame["method"], frame["parameters"], strict=True)
     ]
+    frame["defaults"] = [settings.settings_of({}, METHODS[name].swept) for name in frame["method"]]
+    differing = {name: settings.choices_of(rows.tolist()) for name, rows in frame.groupby("method")["settings"]}
+    frame["choices"] = [
+        {key: row[key] for key in differing[name]} for name, row in zip(frame["method"], frame["settings"], strict=True)
+    ]
+    chosen = [tuple(row.items()) for row in frame["choices"]]
+    frame["variant"] = ["|".join(filter(None, pair)) for pair in zip(
+        frame["method"], map(settings.settings_text, chosen), strict=True)]  # fmt: skip
+    frame["variant_title"] = [
+        ", ".join([title, *(settings.words(*pair) for pair in row if pair[0] != "half_subset_models")])
+        for title, row in zip(frame["title"], chosen, strict=True)
+    ]
+    frame["method_title"] = [METHODS[name].title for name in frame["method"]]
     best = opened.lds_table().groupby("configuration_id")["mean"].max()
     frame["best_lds"] = frame["configuration_id"].map(best).astype(float)
-    return frame.sort_values("has_regularization", ascending=False, kind="stable").reset_index(drop=True)
+    order = {name: number for number, name in enumerate(METHODS)}
+    return frame.sort_values("method", key=lambda names: names.map(order), kind="stable").reset_index(drop=True)
 
 
 def lds_table(opened: Study, alpha: float) -> pd.DataFrame:
-    """Return every grid value of LDS with the configuration's ``variant``."""
-    names = configurations(opened).set_index("configuration_id")
+    """Return every grid value of LDS with what :func:`configurations` says of its configuration."""
+    known = configurations(opened).set_index("configuration_id")
     frame = opened.lds_table(alpha)
-    for name in ("variant", "variant_title"):
-        frame[name] = frame["configuration_id"].map(names[name])
+    for name in ("variant", "variant_title", "method_title", "settings", "choices"):
+        frame[name] = frame["configuration_id"].map(known[name])
     return frame
 
 
-# ---------------------------------------------------------------- pictures
+@st.cache_data(max_entries=8, show_spinner=False)
+def _costs(study_id: str, version: str) -> pd.DataFrame:
+    return page_data.configuration_costs(_study(study_id, version))
 
 
-def thumbnail(payload: bytes) -> Image.Image:
-    """Return a stored picture, no larger than a tile; small pictures keep their pixels."""
-    picture = Image.open(io.BytesIO(payload))
-    picture = picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
-    if max(picture.size) > TILE:
-        picture.thumbnail((TILE, TILE))
-    return picture
+def costs(opened: Study) -> pd.DataFrame:
+    """Return configuration_id, seconds and peak_memory_mib of each configuration's scores."""
+    return _costs(opened.study_id, version())
 
 
-def sprite(payloads: list[bytes], columns: int = 25) -> dict[str, Any]:
-    """Return one picture of equal square tiles, row by row, as ``{"url": data URL, "columns": …}``."""
-    pictures = [thumbnail(payload) for payload in payloads]
-    tile = max(max(picture.size) for picture in pictures)
-    mode = "L" if all(picture.mode == "L" for picture in pictures) else "RGB"
-    columns = min(columns, len(pictures))
-    sheet = Image.new(mode, (columns * tile, -(-len(pictures) // columns) * tile))
-    for index, picture in enumerate(pictures):
-        row, column = divmod(index, columns)
-        offset = ((tile - picture.width) // 2, (tile - picture.height) // 2)
-        sheet.paste(picture.convert(mode), (column * tile + offset[0], row * tile + offset[1]))
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", compress_level=3)
-    return {"url": f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}", "columns": columns}
-
-
-def has_pictures(examples: pd.DataFrame) -> bool:
-    """Return whether the examples are shown as pictures."""
-    return bool(len(examples)) and bool((examples["kind"] == "image").all())
-
-
-def is_right(row: Any) -> bool | None:
-    """Return whether the model predicts an example's label; ``None`` if there is no prediction or no label."""
-    label, prediction = row["label"], row["prediction"]
-    if label is None or prediction is None or pd.isna(label) or pd.isna(prediction) or prediction == "":
-        return None
-    return bool(label == prediction)
-
-
-def alt_text(row: Any, noun: str) -> str:
-    """Return what a picture shows, in words."""
-    words = f"{noun} {row['index']}: label {row['label']}"
-    if is_right(row) is not None:
-        words += f", predicted {row['prediction']}"
-    return words if pd.isna(row["goodness"]) else f"{words}, margin {row['goodness']:.1f}".replace("-", "−")
-
-
-# ---------------------------------------------------------------- the explorer's payload
-
-
-def _float32(values: np.ndarray) -> str:
-    return base64.b64encode(np.ascontiguousarray(values, dtype="<f4").tobytes()).decode()
-
-
-@st.cache_resource(max_entries=16, show_spinner=False)
-def _payload(
-    study_id: str, version: str, configuration_id: str, query: int, classes: tuple[str, ...], right: str
-) -> dict[str, Any]:
-    return _study(study_id, version).explorer_payload(
-        configuration_id, query, num=NUM_SHOWN, classes=classes or None, correctness=right or None
-    )
-
-
-@st.cache_resource(max_entries=16, show_spinner=False)
-def _explorer_numbers(
-    study_id: str, version: str, configuration_id: str, query: int, classes: tuple[str, ...], right: str
-) -> dict[str, Any]:
-    opened = _study(study_id, version)
-    payload = _payload(study_id, version, configuration_id, query, classes, right)
-    train = opened.examples("train").set_index("position", drop=False)
-    chosen = train.loc[payload["positions"]]
-    pictures = has_pictures(chosen)
-    cards = [
-        {
-            "position": int(row["position"]),
-            "label": str(row["label"]),
-            "prediction": str(row["prediction"]),
-            "right": is_right(row),
-            "alt": alt_text(row, "training example"),
-            "text": "" if pictures else str(row["payload"]),
-        }
-        for row in chosen.to_dict("records")
+def blocks(opened: Study, configuration_id: str) -> list[dict[str, Any]]:
+    """Return name, size and scale of a configuration's layers; none where its coordinates mix all layers."""
+    return [
+        {"name": block.name, "size": block.size, "scale": block.scale}
+        for block in page_data.blocks(opened, configuration_id)
     ]
-    return {
-        "filter": payload["filter"],
-        "cutoff": payload["cutoff"],
-        "eigenvalues": _float32(payload["eigenvalues"]),
-        "products": _float32(payload["products"]),
-        "cards": cards,
-        "sprite": sprite(chosen["payload"].tolist()) if pictures and len(chosen) else None,
-        "num": NUM_SHOWN,
-    }
 
 
-def explorer_numbers(
-    opened: Study, configuration_id: str, query: int, classes: tuple[str, ...], right: str
-) -> dict[str, Any]:
-    """Return what the browser needs to rank one query's training examples at any λ. Shared: do not change it."""
-    return _explorer_numbers(opened.study_id, version(), configuration_id, query, classes, right)
+@st.cache_data(max_entries=64, show_spinner=False)
+def draft(toml: str, small: bool) -> page_data.Draft:
+    """Return what running a study file would do; raises the study's own error."""
+    return page_data.draft(toml, small)
 
 
-def explorer_scores(payload: dict[str, Any], regularization: float) -> np.ndarray:
-    """Return the candidates' scores at one λ: the browser's formula, in float32.
-
-    Args:
-        payload: What :meth:`Study.explorer_payload` returns.
-        regularization: λ ≥ 0.
-
-    Returns:
-        ``[c]`` float32.
-    """
-    eigenvalues = payload["eigenvalues"]
-    if payload["filter"] == "identity":
-        weights = np.ones_like(eigenvalues)
-    elif regularization > 0:
-        weights = 1 / (eigenvalues.astype(np.float64) + regularization)
-    else:
-        kept = eigenvalues > payload["cutoff"]
-        weights = np.divide(1.0, eigenvalues, where=kept, out=np.zeros(len(eigenvalues)))
-    return payload["products"] @ weights.astype(np.float32)
-
-
-def top_examples(
-    opened: Study, configuration_id: str, query: int, lam: float | None, classes: tuple[str, ...], right: str
-) -> pd.DataFrame:
-    """Return the examples that the explorer shows at one λ: side, rank, example, label, prediction, score."""
-    payload = _payload(opened.study_id, version(), configuration_id, query, classes, right)
-    values = explorer_scores(payload, lam or 0.0)
-    order = np.argsort(-values, kind="stable")
-    num_helpful = min(NUM_SHOWN, -(-len(order) // 2))
-    num_harmful = min(NUM_SHOWN, len(order) - num_helpful)
-    chosen = np.concatenate([order[:num_helpful], order[::-1][:num_harmful]])
-    train = opened.examples("train").set_index("position")
-    rows = train.loc[[payload["positions"][index] for index in chosen]]
-    return pd.DataFrame(
-        {
-            "side": ["helpful"] * num_helpful + ["harmful"] * num_harmful,
-            "rank": [*range(1, num_helpful + 1), *range(1, num_harmful + 1)],
-            "training example": rows["index"].to_numpy(),
-            "position": rows.index.to_numpy(),
-            "label": rows["label"].to_numpy(),
-            "prediction": rows["prediction"].to_numpy(),
-            "score": values[chosen],
-        }
-    )
-
-
-@st.cache_resource(max_entries=16, show_spinner=False)
-def _query_sprite(study_id: str, version: str, positions: tuple[int, ...]) -> dict[str, Any] | None:
-    examples = _study(study_id, version).examples("queries").set_index("position").loc[list(positions)]
-    return sprite(examples["payload"].tolist()) if has_pictures(examples) else None
-
-
-def query_sprite(opened: Study, positions: tuple[int, ...]) -> dict[str, Any] | None:
-    """Return the gallery's sprite of some queries, or ``None`` if they are not pictures."""
-    return _query_sprite(opened.study_id, version(), positions)
+def tasks() -> list[str]:
+    """Return the built-in tasks, then those of the catalogue's studies."""
+    frame = studies()
+    own = [str(study(study_id).config["task"]) for study_id in frame["study_id"]] if len(frame) else []
+    return list(dict.fromkeys([*page_data.built_in_tasks(), *own]))
 
 
 # ---------------------------------------------------------------- jobs
@@ -259,3 +155,20 @@ def resume_arguments(study_id: str) -> list[str]:
 def cancel(job_id: str) -> bool:
     """End a job; finished steps are kept."""
     return jobs.cancel(job_id, workspace())
+
+
+def start_study(name: str, toml: str, small: bool) -> str:
+    """Write a study file into the workspace and start ``tda run`` on it; return the job id."""
+    folder = workspace().folder / "studies"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.toml"
+    path.write_text(toml, encoding="utf-8")
+    return start(["run", str(path), *(["--quick"] if small else [])])
+
+
+def absolute_task(spec: str) -> str:
+    """Return a task's text with a relative file made absolute: a study file elsewhere must find it too."""
+    file, colon, factory = spec.rpartition(":")
+    if not file.endswith(".py"):
+        return spec
+    return f"{Path(os.environ.get('TDA_CWD') or '.', file).expanduser().resolve()}{colon}{factory}"

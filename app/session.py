@@ -13,7 +13,8 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import services
+from app import explorer_data, services
+from app import settings as hyper
 from app.formats import parse_regularization
 from app.state import View, at_configuration, nearest, parse, to_params
 from tda_backend.runs.api import Study
@@ -153,15 +154,36 @@ def first_query(opened: Study) -> int:
     """Return the query to begin with: the first one that the model gets wrong, for there is something to explain."""
     queries = opened.examples("queries")
     for record in queries.to_dict("records"):
-        if services.is_right(record) is False:
+        if explorer_data.is_right(record) is False:
             return int(record["position"])
     return 0
 
 
 def choose(configurations: pd.DataFrame, **change: Any) -> None:
     """Change method, epoch or k; where the combination does not exist, take the nearest and say so."""
-    wanted = replace(view(), **change)
-    row, sentence = nearest(configurations, wanted, pinned=next(iter(change)))
+    _take(configurations, replace(view(), **change), next(iter(change)))
+
+
+def choose_method(configurations: pd.DataFrame, method: str) -> None:
+    """Change the method; settings that it has too are kept as far as they exist."""
+    mine = configurations[configurations["method"] == method]
+    _take(configurations, view_for(view(), method, mine), "method")
+
+
+def view_for(current: View, method: str, configurations: pd.DataFrame) -> View:
+    """Return the view for another method, with those settings that its configurations have too."""
+    has = {name for row in configurations["settings"] for name in row}
+    return replace(current, method=method, settings=tuple(pair for pair in current.settings if pair[0] in has))
+
+
+def choose_setting(configurations: pd.DataFrame, name: str, value: str) -> None:
+    """Change one hyper-parameter of the method; where the combination does not exist, take the nearest and say so."""
+    changed = {**dict(view().settings), name: value}
+    _take(configurations, replace(view(), settings=tuple(sorted(changed.items()))), name)
+
+
+def _take(configurations: pd.DataFrame, wanted: View, pinned: str) -> None:
+    row, sentence = nearest(configurations, wanted, pinned=pinned)
     if sentence:
         note(sentence)
     write(at_configuration(wanted, row))
@@ -198,8 +220,14 @@ def set_regularization(text: str) -> None:
         update(lam=value)
 
 
-def options(configurations: pd.DataFrame, variant: str, column: str) -> Sequence[Any]:
+def options(configurations: pd.DataFrame, method: str, column: str) -> Sequence[Any]:
     """Return the values of ``training_epoch`` or ``projection_dim`` that a method has; unprojected (None) last."""
-    values = configurations.loc[configurations["variant"] == variant, column]
+    values = configurations.loc[configurations["method"] == method, column]
     known = sorted({int(value) for value in values.dropna()})
     return [*known, None] if values.isna().any() else known
+
+
+def setting_options(configurations: pd.DataFrame, method: str) -> dict[str, list[str]]:
+    """Return a method's hyper-parameters that take more than one value here, each with its values."""
+    rows = configurations.loc[configurations["method"] == method, "choices"].tolist()
+    return {name: hyper.ordered([row[name] for row in rows]) for name in (rows[0] if rows else {})}

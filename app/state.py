@@ -12,7 +12,9 @@ from typing import Any
 
 import pandas as pd
 
+from app import settings
 from app.formats import parse_regularization, projection_text, regularization_text
+from app.settings import Settings
 
 UNPROJECTED = "none"
 CORRECTNESS = ("right", "wrong")
@@ -26,7 +28,8 @@ class View:
 
     Attributes:
         study: Name of the study.
-        method: Method with its variant, e.g. ``iffim`` or ``tracin-normalization``.
+        method: Key of the method table, e.g. ``iffim`` or ``if-cg``.
+        settings: Hyper-parameters of the method by name, as text; those that differ within the study.
         epoch: Checkpoint where features are taken.
         k: Projection dimension as text, ``none`` for the unprojected answer.
         lam: λ ≥ 0 in units of the mean Gram.
@@ -37,10 +40,13 @@ class View:
         pick_class: Label of the queries that the gallery offers.
         alpha: Share of the training set in a retrained subset.
         xi: Threshold of the surrogate indicator.
+        beside: Methods drawn beside the chosen one where methods are compared; ``None``: the page's own choice.
+        axes: Of the heatmaps: along, up, and small multiples by; empty: the page's own choice.
     """
 
     study: str = ""
     method: str = ""
+    settings: Settings = ()
     epoch: int | None = None
     k: str = ""
     lam: float | None = None
@@ -51,6 +57,8 @@ class View:
     pick_class: str = ""
     alpha: float | None = None
     xi: float = DEFAULT_THRESHOLD
+    beside: tuple[str, ...] | None = None
+    axes: tuple[str, ...] = ()
 
 
 def parse(params: Mapping[str, str]) -> tuple[View, list[str]]:
@@ -84,9 +92,13 @@ def parse(params: Mapping[str, str]) -> tuple[View, list[str]]:
         notes.append(f"The link says k = {k!r}; a whole number or {UNPROJECTED!r} is allowed.")
         k = ""
     threshold = number("xi", 0.01, 0.99)
+    method, old = settings.OLD_LINKS.get(params.get("method", ""), (params.get("method", ""), ()))
+    chosen, wrong = settings.parse_settings(params.get("set", ""))
+    notes += [f"The link says set = {part!r}, which is not of the form name:value; it is left out." for part in wrong]
     view = View(
         study=params.get("study", ""),
-        method=params.get("method", ""),
+        method=method,
+        settings=tuple(sorted({**dict(old), **dict(chosen)}.items())),
         epoch=integer("epoch"),
         k=k,
         lam=number("lam", 0.0, math.inf),
@@ -97,6 +109,8 @@ def parse(params: Mapping[str, str]) -> tuple[View, list[str]]:
         pick_class=params.get("of", ""),
         alpha=number("alpha", 0.0, 1.0),
         xi=DEFAULT_THRESHOLD if threshold is None else threshold,
+        axes=tuple(filter(None, params.get("axes", "").split(","))),
+        beside=tuple(filter(None, params["with"].split(","))) if "with" in params else None,
     )
     return view, notes
 
@@ -106,6 +120,7 @@ def to_params(view: View) -> dict[str, str]:
     params = {
         "study": view.study,
         "method": view.method,
+        "set": settings.settings_text(view.settings),
         "epoch": "" if view.epoch is None else str(view.epoch),
         "k": view.k,
         "lam": "" if view.lam is None else f"{float(f'{view.lam:.6g}'):g}",
@@ -116,6 +131,8 @@ def to_params(view: View) -> dict[str, str]:
         "of": view.pick_class,
         "alpha": "" if view.alpha is None else f"{view.alpha:g}",
         "xi": "" if math.isclose(view.xi, DEFAULT_THRESHOLD) else f"{view.xi:g}",
+        "axes": ",".join(view.axes),
+        "with": "" if view.beside is None else ",".join(view.beside) or ",",
     }
     return {name: text for name, text in params.items() if text}
 
@@ -125,8 +142,12 @@ def k_text(projection_dim: Any) -> str:
     return UNPROJECTED if pd.isna(projection_dim) else str(int(projection_dim))
 
 
-def _distance(row: Mapping[str, Any], view: View) -> tuple[int, float]:
-    """Return how far a configuration is from what is wanted: settings that differ, then octaves between them."""
+def _distance(row: Mapping[str, Any], view: View) -> tuple[int, float, int, float]:
+    """Return how far a configuration is from what is wanted.
+
+    Settings that differ, then octaves between them, then settings that nobody chose and that are not the default,
+    then the LDS.
+    """
     wrong, octaves = 0, 0.0
     if view.epoch is not None and row["training_epoch"] != view.epoch:
         wrong += 1
@@ -135,31 +156,55 @@ def _distance(row: Mapping[str, Any], view: View) -> tuple[int, float]:
         wrong += 1
         dims = [20000.0 if text == UNPROJECTED else float(text) for text in (k_text(row["projection_dim"]), view.k)]
         octaves += abs(math.log2(max(1.0, dims[0]) / max(1.0, dims[1])))
-    return wrong, octaves
+    asked = dict(view.settings)
+    for name, value in asked.items():
+        if row["settings"].get(name) != value:
+            wrong += 1
+            octaves += settings.distance(value, row["settings"].get(name, ""))
+    unusual = sum(value != row["defaults"].get(name) for name, value in row["settings"].items() if name not in asked)
+    best = row["best_lds"]
+    return wrong, octaves, unusual, -best if math.isfinite(best) else math.inf
+
+
+def _pinned(rows: pd.DataFrame, view: View, pinned: str) -> pd.DataFrame:
+    """Return the rows that have the setting that was just chosen, or all if none has it."""
+    if pinned == "epoch":
+        mine = rows["training_epoch"] == view.epoch
+    elif pinned == "k":
+        mine = rows["projection_dim"].map(k_text) == view.k
+    else:
+        wanted = dict(view.settings).get(pinned)
+        mine = pd.Series([wanted is not None and row.get(pinned) == wanted for row in rows["settings"]], rows.index)
+    return rows[mine] if mine.any() else rows
 
 
 def nearest(configurations: pd.DataFrame, view: View, pinned: str = "") -> tuple[pd.Series, str]:
     """Return the configuration closest to a view, and a sentence if it is not exactly what was asked for.
 
     Args:
-        configurations: Rows with variant, variant_title, training_epoch, projection_dim, best_lds.
+        configurations: Rows with method, variant_title, training_epoch, projection_dim, settings (dict), choices
+            (dict: those of the settings that differ within the method), defaults (dict), best_lds.
         view: What is wanted; the method goes first.
-        pinned: ``epoch`` or ``k``: the setting that was just chosen and must hold if anything has it.
+        pinned: ``epoch``, ``k`` or the name of a setting that was just chosen and must hold if anything has it.
     """
     rows = configurations
     note = ""
     if view.method:
-        mine = rows[rows["variant"] == view.method]
+        mine = rows[rows["method"] == view.method]
         if len(mine):
             rows = mine
         else:
-            allowed = ", ".join(dict.fromkeys(rows["variant"]))
+            allowed = ", ".join(dict.fromkeys(rows["method"]))
             note = f"There is no method {view.method!r} here yet (there is: {allowed}). "
-    if pinned == "epoch" and (rows["training_epoch"] == view.epoch).any():
-        rows = rows[rows["training_epoch"] == view.epoch]
-    if pinned == "k" and rows["projection_dim"].map(k_text).eq(view.k).any():
-        rows = rows[rows["projection_dim"].map(k_text) == view.k]
-    if view.epoch is None and not view.k:
+            view = replace(view, settings=())
+    known = {name for row in rows["settings"] for name in row}
+    unknown = [name for name, _ in view.settings if name not in known]
+    if unknown:
+        allowed = f"it has {', '.join(sorted(known))}" if known else "it has none"
+        note += f"{rows['method'].iloc[0]} has no setting {', '.join(map(repr, unknown))} ({allowed}). "
+        view = replace(view, settings=tuple((name, value) for name, value in view.settings if name in known))
+    rows = _pinned(rows, view, pinned) if pinned else rows
+    if view.epoch is None and not view.k and not view.settings:
         best = rows["best_lds"].fillna(-math.inf)
         return rows.loc[best.idxmax() if best.gt(-math.inf).any() else rows.index[0]], note.strip()
     distances = [_distance(row, view) for row in rows.to_dict("records")]
@@ -167,17 +212,26 @@ def nearest(configurations: pd.DataFrame, view: View, pinned: str = "") -> tuple
     if min(distances)[0]:
         wanted = [] if view.epoch is None else [f"epoch {view.epoch}"]
         wanted += [projection_text(None if view.k == UNPROJECTED else int(view.k))] if view.k else []
-        found = f"epoch {row['training_epoch']}, {projection_text(row['projection_dim'])}"
-        note += f"{row['variant_title']} has no {', '.join(wanted)}; the nearest is shown: {found}."
+        wanted += [settings.words(name, value) for name, value in view.settings]
+        found = [f"epoch {row['training_epoch']}", projection_text(row["projection_dim"])]
+        found += [settings.words(name, row["settings"][name]) for name, _ in view.settings]
+        note += f"{row['variant_title']} has no {', '.join(wanted)}; the nearest is shown: {', '.join(found)}."
     return row, note.strip()
 
 
 def at_configuration(view: View, row: Mapping[str, Any]) -> View:
-    """Return the view with method, epoch and k of a configuration."""
-    return replace(view, method=row["variant"], epoch=int(row["training_epoch"]), k=k_text(row["projection_dim"]))
+    """Return the view with method, settings, epoch and k of a configuration."""
+    return replace(
+        view,
+        method=row["method"],
+        settings=tuple(sorted(row["choices"].items())),
+        epoch=int(row["training_epoch"]),
+        k=k_text(row["projection_dim"]),
+    )
 
 
 def describe(view: View) -> str:
     """Return the view in a few words, for captions and file names."""
     k = projection_text(None if view.k in ("", UNPROJECTED) else int(view.k))
-    return f"{view.method}, epoch {view.epoch}, {k}, λ = {regularization_text(view.lam)}"
+    chosen = [settings.words(name, value) for name, value in view.settings]
+    return ", ".join([view.method, *chosen, f"epoch {view.epoch}", k, f"λ = {regularization_text(view.lam)}"])

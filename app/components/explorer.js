@@ -2,11 +2,11 @@
 //
 //   explorer(root, payload, onRest) → stop()
 //
-// The scores of the candidates are  s = B·φ,  φ_j = 1/(σ_j + λ)  (λ = 0: 1/σ_j where σ_j > cutoff, else 0), the
-// formula of the Python side in float32. Calling it again on the same root updates what is there: DOM nodes are made
-// once and reused, every frame writes only transforms, text and one background-position per card.
+// The scores of the candidates are  s = B·φ(σ; λ)  with the method's filter φ, the formula of the Python side. Calling
+// it again on the same root updates what is there: DOM nodes are made once and reused, every frame writes only
+// transforms, text and one background-position per card.
 // All text from the data enters by textContent; nothing is parsed as HTML.
-// Part 3 of 3: state and frames; parts 1 and 2 (explorer_numbers.js, explorer_view.js) stand before it in the module.
+// Part 4 of 4: state and frames; explorer_numbers.js, explorer_filters.js and explorer_view.js stand before it.
 
 const GAP = 8; // pixels between cards
 const instances = new WeakMap();
@@ -103,11 +103,12 @@ export function explorer(root, payload, onRest) {
 }
 
 function accept(self, payload) {
-  const eigenvalues = decodeFloat32(payload.eigenvalues);
+  const eigenvalues = decode(Float32Array, payload.eigenvalues);
   const count = payload.cards.length;
   payload.numbers = {
-    eigenvalues,
-    products: decodeFloat32(payload.products),
+    filter: prepareFilter(payload, eigenvalues),
+    ranks: payload.ranks && { grid: payload.ranks.grid, values: decode(Int32Array, payload.ranks.values) },
+    products: decode(Float32Array, payload.products),
     weights: new Float32Array(eigenvalues.length),
     scores: new Float32Array(count),
     order: Array.from({ length: count }, (_, i) => i),
@@ -134,6 +135,8 @@ function accept(self, payload) {
     button.addEventListener("click", () => self.set(preset.value, true));
   }
   self.view.note.textContent = payload.note || "";
+  self.view.kind.textContent = payload.kind;
+  self.view.box.classList.toggle("ranked", Boolean(payload.ranks));
 }
 
 // ---------------------------------------------------------------- layout: on a new payload and on a new width
@@ -152,7 +155,7 @@ function layout(self) {
     const textual = !self.payload.sprite;
     side.columns = textual ? Math.max(1, Math.floor(inner / 300)) : Math.max(2, Math.floor(inner / 94));
     side.cell = (inner + GAP) / side.columns;
-    side.height = textual ? 112 : 128;
+    side.height = (textual ? 112 : 128) + (self.payload.ranks ? 15 : 0);
     side.count = inner < 260 ? Math.min(10, self.payload.num) : self.payload.num;
     for (const card of side.cards.values()) card.slot = -1;
   }
@@ -164,8 +167,14 @@ function layout(self) {
 function drawFrame(self) {
   const { payload, view, lambda } = self;
   if (!payload || !self.width) return;
-  const { eigenvalues, products, weights, scores, order } = payload.numbers;
-  multiply(products, filter(payload.filter, eigenvalues, payload.cutoff, lambda, weights), scores);
+  const { filter, products, weights, scores, order } = payload.numbers;
+  const problem = weigh(filter, lambda, weights);
+  if (view.problem.textContent !== problem) view.problem.textContent = problem;
+  view.box.classList.toggle("broken", problem !== "");
+  if (payload.hasLambda) drawCursor(self);
+  if (problem) return; // no ranking where the method has no numbers
+  multiply(products, weights, scores);
+  self.rankRow = rankRow(payload, lambda);
   order.sort((a, b) => scores[b] - scores[a] || a - b);
   const largest = Math.max(Math.abs(scores[order[0]] || 0), Math.abs(scores[order[order.length - 1]] || 0)) || 1;
   const half = Math.ceil(order.length / 2); // never the same example on both sides
@@ -173,7 +182,6 @@ function drawFrame(self) {
   const bottom = Math.min(view.harmful.count, order.length - top);
   place(self, view.helpful, order.slice(0, top), largest);
   place(self, view.harmful, order.slice(order.length - bottom).reverse(), largest);
-  if (payload.hasLambda) drawCursor(self);
 }
 
 function place(self, side, chosen, largest) {
@@ -207,6 +215,7 @@ function place(self, side, chosen, largest) {
     }
     const text = formatScore(scores[index]);
     if (card.text !== text) card.score.textContent = card.text = text;
+    drawInterval(self, side, card, index);
     card.bar.style.transform = `scaleX(${Math.min(1, Math.abs(scores[index]) / largest)})`;
   });
   for (const card of side.free) card.card.hidden = true;
@@ -214,6 +223,22 @@ function place(self, side, chosen, largest) {
   if (side.rows !== rows || side.drawn !== side.height) side.grid.style.height = `${rows * side.height}px`;
   side.rows = rows;
   side.drawn = side.height;
+}
+
+// The lowest and highest rank over training seeds at the nearest λ of the grid, counted from the side's own end.
+function drawInterval(self, side, card, index) {
+  if (self.rankRow < 0) {
+    if (card.interval.textContent) card.interval.textContent = "";
+    return;
+  }
+  const { numbers, cards, numTrain, numSeeds } = self.payload;
+  const at = 2 * (self.rankRow * cards.length + index);
+  const [low, high] = [numbers.ranks.values[at], numbers.ranks.values[at + 1]];
+  const [first, last] = side.sign > 0 ? [low, high] : [numTrain + 1 - high, numTrain + 1 - low];
+  const text = first === last ? `seeds ${first}` : `seeds ${first}–${last}`;
+  if (card.interval.textContent === text) return;
+  card.interval.textContent = text;
+  card.interval.title = `Over ${numSeeds} training seeds its rank among all ${numTrain} training examples, from this side's end, is ${first} to ${last}`;
 }
 
 function fill(self, card, index) {
@@ -246,6 +271,8 @@ function drawCursor(self) {
   const step = Math.round(fraction * STEPS);
   if (view.slider.valueAsNumber !== step) view.slider.value = step;
   const written = formatLambda(lambda);
+  const layers = payload.blocks.map((block) => `${block.name} ${formatLambda(lambda * block.scale)}`).join(" · ");
+  view.layers.textContent = layers && `λ by layer, absolute: ${layers}`;
   view.slider.setAttribute("aria-valuetext", `λ = ${written}`);
   if (view.number.getRootNode().activeElement !== view.number) view.number.value = written;
   for (const strip of self.strips) {

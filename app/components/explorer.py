@@ -8,12 +8,13 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import services, session
+from app import explorer_data, services, session
+from app.explorer_data import NUM_RANK_STEPS
 from app.formats import lds_text, regularization_text
 from app.session import Context
 
 _FOLDER = Path(__file__).parent
-_PARTS = ("explorer_numbers.js", "explorer_view.js", "explorer.js")
+_PARTS = ("explorer_numbers.js", "explorer_filters.js", "explorer_view.js", "explorer.js")
 _MOUNT = """
 export default function ({ parentElement, data, setStateValue }) {
   return explorer(parentElement, data, (lambda) => setStateValue("lam", lambda));
@@ -36,7 +37,7 @@ def explorer_payload(context: Context, lam: dict[str, Any]) -> dict[str, Any]:
     opened, view, identity = context.opened, context.view, context.configuration_id
     assert context.configuration is not None
     has_lambda = bool(context.configuration["has_regularization"])
-    numbers = services.explorer_numbers(opened, identity, view.query or 0, view.classes, view.right)
+    numbers = explorer_data.explorer_numbers(opened, identity, view.query or 0, view.classes, view.right)
     query = opened.examples("queries").set_index("position").loc[view.query or 0]
     curve = opened.curve(identity, context.alpha).sort_values("regularization")
     selection = opened.selection(identity, context.alpha) if has_lambda else {}
@@ -46,14 +47,49 @@ def explorer_payload(context: Context, lam: dict[str, Any]) -> dict[str, Any]:
         **numbers,
         "key": f"{opened.study_id}/{identity}/{view.query}/{view.classes}/{view.right}/{presets}",
         "hasLambda": has_lambda,
+        "lambdaTitle": lambda_title(context),
+        "blocks": _relative_blocks(context),
+        "kind": curve_kind(context),
         "range": [min(grid), max(grid)],
         "queryLabel": str(query["label"]),
         "presets": presets,
         "lds": _lds_curve(context, curve) if has_lambda and len(curve) else None,
         "xi": _xi_curve(context) if has_lambda else None,
-        "note": _note(context, curve, len(numbers["cards"])),
+        "note": _note(context, curve, numbers),
         "lambda": lam,
     }
+
+
+def is_relative(context: Context) -> bool:
+    """Return whether λ counts in units of each layer's mean curvature."""
+    return context.configuration is not None and context.configuration["settings"].get("damping") == "relative"
+
+
+def lambda_title(context: Context) -> str:
+    """Return what λ is, for the axis."""
+    if is_relative(context):
+        return "λ relative to each layer's mean curvature"
+    return "λ (units of the mean Gram)"
+
+
+def _relative_blocks(context: Context) -> list[dict[str, Any]]:
+    """Return the layers whose absolute λ is worth saying: d·s of each where λ is relative."""
+    return services.blocks(context.opened, context.configuration_id) if is_relative(context) else []
+
+
+def curve_kind(context: Context) -> str:
+    """Return in one sentence what the curve over λ is."""
+    assert context.configuration is not None
+    spec = services.methods()[context.view.method]
+    title, settings = context.configuration["variant_title"], context.configuration["settings"]
+    if spec.curve == "exact filter":
+        return f"{title} · exact filter: every λ is the method's own answer, not an interpolation."
+    if spec.curve == "mean of a stochastic method":
+        return f"{title} · mean of a stochastic method: what many runs average to; a single run scatters around it."
+    if spec.curve == "measured run":
+        at = f" at λ = {settings['regularization']}" if "regularization" in settings else ""
+        return f"{title} · measured run: computed once{at} as published, so there is one ranking and no curve."
+    return f"{title} · no λ: one ranking."
 
 
 def _presets(selection: dict[str, Any]) -> list[dict[str, Any]]:
@@ -105,13 +141,20 @@ def _xi_curve(context: Context) -> dict[str, Any] | None:
     }
 
 
-def _note(context: Context, curve: pd.DataFrame, num_candidates: int) -> str:
+def _note(context: Context, curve: pd.DataFrame, numbers: dict[str, Any]) -> str:
     assert context.configuration is not None
     sentences = []
-    if not num_candidates:
+    if numbers["ranks"]:
+        filtered = context.view.classes or context.view.right
+        among = "all training examples" + (", not only those that pass the filter" if filtered else "")
+        sentences.append(
+            f"“seeds” under a card: its lowest and highest rank over {numbers['numSeeds']} training seeds among "
+            f"{among}, at the nearest of {NUM_RANK_STEPS} λ; the number above it ranks what is shown."
+        )
+    if not numbers["cards"]:
         sentences.append("No training example passes the filter: choose more classes, or both right and wrong.")
     if not context.configuration["has_regularization"]:
-        sentences.append(f"{context.configuration['variant_title']} has no λ: its ranking is one and fixed.")
+        sentences.append(f"{context.configuration['variant_title']} has no λ to move: its ranking is one and fixed.")
         if len(curve):
             row = curve.iloc[0]
             sentences.append(f"LDS {lds_text(row['mean'], row['ci_low'], row['ci_high'])}.")

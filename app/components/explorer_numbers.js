@@ -1,24 +1,16 @@
-// The live explorer, part 1 of 3: numbers. Pure functions; the formulas are those of the Python side in float32.
+// The live explorer, part 1 of 4: numbers. Pure functions; the formulas are those of the Python side.
 
 const STEPS = 1000; // positions of the slider
 const NOTCH = 60; // positions below NOTCH/2 mean λ = 0, the logarithmic axis starts at NOTCH
 const GLIDE_MS = 150; // inputs closer together than this count as dragging
 const REST_MS = 250; // quiet time after which Python hears of a new λ
 
-export function decodeFloat32(base64) {
+// Numbers that Python wrote as little-endian bytes in base64.
+export function decode(Kind, base64) {
   const text = atob(base64);
   const bytes = new Uint8Array(text.length);
   for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
-  return new Float32Array(bytes.buffer);
-}
-
-export function filter(kind, eigenvalues, cutoff, lambda, out) {
-  if (kind === "identity") return out.fill(1);
-  for (let j = 0; j < eigenvalues.length; j++) {
-    const sigma = eigenvalues[j];
-    out[j] = lambda > 0 ? 1 / (sigma + lambda) : sigma > cutoff ? 1 / sigma : 0;
-  }
-  return out;
+  return new Kind(bytes.buffer);
 }
 
 export function multiply(products, weights, out) {
@@ -84,4 +76,18 @@ function interpolate(curve, column, lambda) {
   if (k === 0 || xs[k - 1] === 0 || xs[k] === lambda) return ys[k];
   const t = Math.log(lambda / xs[k - 1]) / Math.log(xs[k] / xs[k - 1]);
   return ys[k - 1] + t * (ys[k] - ys[k - 1]);
+}
+
+// Which row of the rank intervals stands for λ: the nearest of their grid; −1 where there are none.
+export function rankRow({ numbers, hasLambda }, lambda) {
+  if (!numbers.ranks) return -1;
+  const { grid } = numbers.ranks;
+  if (!hasLambda || grid.length < 2) return 0;
+  if (!(lambda > 0)) return grid[0] === 0 ? 0 : -1;
+  let best = -1, distance = Infinity;
+  grid.forEach((value, i) => {
+    const away = value > 0 ? Math.abs(Math.log(value / lambda)) : Infinity;
+    if (away < distance) [best, distance] = [i, away];
+  });
+  return best;
 }

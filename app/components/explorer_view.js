@@ -1,4 +1,4 @@
-// The live explorer, part 2 of 3: the DOM, made once, and the two curves, redrawn on a new payload or width.
+// The live explorer, part 3 of 4: the DOM, made once, and the two curves, redrawn on a new payload or width.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -29,6 +29,7 @@ function build(root) {
   number.inputMode = "decimal";
   number.setAttribute("aria-label", "λ, type a value");
   const readout = element("div", "readout", bar);
+  const kind = element("div", "kind", box);
   const scrub = element("div", "scrub", box);
   const plots = element("div", "plots", scrub);
   const track = element("div", "track", scrub);
@@ -36,6 +37,9 @@ function build(root) {
   Object.assign(slider, { type: "range", min: 0, max: STEPS, step: 1 });
   slider.setAttribute("aria-label", "Regularization λ");
   const axis = shape("svg", { class: "axis", "aria-hidden": "true" }, scrub);
+  const layers = element("div", "layers", box);
+  const problem = element("div", "problem", box);
+  problem.setAttribute("role", "status");
   const sides = element("div", "sides", box);
   const side = (name, title, explains) => {
     const section = element("section", `side ${name}`, sides);
@@ -53,7 +57,7 @@ function build(root) {
   const live = element("div", "live", box);
   live.setAttribute("aria-live", "polite");
   root.appendChild(box);
-  return { box, presets, number, readout, scrub, plots, slider, axis, helpful, harmful, note, live };
+  return { box, presets, number, readout, kind, scrub, plots, slider, axis, layers, problem, helpful, harmful, note, live };
 }
 
 function buildCard(grid) {
@@ -66,8 +70,9 @@ function buildCard(grid) {
   picture.setAttribute("role", "img");
   const label = element("div", "label", card);
   const score = element("div", "score", card);
+  const interval = element("div", "interval", card);
   const bar = element("div", "fill", element("div", "gauge", card));
-  return { card, rank, mark, picture, label, score, bar, shown: -1, slot: -1, text: "" };
+  return { card, rank, mark, picture, label, score, interval, bar, shown: -1, slot: -1, text: "" };
 }
 
 function drawStrips(self) {
@@ -128,5 +133,5 @@ function drawStrips(self) {
   put(self.left, "0");
   const every = self.width < 520 ? 2 : 1;
   for (let power = Math.ceil(self.axis.low) + every - 1; power <= self.axis.high; power += every) put(x(10 ** power), powerOfTen(power));
-  shape("text", { class: "title", x: self.width - self.right, y: 29, "text-anchor": "end" }, axis).textContent = "λ (units of the mean Gram)";
+  shape("text", { class: "title", x: self.width - self.right, y: 29, "text-anchor": "end" }, axis).textContent = payload.lambdaTitle;
 }

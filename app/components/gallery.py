@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from app import services, session
+from app import explorer_data, session
 from app.formats import signed
 from app.session import Context
 from app.state import View
@@ -26,7 +26,7 @@ def offered(queries: pd.DataFrame, view: View) -> pd.DataFrame:
     if view.pick_class:
         rows = rows[rows["label"].astype(str) == view.pick_class]
     if view.pick == "wrong":
-        rows = rows[[services.is_right(record) is False for record in rows.to_dict("records")]]
+        rows = rows[[explorer_data.is_right(record) is False for record in rows.to_dict("records")]]
     if view.pick == "margin":
         rows = rows.sort_values("goodness", kind="stable")
     return rows
@@ -40,8 +40,8 @@ def show_gallery(context: Context, rows: pd.DataFrame, key: str = "gallery") -> 
             "query": int(row["position"]),
             "label": str(row["label"]),
             "prediction": str(row["prediction"]),
-            "right": services.is_right(row),
-            "alt": f"query {row['position']}, {services.alt_text(row, 'test example')}",
+            "right": explorer_data.is_right(row),
+            "alt": f"query {row['position']}, {explorer_data.alt_text(row, 'test example')}",
             "goodness": signed(row["goodness"], 1),
             "text": "" if row["kind"] == "image" else str(row["payload"]),
         }
@@ -49,7 +49,7 @@ def show_gallery(context: Context, rows: pd.DataFrame, key: str = "gallery") -> 
     ]
     data = {
         "items": items,
-        "sprite": services.query_sprite(context.opened, positions),
+        "sprite": explorer_data.query_sprite(context.opened, positions),
         "selected": context.view.query,
         "key": f"{context.opened.study_id}/{hash(positions)}",
     }

@@ -6,6 +6,7 @@ import streamlit as st
 
 from app import services, session
 from app.components.copy_link import copy_link
+from app.components.method_controls import method_box, setting_boxes
 from app.formats import regularization_text
 from app.session import Context, control
 from app.state import UNPROJECTED, View, k_text
@@ -22,9 +23,7 @@ def show_sidebar(context: Context | None) -> None:
         if context.configuration is not None:
             _show_settings(context)
         copy_link()
-        st.caption(
-            "The address of this page holds all of this. λ is in units of the mean Gram; a positive score helps."
-        )
+        st.caption("The address of this page holds all of this. A positive score helps.")
 
 
 def _change_study(name: str) -> None:
@@ -33,11 +32,13 @@ def _change_study(name: str) -> None:
 
 def _show_settings(context: Context) -> None:
     view, known = context.view, context.configurations
-    titles = dict(zip(known["variant"], known["variant_title"], strict=True))
-    control(
-        st.selectbox, "Method", "side-method", view.method, lambda value: session.choose(known, method=value),
-        options=list(titles), format_func=lambda value: titles.get(value, value),
-    )  # fmt: skip
+    method_box(context, "side")
+    names = list(session.setting_options(known, view.method))
+    if len(names) > 1:
+        with st.container(horizontal=True, gap="small"):
+            setting_boxes(context, "side", width=110)
+    else:
+        setting_boxes(context, "side")
     left, right = st.columns(2)
     with left:
         control(
@@ -54,9 +55,11 @@ def _show_settings(context: Context) -> None:
     left, right = st.columns(2)
     with left:
         has_lambda = bool(context.configuration["has_regularization"])
+        relative = context.configuration["settings"].get("damping") == "relative"
+        unit = "relative to each layer's mean curvature" if relative else "in units of the mean curvature"
         control(
             st.text_input, "λ", "side-lam", regularization_text(view.lam) if has_lambda else "–",
-            session.set_regularization, disabled=not has_lambda, help="Regularization; e.g. 0, 0.01 or 1e-3",
+            session.set_regularization, disabled=not has_lambda, help=f"Regularization, {unit}; e.g. 0, 0.01 or 1e-3",
         )  # fmt: skip
     with right:
         control(

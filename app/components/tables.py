@@ -6,16 +6,18 @@ import pandas as pd
 import streamlit as st
 
 
-def show_data(frame: pd.DataFrame, name: str, title: str = "Table and CSV") -> None:
-    """Draw an expander with the figure's data.
+def show_rows(frame: pd.DataFrame, name: str) -> None:
+    """Draw a table and a button that gives it as CSV.
 
     Args:
         frame: The data, with readable column names.
         name: Name of the file without ending; also the widget's key.
-        title: Label of the expander.
     """
+    st.dataframe(frame, width="stretch", hide_index=True, height=min(38 + 35 * len(frame), 320))
+    st.download_button("Download CSV", frame.to_csv(index=False).encode(), f"{name}.csv", "text/csv", key=f"csv-{name}")
+
+
+def show_data(frame: pd.DataFrame, name: str, title: str = "Table and CSV") -> None:
+    """Draw an expander with the figure's data; arguments as of :func:`show_rows`, and the expander's label."""
     with st.expander(title):
-        st.dataframe(frame, width="stretch", hide_index=True, height=min(38 + 35 * len(frame), 320))
-        st.download_button(
-            "Download CSV", frame.to_csv(index=False).encode(), f"{name}.csv", "text/csv", key=f"csv-{name}"
-        )
+        show_rows(frame, name)

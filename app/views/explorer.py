@@ -6,17 +6,20 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import services, session
+from app import explorer_data, session
 from app.components import no_study
 from app.components.errors import shows_errors
 from app.components.explorer import show_explorer
 from app.components.gallery import offered, show_gallery
+from app.components.layers import show_layers
+from app.components.method_controls import method_buttons, setting_boxes
 from app.components.progress import follow
 from app.components.sidebar import show_notes
 from app.components.tables import show_data
 from app.formats import is_missing, plain, signed
 from app.session import Context, control
 from app.state import UNPROJECTED, describe, k_text
+from tda_backend.errors import NumericalError
 
 PICK_NAMES = {"all": "All", "wrong": "Misclassified", "margin": "Lowest margin"}
 RIGHT_NAMES = {"": "all", "right": "predicted right", "wrong": "predicted wrong"}
@@ -37,6 +40,7 @@ def render() -> None:
     _show_switches(context)
     show_explorer(context)
     _show_tables(context)
+    show_layers(context)
     follow()
 
 
@@ -80,10 +84,10 @@ def _show_chosen(context: Context, query: pd.Series) -> None:
     box = st.container(horizontal=True, vertical_alignment="center", gap="medium")
     with box:
         if query["kind"] == "image":
-            st.image(query["payload"], width=112, alt=services.alt_text(query, "query, test example"))
+            st.image(query["payload"], width=112, alt=explorer_data.alt_text(query, "query, test example"))
         else:
             st.text(str(query["payload"]))
-    right = services.is_right(query)
+    right = explorer_data.is_right(query)
     verdict = {True: ":green[right]", False: ":red[wrong]", None: ""}[right]
     measurement = str(context.opened.info["measurement"]).removeprefix("classification ")
     own, mean = _lds_at(context)
@@ -118,22 +122,21 @@ def _nearest(grid: pd.Series, lam: float) -> int:
 
 def _show_switches(context: Context) -> None:
     view, known = context.view, context.configurations
-    titles = dict(zip(known["variant"], known["variant_title"], strict=True))
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        control(
-            st.segmented_control, "Method", "switch-method", view.method,
-            lambda value: session.choose(known, method=value), options=list(titles),
-            format_func=lambda value: _short(titles.get(value, value)), required=True,
-        )  # fmt: skip
-        control(
-            st.segmented_control, "Epoch", "switch-epoch", view.epoch, lambda value: session.choose(known, epoch=value),
-            options=session.options(known, view.method, "training_epoch"), required=True,
-        )  # fmt: skip
+        method_buttons(context, "switch")
+        setting_boxes(context, "switch", width=150)
+        epochs = session.options(known, view.method, "training_epoch")
+        if len(epochs) > 1:
+            control(
+                st.segmented_control, "Epoch", "switch-epoch", view.epoch,
+                lambda value: session.choose(known, epoch=value), options=epochs, required=True,
+            )  # fmt: skip
         dims = [k_text(value) for value in session.options(known, view.method, "projection_dim")]
-        control(
-            st.segmented_control, "Projection k", "switch-k", view.k, lambda value: session.choose(known, k=value),
-            options=dims, format_func=lambda text: "none" if text == UNPROJECTED else text, required=True,
-        )  # fmt: skip
+        if len(dims) > 1:
+            control(
+                st.segmented_control, "Projection k", "switch-k", view.k, lambda value: session.choose(known, k=value),
+                options=dims, format_func=lambda text: "none" if text == UNPROJECTED else text, required=True,
+            )  # fmt: skip
         filtered = bool(view.classes or view.right)
         with st.popover("Filter examples" + (" (on)" if filtered else "")):
             labels = sorted(context.opened.examples("train")["label"].dropna().astype(str).unique())
@@ -146,10 +149,6 @@ def _show_switches(context: Context) -> None:
                 format_func=RIGHT_NAMES.get, required=True,
             )  # fmt: skip
             st.caption("Within the filter the ranking is exact: it is computed anew over all that pass.")
-
-
-def _short(title: str) -> str:
-    return title.replace("Influence function (FIM)", "IFFIM")
 
 
 def _filter_classes(values: list[str]) -> None:
@@ -169,13 +168,14 @@ def _show_tables(context: Context) -> None:
     left, right = st.columns(2)
     view = context.view
     with left:
-        show_data(
-            services.top_examples(
+        try:
+            frame = explorer_data.top_examples(
                 context.opened, context.configuration_id, view.query or 0, view.lam, view.classes, view.right
-            ),
-            f"examples-query{view.query}-{view.method}",
-            f"Top examples at {describe(view)}",
-        )
+            )
+        except NumericalError as error:  # the page above says it too, live
+            st.caption(plain(error.message))
+        else:
+            show_data(frame, f"examples-query{view.query}-{view.method}", f"Top examples at {describe(view)}")
     with right:
         curve = context.opened.curve(context.configuration_id, context.alpha)
         own = context.opened.query_curve(context.configuration_id, view.query or 0, context.alpha)

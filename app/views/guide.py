@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pandas as pd
 import streamlit as st
 
+from app import services
 from app.components.errors import shows_errors
+from app.formats import plain
+from app.settings import label, value_text
 
 _TEXT = r"""
 ### The question
@@ -20,13 +26,16 @@ larger is always better.
   larger k, the more a good λ matters.
 - **Epoch** of the checkpoint at which gradients are taken. Early ones are often a little better; retrained models
   always run to the end.
-- **Method**. IFFIM, the influence function with the Fisher matrix: $-\varphi'^\top(F+\lambda I)^{-1}\nabla\ell$.
-  TRAK: the same form with margin gradients, weighted by $1-p$. TracIn: $-\sum_c \eta_c\,\varphi'_c\cdot\nabla\ell_c$,
-  no curvature and no λ. Compare methods by rank, never by size of score.
+- **Method** and its hyper-parameters: the table below. Compare methods by rank, never by size of score.
 
-With eigenvalues $\sigma$ of the curvature every λ is one filter, $\varphi(\sigma) = 1/(\sigma+\lambda)$. That is why
-the browser can recompute a whole ranking while you drag. At **λ = 0** the pseudo-inverse is taken, leaving out
-$\sigma \le n\,\varepsilon\,\sigma_{\max}$.
+With eigenvalues $\sigma$ of the curvature every λ is one filter, for most methods $\varphi(\sigma) =
+1/(\sigma+\lambda)$. That is why the browser can recompute a whole ranking while you drag. At **λ = 0** the
+pseudo-inverse is taken, leaving out $\sigma \le n\,\varepsilon\,\sigma_{\max}$.
+
+What kind of curve a method has over λ stands beside it. **Exact filter**: every λ is the method's own answer. **Mean of
+a stochastic method**: what many runs would average to; LiSSA, whose scores diverge unless $(\sigma+\lambda)/s < 2$.
+**Measured run**: computed once as published, at one λ. **No λ**: one ranking. With *relative damping* λ counts in
+units of each layer's mean curvature; the absolute values stand under the slider.
 
 ### Can it be trusted?
 **LDS**, linear datamodelling score. Models are retrained on random subsets of the training data. For each query:
@@ -39,6 +48,9 @@ between 0 and 1. It needs no retraining. **λ\*** is where its mean over validat
 promises that λ* is the best λ: the **regret** (best LDS minus LDS at λ*) says how close it came.
 
 **How flat is it?** The share of settings whose LDS is within 5 % of the best: near 100 % the setting hardly matters.
+
+**Seeds.** Where a study trained its model several times, each card has the lowest and highest rank that its example
+has over the training seeds at this λ: a wide interval says that the ranking is not to be relied on.
 
 ### The picture
 Blue helps, orange harms. A green frame marks the query's own class. ✗ marks a training example that the trained model
@@ -58,3 +70,37 @@ def render() -> None:
     """Draw the page."""
     st.title("Guide", anchor=False)
     st.markdown(_TEXT)
+    st.subheader("The methods", anchor="methods")
+    st.caption("Positive helps throughout. Grid: what the papers sweep. `tda methods` prints the same.")
+    for spec in services.methods().values():
+        _show_method(spec)
+
+
+def _show_method(spec: Any) -> None:
+    with st.expander(f"{spec.title} · `{spec.name}`"):
+        st.code(spec.formula, language=None, wrap_lines=True)
+        needs = f"  \n**Needs** {', '.join(spec.needs)} of the task" if spec.needs else ""
+        st.markdown(
+            f"**Curve over λ** {spec.curve}  \n**Features** {plain(spec.features)}  \n"
+            f"**Curvature** {plain(spec.curvature)}  \n**Seeds and checkpoints** {spec.reduction}  \n"
+            f"**Cost** {plain(spec.cost)}  \n**Self-influence** {'yes' if spec.has_self_influence else 'no'}{needs}  \n"
+            f"**Reference** {plain(spec.reference)}"
+        )
+        if spec.hyperparameters:
+            st.dataframe(_hyperparameters(spec), width="stretch", hide_index=True)
+
+
+def _hyperparameters(spec: Any) -> pd.DataFrame:
+    def text(values: Any) -> str:
+        several = values if isinstance(values, list | tuple) else (values,)
+        return ", ".join(value_text(value) for value in several)
+
+    return pd.DataFrame(
+        {
+            "hyper-parameter": [label(item.name) for item in spec.hyperparameters],
+            "meaning": [item.meaning for item in spec.hyperparameters],
+            "allowed": [item.range for item in spec.hyperparameters],
+            "default": ["all saved" if h.default is None else text(h.default) for h in spec.hyperparameters],
+            "grid": [text(item.grid) if item.grid else "" for item in spec.hyperparameters],
+        }
+    )

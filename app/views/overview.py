@@ -6,8 +6,9 @@ import pandas as pd
 import streamlit as st
 
 from app import services, session
-from app.charts import LDS_HELP, comparison_figure, method_color
+from app.charts import LDS_HELP, comparison_figure
 from app.components.errors import shows_errors
+from app.components.method_controls import SHORT
 from app.components.progress import (
     follow,
     is_running,
@@ -19,9 +20,11 @@ from app.components.progress import (
 )
 from app.components.tables import show_data
 from app.formats import MISSING, is_missing, lds_text, plain, projection_text, regularization_text, signed
+from app.method_style import method_color, method_dash
 from app.navigation import open_page
 from app.state import View
 
+MAX_CURVES, MAX_NAMES = 6, 4
 STATUS = {
     "complete": ":green-badge[complete]",
     "running": ":blue-badge[running]",
@@ -82,7 +85,7 @@ def _show_empty(jobs: pd.DataFrame) -> None:
             show_ended_job(jobs.iloc[0])
         st.markdown(
             "The embedded study `mnist-mlp` attributes a small network's answers on real MNIST digits: 5 000 training "
-            "images, 50 retrained subsets, three methods. It takes a few minutes on two cores; its first curves appear "
+            "images, 50 retrained subsets, several methods. It takes a few minutes on two cores; first curves appear "
             "within about a minute and a half. The quick version, 600 images, takes under a minute."
         )
         with st.container(horizontal=True):
@@ -122,12 +125,13 @@ def _show_study(row: pd.Series, first: bool) -> None:
 
 def _show_metrics(row: pd.Series, study_id: str) -> None:
     names = _methods(study_id) if row["num_configurations"] else []
+    num_methods = services.study(study_id).configurations()["method"].nunique() if names else 0
     low, high = row["best_lds_low"], row["best_lds_high"]
     band = "comes with the retrained subsets" if is_missing(low) else f"95 %: {signed(low, 3)} to {signed(high, 3)}"
     entries = [
         ("Best LDS", MISSING if is_missing(row["best_lds"]) else signed(row["best_lds"], 3), band),
         ("λ* there", regularization_text(row["lambda_selected"]), f"LDS at λ*: {lds_text(row['lds_selected'])}"),
-        ("Methods", str(len(names) or MISSING), ", ".join(plain(name) for name in names) or MISSING),
+        ("Methods", str(num_methods or MISSING), ", ".join(plain(name) for name in names) or MISSING),
     ]
     with st.container(horizontal=True, gap="large"):
         for title, value, detail in entries:
@@ -146,13 +150,15 @@ def _show_curves(study_id: str) -> None:
     if not len(known):
         st.info("The first LDS(λ) curve appears here once some subsets have been retrained.")
         return
-    best = known.loc[known.groupby("variant", sort=False)["best_lds"].idxmax()]
+    best = known.loc[known.groupby("method", sort=False)["best_lds"].idxmax()]
+    num_methods = len(best)
+    best = best.nlargest(MAX_CURVES, "best_lds") if num_methods > MAX_CURVES else best
     curves, frames = [], []
     for record in best.to_dict("records"):
         curve = opened.curve(record["configuration_id"])
         k = projection_text(record["projection_dim"])
         name = f"{record['variant_title']}, epoch {record['training_epoch']}, {k}"
-        curves.append((name, method_color(record["variant"]), curve))
+        curves.append((name, method_color(record["method"]), method_dash(record["method"]), curve))
         frames.append(curve.drop(columns=["is_selected"]).assign(configuration=name))
     st.plotly_chart(
         comparison_figure(curves), width="stretch", config={"displaylogo": False}, key=f"curves-{study_id}",
@@ -161,13 +167,15 @@ def _show_curves(study_id: str) -> None:
     frame = pd.concat(frames)
     num, planned = int(frame["num_subsets"].max()), int(opened.info["num_subsets"])
     count = f"So far {num} of {planned} subsets." if num < planned else f"{num} retrained subsets."
-    st.caption(f"{LDS_HELP} {count} The peak is where λ should be; how wide it is says how much that matters.")
+    few = f"The {len(best)} best of {num_methods} methods with λ. " if num_methods > len(best) else ""
+    st.caption(f"{few}{LDS_HELP} {count} The peak is where λ should be; how wide it is says how much that matters.")
     show_data(frame.rename(columns={"regularization": "λ", "mean": "LDS"}), f"curves-{study_id}")
 
 
 def _methods(study_id: str) -> list[str]:
-    configurations = services.study(study_id).configurations()
-    return list(dict.fromkeys(configurations["method"].str.upper().replace({"TRACIN": "TracIn"})))
+    names = services.configurations(services.study(study_id))["method_title"]
+    titles = [SHORT.get(name, name) for name in dict.fromkeys(names)]
+    return [*titles[:MAX_NAMES], f"{len(titles) - MAX_NAMES} more"] if len(titles) > MAX_NAMES + 1 else titles
 
 
 def _table(frame: pd.DataFrame) -> pd.DataFrame:

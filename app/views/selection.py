@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
-import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import session
-from app.charts import LDS_HELP, XI_HELP, indicator_figure, lds_figure, method_color, spectrum_figure, spectrum_table
+from app import services, session
+from app.charts import (
+    LAMBDA_TITLE,
+    LDS_HELP,
+    RELATIVE_TITLE,
+    XI_HELP,
+    indicator_figure,
+    lds_figure,
+    spectrum_figure,
+    spectrum_table,
+)
 from app.components import no_study
+from app.components.beside import beside_box, methods_beside
 from app.components.errors import shows_errors
 from app.components.progress import follow
 from app.components.sidebar import show_notes
 from app.components.tables import show_data
+from app.filters import FORMULAS, filter_shape
 from app.formats import MISSING, is_missing, joined, lds_text, projection_text, regularization_text, signed
+from app.method_style import method_color
+from app.selection_rules import chosen_regularization, is_own, rules, value_at
 from app.session import Context, control
-from app.state import at_configuration, nearest
+from app.state import at_configuration
 
 CHART = {"displaylogo": False, "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"]}
 
@@ -40,15 +49,22 @@ def render() -> None:
     with notes:
         show_notes(context)
     _show_controls(context)
-    shown = _beside(context)
-    if not shown:
-        st.info(f"{context.configuration['variant_title']} has no λ. Choose IFFIM or TRAK in the side bar.")
+    with_lambda = context.configurations[context.configurations["has_regularization"]]
+    if not len(with_lambda):
+        st.info("No method of this study has a λ to select; Methods compares them.")
+        _show_without(context)
         return
+    beside_box(context, with_lambda, "selection")
+    shown = methods_beside(context, with_lambda)
+    if not context.configuration["has_regularization"]:
+        st.info(f"{context.configuration['variant_title']} has no λ to select; these methods have one.")
     span = _span(context, shown)
     for column, row in zip(st.columns(len(shown), gap="large"), shown, strict=True):
         with column:
             _show_method(context, row, span)
     _show_regret(context, shown)
+    _show_all(context)
+    _show_without(context)
     follow()
 
 
@@ -68,61 +84,6 @@ def _show_controls(context: Context) -> None:
             )  # fmt: skip
 
 
-def _beside(context: Context) -> list[pd.Series]:
-    """Return the configurations drawn side by side: each method with λ, at the present epoch and k or nearest."""
-    known = context.configurations[context.configurations["has_regularization"]]
-    rows = []
-    for variant in dict.fromkeys(known["variant"]):
-        row, _ = nearest(known[known["variant"] == variant], context.view)
-        rows.append(row)
-    return rows
-
-
-def crossing(curve: pd.DataFrame, threshold: float) -> float | None:
-    """Return the λ of the last upward crossing of ``threshold`` on the stored ξ̄ curve, log-interpolated.
-
-    The same rule as Algorithm 1 on the grid's resolution: no crossing because ξ̄ stays above gives the low end.
-    """
-    rows = curve[curve["regularization"] > 0].sort_values("regularization")
-    lam, mean = rows["regularization"].to_numpy(), rows["mean"].to_numpy()
-    upward = np.flatnonzero((mean[:-1] < threshold) & (mean[1:] >= threshold))
-    if len(upward):
-        at = int(upward[-1])
-        share = (threshold - mean[at]) / (mean[at + 1] - mean[at])
-        return float(10 ** (math.log10(lam[at]) + share * math.log10(lam[at + 1] / lam[at])))
-    return float(lam[0]) if len(lam) and mean[0] >= threshold else None
-
-
-def value_at(curve: pd.DataFrame, lam: float | None, column: str = "mean") -> float | None:
-    """Return a curve's value at λ, log-interpolated between stored λ; ``None`` where it is not known."""
-    if is_missing(lam) or not len(curve):
-        return None
-    rows = curve.sort_values("regularization")
-    if lam <= 0:
-        zero = rows.loc[rows["regularization"] == 0, column]
-        return float(zero.iloc[0]) if len(zero) else None
-    rows = rows[rows["regularization"] > 0]
-    return float(np.interp(math.log10(lam), np.log10(rows["regularization"]), rows[column]))
-
-
-def chosen_regularization(
-    record: dict[str, Any], curve: pd.DataFrame, threshold: float
-) -> tuple[float | None, list[str]]:
-    """Return λ* at a threshold and its warnings: stored and bisected at the study's own, else from the stored curve."""
-    if _is_own(record, threshold):
-        return record["lambda_selected"], list(record.get("warnings", []))
-    lam, lowest = crossing(curve, threshold), curve.loc[curve["regularization"] > 0, "regularization"].min()
-    if lam is not None and lam <= lowest:
-        return lam, [f"ξ̄ is at least {threshold:g} on the whole grid; its low end was taken. No damping may be needed."]
-    if lam is None and len(curve):
-        return None, [f"ξ̄ stays below {threshold:g} on the whole grid, so no λ* is shown at this threshold."]
-    return lam, []
-
-
-def _is_own(record: dict[str, Any], threshold: float) -> bool:
-    return bool(record) and math.isclose(threshold, record["threshold"])
-
-
 def _span(context: Context, shown: list[pd.Series]) -> tuple[float, float] | None:
     """Return one range of LDS for all figures, so that heights compare."""
     curves = [context.opened.curve(str(row["configuration_id"]), context.alpha) for row in shown]
@@ -138,12 +99,14 @@ def _span(context: Context, shown: list[pd.Series]) -> tuple[float, float] | Non
 def _show_method(context: Context, row: pd.Series, span: tuple[float, float] | None) -> None:
     opened, identity = context.opened, str(row["configuration_id"])
     color = method_color(row["variant"])
+    title = RELATIVE_TITLE if row["settings"].get("damping") == "relative" else LAMBDA_TITLE
     record = opened.selection(identity, context.alpha)
     curve, indicator = opened.curve(identity, context.alpha), opened.indicator_curve(identity)
     lam, warnings = chosen_regularization(record, indicator, context.view.xi)
     st.subheader(row["variant_title"], anchor=False)
-    st.caption(f"epoch {row['training_epoch']} · {projection_text(row['projection_dim'])}")
-    own = _is_own(record, context.view.xi)
+    spec = services.methods()[row["method"]]
+    st.caption(f"epoch {row['training_epoch']} · {projection_text(row['projection_dim'])} · {spec.curve}")
+    own = is_own(record, context.view.xi)
     at_lam, best = record["lds_selected"] if own else value_at(curve, lam), record.get("lds_best")
     with st.container(horizontal=True, gap="large"):
         st.metric("λ*", regularization_text(lam), width="content")
@@ -155,7 +118,7 @@ def _show_method(context: Context, row: pd.Series, span: tuple[float, float] | N
     if len(curve):
         figure = lds_figure(
             curve, name=row["variant_title"], color=color, current=context.view.lam, selected=lam,
-            best=record.get("lambda_best"), quantiles=record.get("quantiles"), span=span,
+            best=record.get("lambda_best"), quantiles=record.get("quantiles"), span=span, title=title,
         )  # fmt: skip
         alt = f"LDS against λ for {row['variant_title']}; best {lds_text(best)} at λ {record.get('lambda_best')}"
         st.plotly_chart(figure, width="stretch", config=CHART, key=f"lds-{row['variant']}", alt=alt)
@@ -172,7 +135,7 @@ def _show_method(context: Context, row: pd.Series, span: tuple[float, float] | N
     if len(indicator):
         figure = indicator_figure(
             indicator, name=row["variant_title"], color=color, threshold=context.view.xi, current=context.view.lam,
-            selected=lam,
+            selected=lam, title=title,
         )  # fmt: skip
         alt = f"Mean surrogate indicator against λ for {row['variant_title']}; crosses {context.view.xi:g} at λ {lam}"
         st.plotly_chart(figure, width="stretch", config=CHART, key=f"xi-{row['variant']}", alt=alt)
@@ -188,14 +151,22 @@ def _show_spectrum(context: Context, row: pd.Series, color: str) -> None:
         return
     lam = context.view.lam or 0.0
     alt = f"Histogram of {len(values)} eigenvalues, and the filter at λ = {regularization_text(lam)}"
+    name = services.methods()[row["method"]].filter_name
+    shape = filter_shape(name, row["settings"], values, lam)
     st.plotly_chart(
-        spectrum_figure(values, lam, color=color),
+        spectrum_figure(values, lam, shape, FORMULAS[name], color=color),
         width="stretch",
         config=CHART,
         key=f"spectrum-{row['variant']}",
         alt=alt,
     )
-    if lam > 0:
+    if name == "krylov":
+        st.caption("Conjugate gradients weight the eigenvalues by a polynomial that differs from query to query.")
+    elif not len(shape) and lam > 0:
+        st.caption("At this λ the method diverges on this spectrum: there is no filter to draw.")
+    elif name == "lissa_mean":
+        st.caption("LiSSA stops early: directions with (σ+λ)·T/s below 1 are weighted by (T+1)/s, whatever their σ.")
+    elif lam > 0:
         strong = int((values > lam).sum())
         st.caption(
             f"φ(σ) = 1/(σ+λ). Directions right of λ ({strong} of {len(values)}) are weighted by 1/σ, those left of it "
@@ -204,30 +175,6 @@ def _show_spectrum(context: Context, row: pd.Series, color: str) -> None:
     else:
         st.caption("λ = 0: every direction is weighted by 1/σ, the weakest most; no filter to draw.")
     show_data(spectrum_table(values), f"spectrum-{row['variant']}")
-
-
-def rules(record: dict[str, Any], curve: pd.DataFrame, lam: float | None, threshold: float) -> list[dict[str, Any]]:
-    """Return each rule for choosing λ with its LDS and regret (best LDS minus the rule's)."""
-    entries = [(f"λ* where ξ̄ = {threshold:g}", lam, value_at(curve, lam))]
-    if _is_own(record, threshold):
-        entries = [(f"λ* where ξ̄ = {threshold:g}", record["lambda_selected"], record["lds_selected"])]
-    for key, entry in record.get("quantiles", {}).items():
-        entries.append(
-            (f"{float(key):.0%} quantile of the eigenvalues".replace("%", " %"), entry["lambda"], entry["lds"])
-        )
-    entries.append(("λ = 0 (pseudo-inverse)", 0.0, record.get("lds_at_zero")))
-    known = [(record.get("lds_best"), record.get("lambda_best")), *((lds, lam) for _, lam, lds in entries)]
-    best, at = max(((lds, lam) for lds, lam in known if not is_missing(lds)), default=(None, None), key=lambda p: p[0])
-    entries.append(("best of the grid and these rules (needs retraining)", at, best))
-    return [
-        {
-            "rule": name,
-            "λ": regularization_text(value),
-            "LDS": None if is_missing(lds) else round(float(lds), 3),
-            "regret": None if is_missing(lds) or is_missing(best) else round(float(best) - float(lds), 3) + 0.0,
-        }
-        for name, value, lds in entries
-    ]
 
 
 def _show_regret(context: Context, shown: list[pd.Series]) -> None:
@@ -258,3 +205,40 @@ def _show_regret(context: Context, shown: list[pd.Series]) -> None:
                 session.write(at_configuration(session.view(), row))
                 session.update(lam=lam)
                 st.rerun()
+
+
+def _show_all(context: Context) -> None:
+    """Draw one row for each method with λ: the configuration whose λ* does best."""
+    frame = context.opened.selections(context.alpha).set_index("configuration_id")
+    known = context.configurations[context.configurations["configuration_id"].isin(frame.index)]
+    if known["method"].nunique() < 2:
+        return
+    known = known.assign(selected=known["configuration_id"].map(frame["lds_selected"]))
+    best = known.loc[known.dropna(subset="selected").groupby("method", sort=False)["selected"].idxmax()]
+    rows = frame.loc[best["configuration_id"]]
+    st.subheader("All methods with λ", anchor=False)
+    table = pd.DataFrame(
+        {
+            "method": best["variant_title"].to_numpy(),
+            "epoch": best["training_epoch"].to_numpy(),
+            "k": [projection_text(value).removeprefix("k = ") for value in best["projection_dim"]],
+            "λ*": [regularization_text(value) for value in rows["lambda_selected"]],
+            "LDS at λ*": rows["lds_selected"].round(3).to_numpy(),
+            "best λ": [regularization_text(value) for value in rows["lambda_best"]],
+            "best LDS": rows["lds_best"].round(3).to_numpy(),
+            "regret": rows["regret"].round(3).to_numpy(),
+            "λ counts": [
+                "relative to each layer" if settings.get("damping") == "relative" else "absolute"
+                for settings in best["settings"]
+            ],
+            "curve": [services.methods()[name].curve for name in best["method"]],
+        }
+    )
+    st.dataframe(table.sort_values("regret"), width="stretch", hide_index=True)
+    st.caption("Each at the configuration whose λ* gives its highest LDS, at the study's own threshold of ξ̄.")
+
+
+def _show_without(context: Context) -> None:
+    names = context.configurations.loc[~context.configurations["has_regularization"].astype(bool), "method_title"]
+    if len(names):
+        st.caption(f"Without a λ to select: {joined(list(dict.fromkeys(names)))}. Methods shows their LDS.")

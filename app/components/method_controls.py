@@ -1,0 +1,59 @@
+"""Choosing a method and its hyper-parameters: one box for the method, a small one for each that differs here."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app import services, session
+from app.formats import count_text
+from app.session import Context, control
+from app.settings import label
+
+MANY = 4  # more methods than this do not fit into a row of buttons
+SHORT = {"Influence function (FIM)": "IFFIM"}
+
+
+def titles(context: Context) -> dict[str, str]:
+    """Return key → title of the study's methods, in the order of the method table."""
+    known = context.configurations
+    return dict(zip(known["method"], known["method_title"], strict=True))
+
+
+def method_box(context: Context, prefix: str) -> None:
+    """Draw the select box of methods."""
+    names, known = titles(context), context.configurations
+    counts = known["method"].value_counts()
+    control(
+        st.selectbox, "Method", f"{prefix}-method", context.view.method,
+        lambda value: session.choose_method(known, value), options=list(names),
+        format_func=lambda name: names.get(name, name),
+        help=f"{count_text(len(names), 'method')}, {count_text(int(counts.sum()), 'configuration')} in this study",
+    )  # fmt: skip
+
+
+def method_buttons(context: Context, prefix: str) -> None:
+    """Draw the methods as a row of buttons where they are few, else as a select box."""
+    names, known = titles(context), context.configurations
+    if len(names) > MANY:
+        with st.container(width=320):
+            method_box(context, prefix)
+        return
+    control(
+        st.segmented_control, "Method", f"{prefix}-method", context.view.method,
+        lambda value: session.choose_method(known, value), options=list(names),
+        format_func=lambda name: SHORT.get(names.get(name, name), names.get(name, name)), required=True,
+    )  # fmt: skip
+
+
+def setting_boxes(context: Context, prefix: str, width: int | str = "stretch") -> None:
+    """Draw one small select box for each hyper-parameter that takes several values in this study; else nothing."""
+    known, method = context.configurations, context.view.method
+    spec = services.methods()[method]
+    chosen = dict(context.view.settings)
+    for name, values in session.setting_options(known, method).items():
+        item = spec.hyperparameter(name)
+        control(
+            st.selectbox, label(name), f"{prefix}-set-{method}-{name}", chosen.get(name, values[0]),
+            lambda value, name=name: session.choose_setting(known, name, value), options=values,
+            help=None if item is None else item.meaning, width=width,
+        )  # fmt: skip

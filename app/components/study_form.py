@@ -1,0 +1,166 @@
+"""The form for a new study, made from the table of methods: fields, study file, estimated cost, a Run button."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from app import services
+from app.components.errors import show_error
+from app.components.progress import show_ended_job, show_job
+from app.formats import count_text, duration_text, joined, plain
+from app.session import Context
+from app.settings import label
+from app.study_text import StudyForm, grid_text, safe_name, to_toml
+from tda_backend.errors import TDAError
+
+STARTING = ("iffim", "trak", "tracin")
+COUNTS = {"train": ("5000", "Training examples"), "validation": ("500", "Validation points, for ξ"),
+          "queries": ("500", "Queries, for LDS and for looking at")}  # fmt: skip
+WRITTEN = ("flag", "choice")
+_JOB = "form-job"
+
+
+def show_study_form(context: Context | None) -> None:
+    """Draw the form and what comes of it."""
+    st.subheader("New study", anchor=False)
+    fields, result = st.columns([3, 2], gap="large")
+    with fields:
+        form, small = _fields(context)
+    text = to_toml(form, services.methods())
+    with result:
+        _show_result(form, text, small)
+
+
+def _fields(context: Context | None) -> tuple[StudyForm, bool]:
+    tasks = services.tasks()
+    present = str(context.opened.config["task"]) if context is not None else tasks[0]
+    left, right = st.columns(2)
+    task = left.selectbox(
+        "Task", tasks, index=tasks.index(present) if present in tasks else 0, key="form-task",
+        accept_new_options=not services.read_only(),
+        help="A built-in one, one of a study here, or your own: path/to/file.py:factory or package.module:factory",
+    )  # fmt: skip
+    name = right.text_input("Name", "my-study", key="form-name", help="A new study of the same name replaces the old")
+    counts = {}
+    for column, (key, (start, title)) in zip(st.columns(len(COUNTS)), COUNTS.items(), strict=True):
+        counts[key] = column.text_input(title, start, key=f"form-{key}")
+    columns = st.columns(4)
+    epochs = columns[0].text_input("Epochs kept", "1, 5, 20", key="form-epochs", help="Where features are taken")
+    seeds = columns[1].text_input("Training seeds", "1", key="form-seeds", help="2 or more give intervals of ranks")
+    subsets = columns[2].text_input("Retrained subsets", "50", key="form-subsets", help="For LDS; 0: no retraining")
+    alphas = columns[3].text_input("Share in each, α", "0.5", key="form-alphas")
+    table = services.methods()
+    chosen = st.multiselect(
+        "Methods", list(table), [name for name in STARTING if name in table], key="form-methods",
+        format_func=lambda key: table[key].title,
+    )  # fmt: skip
+    methods = {key: _method_fields(table[key]) for key in table if key in chosen}
+    small = st.toggle(
+        "Quick version", key="form-quick", help="The same methods on 600 training examples, two epochs and 12 subsets"
+    )
+    return StudyForm(safe_name(name), services.absolute_task(str(task)), counts, epochs, seeds, subsets, alphas,
+                     methods), small  # fmt: skip
+
+
+def _method_fields(spec: Any) -> dict[str, str]:
+    """Draw one method's hyper-parameters; return them as typed, those left empty too."""
+    with st.expander(spec.title):
+        st.caption(f"{plain(spec.formula)}  \n{plain(spec.cost)}. {plain(spec.reference)}.")
+        if not spec.hyperparameters:
+            st.caption("Nothing to choose.")
+            return {}
+        if any(_grid(item) for item in spec.hyperparameters):
+            st.button("The papers' grid", key=f"form-grid-{spec.name}", on_click=_take_grid, args=(spec,),
+                      help="Fills in what the papers sweep; each combination is a configuration")  # fmt: skip
+        return {item.name: _field(spec, item) for item in spec.hyperparameters}
+
+
+def _grid(item: Any) -> tuple[Any, ...]:
+    """Return what the papers sweep, where it is more than the default; epochs depend on the training run."""
+    several = item.sweep and item.kind != "epochs" and len(item.grid) > 1
+    return tuple(item.grid) if several else ()
+
+
+def _key(spec: Any, item: Any) -> str:
+    return f"form-{spec.name}-{item.name}"
+
+
+def _take_grid(spec: Any) -> None:
+    for item in spec.hyperparameters:
+        values = _grid(item)
+        if values:
+            texts = [grid_text(value) for value in values]
+            st.session_state[_key(spec, item)] = texts if item.kind in WRITTEN else ", ".join(texts)
+
+
+def _field(spec: Any, item: Any) -> str:
+    start = "" if item.default is None else grid_text(item.default)
+    key, title = _key(spec, item), label(item.name)
+    meaning = f"{item.meaning}. Allowed: {item.range}."
+    if item.kind in WRITTEN:
+        options = list(item.choices) or ["true", "false"]
+        if not item.sweep:
+            return str(st.selectbox(title, options, index=options.index(start), key=key, help=meaning))
+        if key not in st.session_state:
+            st.session_state[key] = start.split(", ")
+        return ", ".join(st.multiselect(title, options, key=key, help=meaning))
+    if key not in st.session_state:
+        st.session_state[key] = start
+    empty = "the epochs kept above" if item.kind == "epochs" else "the default"
+    return st.text_input(title, key=key, help=meaning, placeholder=empty)
+
+
+def _show_result(form: StudyForm, text: str, small: bool) -> None:
+    st.code(text, language="toml", height=380)
+    left, right = st.columns(2)
+    left.download_button(
+        "Download study file", text.encode(), f"{form.name}.toml", "application/toml", key="form-download",
+        width="stretch",
+    )  # fmt: skip
+    try:
+        draft = services.draft(text, small)
+    except TDAError as error:
+        show_error(error)
+        draft = None
+    if draft is not None:
+        slowest = [name for name, _ in draft.slowest[:2]]
+        st.caption(
+            f"**{count_text(draft.num_configurations, 'configuration')}** in {count_text(draft.num_steps, 'step')}; "
+            f"roughly **{duration_text(draft.seconds)}** on two cores, most of it in {joined(slowest)}. Steps that "
+            "another study has computed already are not computed again."
+        )
+    if services.read_only():
+        st.caption("This server is read-only: copy the file and run it with `tda run`.")
+        return
+    with right:
+        pressed = st.button("Run this study", key="form-run", type="primary", disabled=draft is None, width="stretch")
+    if pressed:
+        st.session_state[_JOB] = services.start_study(form.name, text, small)
+        st.rerun()
+    _show_started()
+
+
+def _show_started() -> None:
+    """Draw the job that this form has started."""
+    identity = st.session_state.get(_JOB)
+    jobs = services.running_jobs()
+    mine = jobs[jobs["job_id"] == identity] if identity else jobs.iloc[:0]
+    if not len(mine):
+        return
+    status = mine["status"].iloc[0]
+    if status == "running":
+        st.fragment(_follow_job, run_every=1.5)(str(identity))
+    elif status == "done":
+        st.success("The study is computed. Choose it in the side bar.", icon=":material/check:")
+    else:
+        show_ended_job(mine.iloc[0])
+
+
+def _follow_job(identity: str) -> None:
+    jobs = services.running_jobs()
+    job = jobs[jobs["job_id"] == identity].iloc[0]
+    if job["status"] != "running":
+        st.rerun()
+    show_job(job)
