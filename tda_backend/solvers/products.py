@@ -174,17 +174,26 @@ def loss_products(
         NumericalError: A product is not finite.
     """
     product = curvature_product(task, model, data, indices, "empirical-fisher", device=device, batch_size=batch_size)
+    return inner_products(product, vectors)
+
+
+def inner_products(product: CurvatureProduct, vectors: Tensor) -> Tensor:
+    """Return ⟨∇ℓ_i, v⟩ from an empirical Fisher's product, ``[q, n]`` on the CPU.
+
+    Raises:
+        UsageError: The product is of another kind.
+        NumericalError: A value is not finite.
+    """
+    if product.kind != "empirical-fisher" or not isinstance(product, (FactorProduct, _ScalarProduct)):
+        raise UsageError(f"Loss gradients are not known to the {product.name}.", "Give the empirical Fisher's product.")
     with differentiable_attention():
-        if isinstance(product, FactorProduct):
-            values = product.inner_products(vectors.to(device, product.dtype))[0]
-        else:
-            assert isinstance(product, _ScalarProduct)
-            values = product.inner_products(vectors.to(device, product.dtype))
+        values = product.inner_products(vectors.to(product.dtype)).cpu()
     if not bool(torch.isfinite(values).all()):
         raise NumericalError(
-            f"Products of loss gradients of task {task.name!r} are not finite.", "Look for NaN in the gradients."
+            f"Inner products with the loss gradients of the {product.name} are not finite.",
+            "Look for NaN in the gradients, or use a larger λ.",
         )
-    return values.cpu()
+    return values
 
 
 def _part_factors(
@@ -219,10 +228,10 @@ class FactorProduct(CurvatureProduct):
         self._deltas = [torch.stack(same, dim=1) for same in zip(*deltas, strict=True)]  # [n, C, t, d_out]
 
     def inner_products(self, vectors: Tensor) -> Tensor:
-        """Return ⟨g_ic, v⟩, ``[C, q, n]``."""
+        """Return ⟨g_i, v⟩ of the first part, ``[q, n]``."""
         matrices = self._matrices(vectors.to(self._device))
         parts = [self._coefficients(matrices, self._select(rows)) for rows in self._chunks(None)]
-        return torch.cat(parts).permute(1, 2, 0)
+        return torch.cat(parts)[:, 0].T
 
     def _product(self, vectors: Tensor, rows: Tensor | None) -> Tensor:
         vectors = vectors.to(self._device)
@@ -385,6 +394,7 @@ class _ScalarProduct(_StreamedProduct):
 
     def inner_products(self, vectors: Tensor) -> Tensor:
         """Return ⟨g_i, v⟩ of the first part, ``[q, n]``."""
+        vectors = vectors.to(self._device)
         collected: list[Tensor] = []
 
         def step(batch: dict[str, Tensor]) -> None:

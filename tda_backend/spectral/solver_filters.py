@@ -14,7 +14,7 @@ All are exact: of the stochastic recursion the mean, of conjugate gradients what
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,14 @@ class StrictDampedInverse:
         return damped_inverse(eigenvalues, regularization, num_train)
 
 
+def check_scaling(scaling: float, depth: int = 0) -> None:
+    """Raise a UsageError unless the scaling s is a finite number > 0 and the recursion depth T ≥ 0."""
+    if not (math.isfinite(scaling) and scaling > 0):
+        raise UsageError(f"The scaling s = {scaling!r} of LiSSA is not a finite number > 0.", "Usual are 5 to 100.")
+    if depth < 0:
+        raise UsageError(f"The recursion depth {depth} of LiSSA is negative.", "Give T ≥ 0; usual is 1000.")
+
+
 def check_lissa(smallest: float, largest: float, regularization: float, scaling: float, what: str) -> float:
     """Return d = λ/s after checking 0 ≤ d + σ/s < 2 at both ends of the spectrum.
 
@@ -88,10 +96,7 @@ def check_lissa(smallest: float, largest: float, regularization: float, scaling:
         NumericalError: The condition does not hold; names σ, s, d and what would work.
     """
     value = check_regularization(regularization)
-    if not (math.isfinite(scaling) and scaling > 0):
-        raise UsageError(
-            f"The scaling s = {scaling!r} of LiSSA is not a finite number > 0.", "The papers use 5 to 100."
-        )
+    check_scaling(scaling)
     damping = value / scaling
     if smallest + value < -_EPSILON * max(abs(largest), abs(smallest)):
         raise NumericalError(
@@ -127,10 +132,7 @@ class LissaMean:
     depends_on_query = False
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.scaling) and self.scaling > 0):
-            raise UsageError(f"The scaling s = {self.scaling!r} of LiSSA is not a finite number > 0.", "Use 5 to 100.")
-        if self.depth < 0:
-            raise UsageError(f"The recursion depth {self.depth} of LiSSA is negative.", "Give T ≥ 0; usual is 1000.")
+        check_scaling(self.scaling, self.depth)
 
     def parameters(self) -> Mapping[str, Any]:
         """Return s and T."""
@@ -215,17 +217,93 @@ class Krylov:
         if outside is not None:
             sigma = torch.cat([sigma, sigma.new_zeros(1)])
             vectors = torch.cat([vectors, outside.to(torch.float64).clamp(min=0.0).sqrt()[:, None]], dim=1)
-        norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-        vectors = vectors / torch.where(norms > 0, norms, torch.ones_like(norms))
+        vectors, present, safe = _normalised(vectors)
         size = max(1, _NUMBERS // ((self.max_iter + 8) * max(sigma.numel(), 1)))
         solved = torch.cat([_solve(part, sigma, value, self.max_iter) for part in vectors.split(size)])
-        present = vectors.abs() > _EPSILON
-        result = torch.where(present, solved / torch.where(present, vectors, torch.ones_like(vectors)), 0.0)
-        return result[:, : eigenvalues.numel()]
+        return torch.where(present, solved / safe, 0.0)[:, : eigenvalues.numel()]
+
+    def table(
+        self,
+        eigenvalues: Tensor,
+        regularizations: Sequence[float],
+        num_train: int,
+        query: Tensor | None = None,
+        outside: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        """Yield :meth:`weights` for several λ from one Krylov basis per query.
+
+        All iterates lie in the span of v, Cv, …, C^{t+1}v whatever λ is, so that one Lanczos run serves every λ. The
+        relative error is ε·σ_max/λ, where that of :meth:`weights` is ε.
+        """
+        if query is None:
+            raise UsageError("Conjugate gradients' filter depends on the query.", "Give its coordinates, [m, r].")
+        values = [check_regularization(value) for value in regularizations]
+        sigma = eigenvalues.to(torch.float64)
+        _refuse_bad(sigma, values[0] if values else 0.0)
+        vectors = query.to(torch.float64)
+        if outside is not None:
+            sigma = torch.cat([sigma, sigma.new_zeros(1)])
+            vectors = torch.cat([vectors, outside.to(torch.float64).clamp(min=0.0).sqrt()[:, None]], dim=1)
+        for weights in self._table(vectors, sigma, values):
+            yield weights[:, : eigenvalues.numel()]
+
+    def _table(self, vectors: Tensor, sigma: Tensor, values: Sequence[float]) -> Iterator[Tensor]:
+        vectors, present, safe = _normalised(vectors)
+        steps = min(self.max_iter + 2, sigma.numel())
+        size = max(1, _NUMBERS // ((steps + 8) * max(sigma.numel(), 1)))
+        parts = [krylov_basis(part, sigma, steps) for part in vectors.split(size)]
+        for value in values:
+            solved = torch.cat([
+                (_solve(start, ritz, value, self.max_iter)[:, None, :] @ basis)[:, 0] for basis, ritz, start in parts
+            ])  # fmt: skip
+            yield torch.where(present, solved / safe, 0.0)
+
+
+def _normalised(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the vectors with norm 1 (or 0), where their components count, and what to divide by there."""
+    norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    vectors = vectors / torch.where(norms > 0, norms, torch.ones_like(norms))
+    present = vectors.abs() > _EPSILON
+    return vectors, present, torch.where(present, vectors, torch.ones_like(vectors))
+
+
+def krylov_basis(vectors: Tensor, sigma: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what Lanczos' method makes of each vector and diag(σ), with residuals kept orthogonal to all before.
+
+    Args:
+        vectors: ``[m, r]`` of norm 1 (or 0).
+        sigma: ``[r]`` ≥ 0.
+        steps: s ≤ r, dimension of the Krylov space.
+
+    Returns:
+        Ritz vectors ``[m, s, r]``, Ritz values ``[m, s]`` ≥ 0, and the vectors' coordinates ``[m, s]`` in them. Where
+        the space is exhausted earlier, the rest is zero.
+    """
+    num, size = vectors.shape
+    basis = vectors.new_zeros(num, steps, size)
+    tridiagonal = vectors.new_zeros(num, steps, steps)
+    current = vectors
+    for step in range(steps):
+        basis[:, step] = current
+        image = current * sigma
+        tridiagonal[:, step, step] = (current * image).sum(1)
+        if step + 1 == steps:
+            break
+        known = basis[:, : step + 1]
+        before = torch.linalg.vector_norm(image, dim=1)
+        for _ in range(2):
+            image = image - ((known @ image[:, :, None]).mT @ known)[:, 0]
+        length = torch.linalg.vector_norm(image, dim=1)
+        alive = length > size * _EPSILON * before
+        length = torch.where(alive, length, torch.zeros_like(length))
+        tridiagonal[:, step, step + 1] = tridiagonal[:, step + 1, step] = length
+        current = torch.where(alive[:, None], image / torch.where(alive, length, torch.ones_like(length))[:, None], 0.0)
+    ritz, rotation = torch.linalg.eigh(tridiagonal)
+    return rotation.mT @ basis, ritz.clamp(min=0.0), rotation[:, 0, :] * (vectors != 0).any(1)[:, None]
 
 
 def _solve(vectors: Tensor, sigma: Tensor, regularization: float, max_iter: int) -> Tensor:
-    """Return x_t of conjugate gradients with a diagonal matrix, ``[m, r]``; vectors have norm 1 (or 0)."""
+    """Return x_t of conjugate gradients with diagonal matrices σ ``[m, r]``, ``[m, r]``; vectors have norm 1 (or 0)."""
     solution = vectors.clone()
     residual = vectors * (1.0 - regularization - sigma)
     squares = residual.square().sum(1)

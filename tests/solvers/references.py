@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tda_backend.seeds import hashed_seed
 from tda_backend.types import Task
-from tests.helpers_numerics import QUERIES, dense_gradients
+from tests.helpers_numerics import QUERIES, TASKS, dense_gradients
 
 
 def parameters_of(model: nn.Module) -> list[Tensor]:
@@ -67,3 +69,17 @@ def dense_problem(task: Task, model: nn.Module, indices) -> tuple[Tensor, Tensor
         dense_gradients(task, model, data["test"], QUERIES, "goodness"),
         dense_gradients(task, model, data["train"], indices, "train_loss"),
     )
+
+
+@functools.cache
+def reference(name: str, kind: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return query gradients ``[m, p]``, loss gradients ``[n, p]`` and the curvature ``[p, p]`` of a small task."""
+    task = TASKS[name]
+    model = task.build_model(0)
+    everyone = range(len(task.datasets()["train"]["y"]))
+    return *dense_problem(task, model, everyone), dense_curvature(task, model, everyone, kind)
+
+
+def damped(matrix: Tensor, regularization: float) -> Tensor:
+    """Return C + λI."""
+    return matrix + regularization * torch.eye(len(matrix), dtype=matrix.dtype)

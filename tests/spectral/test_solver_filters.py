@@ -53,6 +53,19 @@ def test_krylov_is_exact_arithmetic_on_spectra_of_twelve_decades(steps, regulari
         assert_close(row * weights, expected, 1e-8)
 
 
+@pytest.mark.parametrize("steps", [1, 5, 40])
+def test_one_krylov_basis_serves_every_regularization(steps):
+    generator = torch.Generator().manual_seed(steps)
+    sigma = torch.logspace(1, -11, 30, dtype=torch.float64)
+    query = torch.randn(5, 30, generator=generator, dtype=torch.float64) * sigma**0.25
+    query[4] = 0.0
+    values = [1e-6, 1e-2, 1.0, 1e4]
+    for outside in (None, torch.rand(5, generator=generator, dtype=torch.float64)):
+        for value, phi in zip(values, Krylov(steps).table(sigma, values, 50, query, outside), strict=True):
+            alone = Krylov(steps).weights(sigma, value, 50, query, outside)
+            assert_close(query * phi, query * alone, 1e-8 + 1e-14 / value)
+
+
 def test_krylov_of_enough_steps_is_the_damped_inverse():
     query, others = random_rows(1, (4, 12), (2, 12))
     sigma = torch.logspace(0, -5, 12, dtype=torch.float64)

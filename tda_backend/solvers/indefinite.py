@@ -1,0 +1,107 @@
+"""What to do with negative eigenvalues, and a spectrum from signed eigenpairs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tda_backend.errors import NumericalError, UsageError
+from tda_backend.spectral.coordinates import Spectrum
+from tda_backend.spectral.solver_filters import StrictDampedInverse
+
+IndefinitePolicy = Literal["refuse", "absolute", "clip"]
+POLICIES: tuple[IndefinitePolicy, ...] = ("refuse", "absolute", "clip")
+
+
+def check_policy(policy: str) -> None:
+    """Raise a UsageError unless the policy for negative eigenvalues is known."""
+    if policy not in POLICIES:
+        raise UsageError(f"Unknown policy {policy!r} for negative eigenvalues.", f"Allowed: {', '.join(POLICIES)}.")
+
+
+def non_negative(eigenvalues: Tensor, policy: IndefinitePolicy, rounding: float, what: str) -> Tensor:
+    """Return eigenvalues ≥ 0: rounding below 0 is clipped, what is truly negative is treated by the policy.
+
+    Args:
+        eigenvalues: ``[r]`` float64, signed.
+        policy: ``refuse``, ``absolute`` (|σ|) or ``clip`` (0).
+        rounding: Relative to the largest |σ|: a negative value no larger than this is rounding.
+        what: Names the matrix.
+
+    Raises:
+        NumericalError: The matrix is zero, or indefinite with the policy ``refuse``.
+    """
+    check_policy(policy)
+    largest = float(eigenvalues.abs().max()) if eigenvalues.numel() else 0.0
+    if largest <= 0.0:
+        raise NumericalError(
+            f"The {what} is zero.", "Use an earlier checkpoint, or check that the loss depends on the parameters."
+        )
+    smallest = float(eigenvalues.min())
+    negative = eigenvalues < -rounding * largest
+    if policy == "refuse" and bool(negative.any()):
+        raise NumericalError(
+            f"The {what} is indefinite: {int(negative.sum())} of {eigenvalues.numel()} eigenvalues are negative, the "
+            f"smallest {smallest:.6g}, {smallest / largest:.3g} times the largest in size ({largest:.6g}).",
+            "Name a policy: indefinite='absolute' takes |σ|, indefinite='clip' takes 0; or use ggn or a Fisher, "
+            "which are never negative.",
+        )
+    if policy == "absolute":
+        return torch.where(negative, -eigenvalues, eigenvalues.clamp(min=0.0))
+    return eigenvalues.clamp(min=0.0)
+
+
+def signed_spectrum(
+    eigenvalues: Tensor,
+    train: Tensor,
+    query: Tensor,
+    validation: Tensor,
+    *,
+    policy: IndefinitePolicy,
+    rounding: float,
+    query_squares: Tensor,
+    dtype: torch.dtype,
+    what: str,
+) -> Spectrum:
+    """Return a spectrum from eigenpairs of any sign.
+
+    Coordinates at or below the cutoff in which no train gradient lies change no score and are left out; they count
+    as outside. Those in which one does lie (they exist for the Hessian, the Gauss–Newton matrix and the true Fisher)
+    stay, with σ at rounding level, for they take part in 1/(σ+λ).
+
+    Args:
+        eigenvalues: ``[r]`` float64, signed, any order.
+        train: ``[n, r]`` coordinates of −∇ℓ.
+        query: ``[m, r]`` coordinates of ∇goodness.
+        validation: ``[v, r]``.
+        policy: For negative eigenvalues.
+        rounding: Relative size below which an eigenvalue is rounding; also the cutoff of singularity.
+        query_squares: ``[m]`` ‖φ'‖².
+        dtype: Storage type of the coordinates.
+        what: Names the matrix.
+
+    Raises:
+        NumericalError: As :func:`non_negative`.
+    """
+    values = non_negative(eigenvalues, policy, rounding, what)
+    largest = float(values.max())
+    singular = values <= rounding * largest
+    energy = train.to(torch.float64).square().sum(0)
+    kept = ~singular | (energy > rounding * energy.max())
+    values = values.clamp(min=torch.finfo(torch.float64).eps * largest)
+    order = torch.argsort(torch.where(kept, values, -1.0), descending=True, stable=True)[: int(kept.sum())]
+    chosen = query[:, order]
+    outside = query_squares - chosen.to(torch.float64).square().sum(1)
+    num_cut = int(singular.sum())
+    return Spectrum(
+        eigenvalues=values[order],
+        train=train[:, order].to(dtype),
+        query=chosen.to(dtype),
+        validation=validation[:, order].to(dtype),
+        train_weights=None,
+        num_cut=num_cut,
+        filter=StrictDampedInverse(num_cut, eigenvalues.numel()),
+        query_outside=outside.clamp_(min=0.0),
+    )
