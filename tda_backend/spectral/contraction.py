@@ -19,9 +19,11 @@ from torch import Tensor
 from tda_backend.errors import NumericalError, UsageError
 from tda_backend.spectral.condense import MAX_COORDINATES, Condenser
 from tda_backend.spectral.coordinates import Coordinates, Rows, Segment
-from tda_backend.spectral.filters import check_regularization
+from tda_backend.spectral.filters import check_regularization, filter_table
 
 _ROWS = 1024
+_QUERIES = 128
+"""Queries at once where the filter differs from query to query."""
 
 
 @dataclass(frozen=True)
@@ -217,15 +219,20 @@ def subset_sums(source: Source, masks: Tensor | np.ndarray, regularizations: Seq
     for spectrum in spectra:
         for segment in spectrum.segments():
             summed = segment.sums(selected) / len(spectra)
-            query = segment.rows("query").to(torch.float64)
-            for index, value in enumerate(values):
-                phi = spectrum.filter.weights(
-                    segment.eigenvalues, value, spectrum.num_train, query, spectrum.query_outside
-                )
-                if phi.ndim == 1:
-                    sums[index].addmm_(summed * phi, query.T)
-                else:
-                    sums[index].addmm_(summed, (query * phi).T)
+            everyone = segment.rows("query").to(torch.float64)
+            size = _QUERIES if spectrum.filter.depends_on_query else len(everyone)
+            for start in range(0, len(everyone), size):
+                rows = slice(start, start + size)
+                query = everyone[rows]
+                outside = None if spectrum.query_outside is None else spectrum.query_outside[rows]
+                table = filter_table(
+                    spectrum.filter, segment.eigenvalues, values, spectrum.num_train, query, outside
+                )  # fmt: skip
+                for index, phi in enumerate(table):
+                    if phi.ndim == 1:
+                        sums[index].addmm_(summed * phi, query.T)
+                    else:
+                        sums[index, :, rows] += summed @ (query * phi).T
     _refuse_non_finite(sums, values)
     return sums
 
@@ -258,11 +265,8 @@ def self_influence(source: Source, regularizations: Sequence[float]) -> Tensor:
                 if fixed is not None:
                     part = torch.stack(fixed) @ (block * block).T
                 else:
-                    part = torch.stack([
-                        (spectrum.filter.weights(segment.eigenvalues, v, spectrum.num_train, block) * block * block)
-                        .sum(1)
-                        for v in values
-                    ])  # fmt: skip
+                    table = filter_table(spectrum.filter, segment.eigenvalues, values, spectrum.num_train, block)
+                    part = torch.stack([(phi * block * block).sum(1) for phi in table])
                 result[:, start : start + _ROWS] += part / len(spectra)
     weights = mean_weights(spectra)
     return result if weights is None else result * weights
@@ -365,10 +369,10 @@ def _score_curves(spectra: Sequence[Coordinates], query: int, regularizations: S
         for segment in spectrum.segments():
             row = segment.rows("query", [query]).to(torch.float64)
             outside = None if spectrum.query_outside is None else spectrum.query_outside[[query]]
-            weights = [
-                spectrum.filter.weights(segment.eigenvalues, value, spectrum.num_train, row, outside).reshape(1, -1)
-                for value in regularizations
-            ]
+            table = filter_table(
+                spectrum.filter, segment.eigenvalues, regularizations, spectrum.num_train, row, outside
+            )  # fmt: skip
+            weights = [phi.reshape(1, -1) for phi in table]
             part = segment.products((row * torch.cat(weights) / len(spectra)).to(spectrum.dtype))
             total = part if total is None else total.add_(part)
     assert total is not None

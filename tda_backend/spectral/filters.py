@@ -16,7 +16,7 @@ the ε of float64. The explorer's browser-side code applies the same table.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -131,6 +131,23 @@ class SpectralFilter(Protocol):
             outside: ``[m]`` squared norm of each query gradient outside the basis.
         """
         ...
+
+
+def filter_table(
+    spectral_filter: SpectralFilter,
+    eigenvalues: Tensor,
+    regularizations: Iterable[float],
+    num_train: int,
+    query: Tensor | None = None,
+    outside: Tensor | None = None,
+) -> Iterator[Tensor]:
+    """Yield the weights of a filter for several λ; filters that share work between them have a ``table``."""
+    table = getattr(spectral_filter, "table", None)
+    if table is not None:
+        yield from table(eigenvalues, list(regularizations), num_train, query, outside)
+        return
+    for value in regularizations:
+        yield spectral_filter.weights(eigenvalues, value, num_train, query, outside)
 
 
 @dataclass(frozen=True)
