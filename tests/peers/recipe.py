@@ -25,7 +25,8 @@ PROJECTION_DIM, LOGRA_RANK = 64, 8
 REGULARIZATIONS = {"0": 0.0, "1e-2": 1e-2, "1": 1.0}
 """λ of TRAK in our units (mean Gram, projection with 1/√k); the mean Gram's eigenvalues run from .8 to 200."""
 LOGRA_DAMPINGS: dict[str, float | None] = {"1e-1": 0.1, "1e-3": 1e-3}
-CG_REGULARIZATION, CG_ITERATIONS = 1e-2, 10
+CG_REGULARIZATIONS, CG_ITERATIONS = {"1": 1.0, "1e-2": 1e-2}, 10
+"""At 1e-2, the published default, the Hessian of the perceptron is negative along search directions."""
 EXPLICIT_REGULARIZATION = 1e-2
 EKFAC_DAMPING = 1e-3
 PART_BATCH = 50
@@ -99,8 +100,12 @@ def dattri_goldens() -> dict[str, np.ndarray]:
         )
     found |= {f"logra/projection/{key}": value for key, value in projections.items()}
     for size in (num, PART_BATCH):
-        found[f"cg/batch-{size}"] = with_dattri.influence(
-            "CG", model, state, train, queries, size, max_iter=CG_ITERATIONS, regularization=CG_REGULARIZATION
+        for name, value in CG_REGULARIZATIONS.items():
+            found[f"cg/{name}/batch-{size}"] = with_dattri.influence(
+                "CG", model, state, train, queries, size, max_iter=CG_ITERATIONS, regularization=value
+            )
+        found[f"cg-lr/1e-2/batch-{size}"] = with_dattri.influence(
+            "CG", linear.model(), states[-1], train, queries, size, max_iter=CG_ITERATIONS, regularization=1e-2
         )
         found[f"explicit/batch-{size}"] = with_dattri.influence(
             "Explicit", linear.model(), states[-1], train, queries, size, regularization=EXPLICIT_REGULARIZATION
@@ -133,6 +138,7 @@ def missing_peers() -> list[str]:
 def main() -> None:
     """Write every golden file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="FILE", help=f"of {', '.join(RECIPES)} (default: all)")
     parser.add_argument("--keep-checkpoints", action="store_true", help="do not train the cases again")
     arguments = parser.parse_args()
     if problems := missing_peers():
@@ -143,10 +149,10 @@ def main() -> None:
         for name in EPOCHS:
             np.savez_compressed(GOLDENS / f"{name}.npz", **train_case(name))
     about = {"torch": np.array(torch.__version__), "seed": np.array(hashed_seed("peer goldens", "sampled labels"))}
-    for name, recipe in RECIPES.items():
+    for name in arguments.names or RECIPES:
         values = {
             key: value.astype(np.float32) if value.dtype == np.float64 and value.ndim else value
-            for key, value in recipe().items()
+            for key, value in RECIPES[name]().items()
         }
         np.savez_compressed(GOLDENS / f"{name}.npz", version=np.array(VERSIONS[name]), **about, **values)
         print(f"{name}: {len(values)} arrays, {(GOLDENS / f'{name}.npz').stat().st_size / 1024:.0f} KiB")

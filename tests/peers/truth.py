@@ -45,7 +45,7 @@ def layer_gradients(model: nn.Module, flat: Tensor) -> dict[str, Tensor]:
 
 
 def kronecker_pairs(model: nn.Module, rows: tuple[Tensor, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return by Linear layer the inputs with a one ``[N, in + 1]`` and the loss gradients at the outputs ``[N, out]``."""
+    """Return by Linear layer its inputs with a one ``[N, in + 1]`` and loss gradients at its outputs ``[N, out]``."""
     inputs, outputs, handles = {}, {}, []
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Linear):

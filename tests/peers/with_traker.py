@@ -42,7 +42,7 @@ def traker_scores(
     found: dict[str, np.ndarray] = {}
     for name, value in regularizations.items():
         with tempfile.TemporaryDirectory() as folder:
-            # In one block (k ≤ block_size) scoring fails: finalize_features has freed the matrix and nothing redraws it.
+            # In one block (k ≤ block_size) scoring fails: finalize_features frees the matrix and nothing redraws it.
             projector = BasicProjector(
                 num_parameters, dim, seed, ProjectionType.normal, torch.device("cpu"), block_size=min(100, dim // 2)
             )
