@@ -7,14 +7,19 @@ from dataclasses import replace
 import pytest
 import torch
 from scipy.linalg import expm
+from torch import nn
 
+from tda_backend.attribution.ekfac import ekfac_spectrum
 from tda_backend.errors import DataError, NumericalError, TaskError, UsageError
 from tda_backend.features.kronecker import average, eigenbasis, kronecker_moments
 from tda_backend.features.layers import tracked_layers
+from tda_backend.spectral.contraction import scores as influence_scores
+from tda_backend.training.fit import train
 from tda_backend.trajectory.preconditioned import preconditioned_decay
-from tda_backend.trajectory.segments import TrainingSegment
+from tda_backend.trajectory.segments import TrainingSegment, source_segments
 from tda_backend.trajectory.source import fit_source, source_scores
 from tests.helpers_numerics import TASKS, assert_close, dense_gradients
+from tests.training.tiny import CLASSES, WIDTH, TinyTask
 from tests.trajectory.test_walk import dense_response
 
 ROWS, QUERIES = [0, 3, 5, 7, 8, 12, 20, 23, 11, 2], [1, 4, 15]
@@ -350,3 +355,44 @@ def test_broken_gradients_name_the_checkpoint(basis: str):
     states[4]["3.weight"] = states[4]["3.weight"] * 1e200
     with pytest.raises(NumericalError, match="At epoch 4"):
         run(task, states, basis=basis)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_endless_training_with_decay_is_ekfac_influence_damped_by_it(name: str):
+    """F_r(Λ + ω) → 1/(Λ + ω): the same labels are drawn, so the scores are those of λ = ω to rounding."""
+    task = TASKS[name]
+    states = states_of(task)
+    plan = (TrainingSegment((1, 2), 10, 3.0), TrainingSegment((6,), 10, 1e4, 0.0, 0.1))
+    scores = run(task, states, plan, fisher="true", seed=5)
+    spectrum = ekfac_spectrum(
+        task, model_of(task, states[6]), task.datasets(), ROWS, [0], QUERIES, seed=5, untracked="leave-out"
+    )
+    assert_close(scores, influence_scores([spectrum], 0.1), 1e-9)
+
+
+def test_source_of_a_real_run_follows_what_upweighting_does():
+    """A small logistic regression, trained with one example's loss at weight 1 + ε: scores are n·dgoodness/dε."""
+    task = TinyTask(num_epochs=6, batch_size=60, learning_rate=0.05, momentum=0.0, weight_decay=0.02)
+    task.modules = lambda: nn.Linear(WIDTH, CLASSES)  # type: ignore[method-assign]
+    rows, data = list(range(60)), task.datasets()
+    run_of = {c.epoch: c.state for c in train(task, data["train"], rows, 0, range(1, 7), route="loop")}
+    segments = source_segments(task.training, 60, None, 6, 6)
+    scores = source_scores(task, data, run_of, segments, rows, QUERIES, basis="exact").values
+
+    def goodness(weights):  # gradient descent on all 60 examples at once, so that batches play no part
+        model = model_of(task, task.build_model(0).state_dict())
+        for _ in range(6):
+            loss = (weights * task.train_loss(model, data["train"])).mean()
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+            with torch.no_grad():
+                for p, g in zip(model.parameters(), gradients, strict=True):
+                    p -= 0.05 * (g + 0.02 * p)
+        return task.measurement(model, {key: value[QUERIES] for key, value in data["test"].items()}).detach()
+
+    one, change = torch.ones(60, dtype=torch.float64), []
+    for row in range(60):
+        step = 1e-4 * torch.eye(60, dtype=torch.float64)[row]
+        change.append(60 * (goodness(one + step) - goodness(one - step)) / 2e-4)
+    truth = torch.stack(change, dim=1)
+    assert float(torch.corrcoef(torch.stack([scores.flatten(), truth.flatten()]))[0, 1]) > 0.999
+    assert_close(scores, truth, 0.1)  # checkpoints stand at the segments' ends, 1 − ησ for e^{−ησ}
