@@ -55,6 +55,35 @@ def tracin_scores(
     return scores
 
 
+def tracin_self_influence(
+    checkpoints: Sequence[CheckpointFeatures],
+    learning_rates: Sequence[float],
+    normalization: bool = False,
+    projected: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """Return each example's TracIn score on its own loss: ``Σ_c η_c ‖∇ℓ_c‖²`` (arXiv 2002.08484, §4.1).
+
+    With ``normalization`` it is the same Σ_c η_c for every example with a gradient.
+
+    Returns:
+        ``[n]`` float64, ≥ 0.
+    """
+    total = torch.zeros(checkpoints[0].num_train, dtype=torch.float64)
+    for index, (features, rate) in enumerate(zip(checkpoints, learning_rates, strict=True)):
+        rows, scale = train_rows(features)
+        if projected is not None:
+            squares = projected[index][rows].to(torch.float64).square().sum(1)
+        elif features.factors is not None:
+            squares = features.factors.select(rows).squared_norms()
+        else:
+            assert features.gram is not None
+            squares = features.gram.diagonal()[rows].to(torch.float64)
+        if scale is not None:
+            squares = squares * scale.to(torch.float64).square()
+        total += rate * ((squares > 0).to(torch.float64) if normalization else squares)
+    return total
+
+
 def _tracin_products(features: CheckpointFeatures, projected: Tensor | None, normalization: bool) -> Tensor:
     """Return ``−∇goodness(z')·∇ℓ(z_i)`` (or cosines), ``[m, n]`` float64."""
     rows, scale = train_rows(features)

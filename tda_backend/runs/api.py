@@ -20,13 +20,14 @@ import pandas as pd
 
 from tda_backend.errors import UsageError
 from tda_backend.evaluation.lds import lds_curve
+from tda_backend.methods import METHODS
 from tda_backend.methods import method as method_row
 from tda_backend.runs import jobs
 from tda_backend.runs.arguments import regularization as one_regularization
 from tda_backend.runs.arguments import regularizations, whole_number
 from tda_backend.runs.evaluate_step import bootstrap_seed, indicator_frame
 from tda_backend.runs.study_reader import StudyReader, catalogue_version
-from tda_backend.spectral.contraction import ScoreMatrix, Source, scores
+from tda_backend.spectral.contraction import ScoreMatrix, Source, block_scores, scores, self_influence
 from tda_backend.store import repository
 from tda_backend.store.workspace import Workspace
 
@@ -199,6 +200,48 @@ class Study(StudyReader):
         if isinstance(source, ScoreMatrix):
             raise UsageError(f"Method {method!r} has no regularization, so no ξ.", self._known_methods())
         return indicator_frame(source, self._grid(regularization))
+
+    def self_influence(
+        self,
+        method: str,
+        regularization: float | Sequence[float] | None = None,
+        projection_dim: int | None = None,
+        training_epoch: int | None = None,
+        seeds: int | Sequence[int] | None = None,
+        **parameters: Any,
+    ) -> np.ndarray:
+        """Return every training example's influence on its own loss, ``[L, n]``: one row per λ (one without λ)."""
+        spec = method_row(method)
+        if not spec.has_self_influence:
+            able = [row.name for row in METHODS.values() if row.has_self_influence]
+            raise UsageError(f"Method {method!r} has no self-influence.", f"Methods that have one: {', '.join(able)}.")
+        configuration_id = self.configuration_id(method, projection_dim, training_epoch, **parameters)
+        source = self.source(configuration_id, seeds)
+        if isinstance(source, ScoreMatrix):
+            self._regularization(method, source, regularization)  # refuses λ with the words of scores()
+            return self.stored_self_influence(configuration_id, seeds)[None]
+        return self_influence(source, self._grid(regularization)).numpy()
+
+    def layer_scores(
+        self,
+        method: str,
+        regularization: float,
+        query: int | Sequence[int] | None = None,
+        projection_dim: int | None = None,
+        training_epoch: int | None = None,
+        seeds: int | Sequence[int] | None = None,
+        **parameters: Any,
+    ) -> dict[str, np.ndarray]:
+        """Return scores by layer (they sum to :meth:`scores`), each ``[m, n]``, or ``[n]`` for one query.
+
+        Raises:
+            UsageError: The method's basis mixes the layers.
+        """
+        source = self.source(self.configuration_id(method, projection_dim, training_epoch, **parameters), seeds)
+        value = self._regularization(method, source, regularization)
+        if value is None:
+            raise UsageError(f"Method {method!r} has no scores by layer.", "Choose LoGra, EK-FAC or K-FAC.")
+        return block_scores(source, value, query)
 
     def select(
         self,

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tda_backend.errors import UsageError
+from tda_backend.methods import METHODS, MethodSpec
 from tda_backend.runs import jobs
 from tda_backend.runs.api import Study, list_studies, open_study
 from tda_backend.runs.reporting import duration, size
@@ -197,21 +198,31 @@ def check(arguments: argparse.Namespace, console: Console) -> int:
 
 def methods(arguments: argparse.Namespace, console: Console) -> int:
     """``tda methods``."""
-    from tda_backend.methods import METHODS
-
-    rows = [
-        {"name": spec.name, "title": spec.title, "has_regularization": spec.has_regularization,
-         "hyperparameters": list(spec.hyperparameters), "formula": spec.formula, "reference": spec.reference}
-        for spec in METHODS.values()
-    ]  # fmt: skip
     if arguments.json:
-        _print_json(rows)
+        _print_json([_method_record(spec) for spec in METHODS.values()])
         return 0
-    _table(console, ["method", "title", "λ", "settings", "score (positive helps)", "source"], [
-        [r["name"], r["title"], "yes" if r["has_regularization"] else "no", ", ".join(r["hyperparameters"]),
-         r["formula"], r["reference"]] for r in rows
+    _table(console, ["method", "title", "curve over λ", "score (positive helps)", "cost", "source"], [
+        [spec.name, spec.title, spec.curve, spec.formula, spec.cost, spec.reference] for spec in METHODS.values()
+    ])  # fmt: skip
+    _table(console, ["method", "setting", "allowed", "default", "the papers' grid", "meaning"], [
+        [spec.name, item.name, item.range, _values_text(item.default), _values_text(item.grid), item.meaning]
+        for spec in METHODS.values() for item in spec.hyperparameters
     ])  # fmt: skip
     return 0
+
+
+def _method_record(spec: MethodSpec) -> dict[str, Any]:
+    record = {key: value for key, value in vars(spec).items() if key != "hyperparameters"}
+    settings = [{**vars(item), "range": item.range} for item in spec.hyperparameters]
+    return {**record, "has_regularization": spec.has_regularization, "hyperparameters": settings}
+
+
+def _values_text(values: Any) -> str:
+    if values is None:
+        return "all saved"
+    return ", ".join(str(value).lower() if isinstance(value, bool) else str(value) for value in (
+        values if isinstance(values, tuple) else (values,)
+    ))  # fmt: skip
 
 
 def rebuild(arguments: argparse.Namespace, console: Console) -> int:

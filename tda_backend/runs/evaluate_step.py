@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,9 @@ import torch
 
 from tda_backend.evaluation.indicator import indicator_curve
 from tda_backend.evaluation.lds import lds_curve
-from tda_backend.evaluation.selection import regret, select_regularization, spectrum_quantiles
+from tda_backend.evaluation.selection import Selection, regret, select_regularization, spectrum_quantiles
 from tda_backend.seeds import hashed_seed
-from tda_backend.spectral.contraction import ScoreMatrix, Source, num_queries, num_train, scores
+from tda_backend.spectral.contraction import ScoreMatrix, Source, admissible, num_queries, num_train, scores
 
 INDICATOR_QUANTILES = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
 _QUERY_BLOCK = 128
@@ -40,9 +41,16 @@ def evaluation_tables(source: Source, settings: Mapping[str, Any], truth: Truth)
         if truth:
             tables |= _lds_tables(source, None, None, settings, truth)[0]
         return tables
-    grid = list(settings["regularizations"])
-    chosen = select_regularization(source, evaluation["threshold"])
-    quantiles = spectrum_quantiles(source, evaluation["quantiles"])
+    wanted = list(settings["regularizations"])
+    grid = admissible(source, wanted)
+    chosen = _within(select_regularization(source, evaluation["threshold"]), source, grid)
+    if len(grid) < len(wanted):
+        left_out = [f"{value:.3g}" for value in wanted if value not in grid]
+        note = f"the method has no value at λ = {', '.join(left_out[:6])}{' …' if len(left_out) > 6 else ''}"
+        chosen = replace(chosen, warnings=(*chosen.warnings, note))
+    baselines = spectrum_quantiles(source, evaluation["quantiles"])
+    present = set(admissible(source, [*grid, *baselines.values()]))
+    quantiles = {quantile: value for quantile, value in baselines.items() if value in present}
     tables = {
         "indicator": _indicator_table(source, grid, chosen.regularization),
         "top_examples": top_examples(source, chosen.regularization, evaluation["top"]),
@@ -58,6 +66,16 @@ def evaluation_tables(source: Source, settings: Mapping[str, Any], truth: Truth)
     ]  # fmt: skip
     tables["selections"] = pa.Table.from_pylist(rows, schema=_SELECTION_SCHEMA)
     return tables
+
+
+def _within(chosen: Selection, source: Source, grid: list[float]) -> Selection:
+    """Return the selection, moved to the nearest λ of the grid where the method has no value at λ*."""
+    if chosen.regularization in admissible(source, [*grid, chosen.regularization]):
+        return chosen
+    positive = [value for value in grid if value > 0] or grid
+    nearest = min(positive, key=lambda value: abs(np.log(max(value, 1e-300) / chosen.regularization)))
+    note = f"λ* = {chosen.regularization:.3g} is not possible with this method; the nearest of the grid is taken"
+    return replace(chosen, regularization=nearest, warnings=(*chosen.warnings, note))
 
 
 def _lds_tables(

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from tda_backend.errors import CatalogueError, MachineError
+from tda_backend.runs.context import RunContext
 from tda_backend.runs.plan import VERSIONS, Plan, Step
-from tda_backend.runs.steps import STEPS, RunContext
+from tda_backend.runs.steps import STEPS
 from tda_backend.store import catalogue, faults, repository
 from tda_backend.store.artifacts import ArtifactStore
 from tda_backend.store.ingest import check_writable, ingest_inbox, pending_drops, write_drop
@@ -100,7 +101,7 @@ def execute(plan: Plan, workspace: Workspace, listener: Listener, memory: float 
             courier.deliver(step.key, step.name, step.label, step.context)
             listener.step_finished(step, seconds, False)
             computed.append(step.label)
-            if not any(s.name == "retrain" and not cached[s.key] for s in plan.steps[number + 1 :]):
+            if not any(s.name in ("retrain", "downsample") and not cached[s.key] for s in plan.steps[number + 1 :]):
                 close_pool()  # their memory is wanted for the spectra
     finally:
         close_pool()

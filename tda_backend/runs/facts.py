@@ -133,11 +133,6 @@ def check_against_task(study: Mapping[str, Any], facts: TaskFacts) -> None:
                 f"ground_truth.alphas has {alpha:g}: a subset would have {size} of {data['train']} training examples.",
                 f"A subset leaves out at least one: α from {1 / data['train']:.3g} to {1 - 1 / data['train']:.6g}.",
             )
-    if "trak" in study["methods"] and not facts.task.margin_identity:
-        raise StudyError(
-            f"Method trak needs a task with the margin identity; {facts.task.name} has none.",
-            "Leave [methods.trak] out, or set margin_identity on a classification task with cross-entropy.",
-        )
 
 
 def study_record(

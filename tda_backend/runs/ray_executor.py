@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from tda_backend.errors import MachineError
+from tda_backend.runs.context import RunContext
 from tda_backend.runs.executor import Courier, Listener, Outcome, check_memory, compute, peak_memory_mib, write_study
 from tda_backend.runs.facts import task_facts
 from tda_backend.runs.plan import Plan, Step, build_plan
-from tda_backend.runs.steps import RunContext
 from tda_backend.store.artifacts import ArtifactStore
 from tda_backend.store.workspace import Workspace
 from tda_backend.training.data import validate_data

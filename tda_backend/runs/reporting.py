@@ -12,7 +12,13 @@ from tda_backend.runs.plan import Plan, Step
 from tda_backend.runs.progress import JobFile
 
 RATE_SECONDS = 0.5  # a rate is shown once a step has run this long
-UNITS = {"train": "epochs", "retrain": "model-epochs", "examples": "examples"}
+UNITS = {
+    "train": "epochs",
+    "train-half": "epochs",
+    "retrain": "model-epochs",
+    "downsample": "model-epochs",
+    "examples": "examples",
+}
 
 
 def duration(seconds: float | None) -> str:

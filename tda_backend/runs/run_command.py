@@ -14,8 +14,9 @@ from rich.console import Console
 
 from tda_backend.errors import MachineError, StudyError, TDAError, UsageError
 from tda_backend.runs.progress import JobFile
+from tda_backend.runs.quick import quick
 from tda_backend.runs.reporting import RunReport, duration
-from tda_backend.runs.study import default_study, override, quick, read_study_file, resolve
+from tda_backend.runs.study import default_study, override, read_study_file, resolve
 from tda_backend.store import repository
 from tda_backend.store.ingest import write_drop
 from tda_backend.store.workspace import Workspace

@@ -17,14 +17,14 @@
     alphas = [0.5]
     repeats = 1
     [projection]
-    kind = "gaussian"   # gaussian, gaussian-dense or rademacher
+    kind = "gaussian"   # gaussian, gaussian-dense, rademacher or kronecker
     seed = 0
     [regularization]    # the λ grid, in units of the mean Gram
     include_zero = true
     low = 1e-7
     high = 10.0
     count = 32
-    [methods.iffim]     # and methods.trak, methods.tracin
+    [methods.iffim]     # and any other of `tda methods`, with its hyper-parameters
     epochs = [1, 5]
     projection_dim = [512, "none"]
     unprojected_epochs = [5]
@@ -47,10 +47,10 @@ from typing import Any
 import numpy as np
 
 from tda_backend.errors import StudyError
-from tda_backend.methods import METHODS, method
+from tda_backend.features.projection import PROJECTION_KINDS
+from tda_backend.methods import METHODS, MethodSpec, method
+from tda_backend.methods.spec import NONE
 
-NONE = "none"
-PROJECTIONS = ("gaussian", "gaussian-dense", "rademacher")
 Rule = Callable[[str, Any], Any]
 
 
@@ -101,19 +101,16 @@ def _many(rule: Rule, allow_one: bool = False, may_be_empty: bool = False) -> Ru
     return check
 
 
-def _dimension(key: str, value: Any) -> int | str:
-    if value == NONE:
-        return NONE
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise StudyError(f"{key} has {value!r}.", 'Give whole numbers of at least 1, or "none" for unprojected.')
-    return value
+def _method_rules(spec: MethodSpec) -> dict[str, Rule]:
+    """Return the rules of a method's table in a study file, from its row of the method table."""
+    return {
+        item.name: _many(item.check, allow_one=True, may_be_empty=item.name == "unprojected_epochs")
+        if item.sweep or item.kind == "epochs"
+        else item.check
+        for item in spec.hyperparameters
+    }
 
 
-SPECTRAL = {
-    "epochs": _many(_whole(1), allow_one=True),
-    "projection_dim": _many(_dimension, allow_one=True),
-    "unprojected_epochs": _many(_whole(1), allow_one=True, may_be_empty=True),
-}
 RULES: dict[str, Any] = {
     "name": _text,
     "task": _text,
@@ -125,22 +122,14 @@ RULES: dict[str, Any] = {
         "alphas": _many(_real(0.0, 1.0), allow_one=True),
         "repeats": _whole(1),
     },
-    "projection": {"kind": _one_of(*PROJECTIONS), "max_dim": _whole(1), "seed": _whole(0)},
+    "projection": {"kind": _one_of(*PROJECTION_KINDS), "max_dim": _whole(1), "seed": _whole(0)},
     "regularization": {
         "include_zero": _one_of(True, False),
         "low": _real(0.0, np.inf),
         "high": _real(0.0, np.inf),
         "count": _whole(2),
     },
-    "methods": {
-        "iffim": SPECTRAL,
-        "trak": SPECTRAL,
-        "tracin": {
-            "epochs": _many(_whole(1), allow_one=True),
-            "normalization": _many(_one_of(True, False), allow_one=True),
-            "num_checkpoints": _whole(1),
-        },
-    },
+    "methods": {name: _method_rules(spec) for name, spec in METHODS.items()},
     "evaluation": {
         "bootstrap": _whole(1),
         "threshold": _real(0.0, 1.0),
@@ -157,8 +146,6 @@ DEFAULTS: dict[str, Any] = {
     "regularization": {"include_zero": True, "low": 1e-7, "high": 10.0, "count": 32},
     "evaluation": {"bootstrap": 1000, "threshold": 0.5, "quantiles": [0.1, 0.3, 0.5, 0.7, 0.9], "top": 100},
 }
-QUICK_COUNTS = {"train": 600, "validation": 100, "queries": 100}
-QUICK_SUBSETS, QUICK_EPOCHS, QUICK_DIM = 12, [1, 5], 64
 
 
 def _check(section: Mapping[str, Any], rules: Mapping[str, Any], path: str) -> dict[str, Any]:
@@ -179,6 +166,16 @@ def _check(section: Mapping[str, Any], rules: Mapping[str, Any], path: str) -> d
         else:
             result[key] = rule(f"{path}{key}", value)
     return result
+
+
+def check_study(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a study with every value checked, and lists made of single values; nothing is filled in.
+
+    Raises:
+        StudyError: An unknown key or a value that is not allowed; says which, and what is.
+        UsageError: An unknown method.
+    """
+    return _check(content, RULES, "")
 
 
 def read_study_file(path: Path) -> dict[str, Any]:
@@ -236,33 +233,6 @@ def default_study(task_name: str, spec: str, num_train: int, num_test: int, num_
     }
 
 
-def quick(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a version of a study that takes well under a minute, named ``…-quick``."""
-    result = copy.deepcopy(_check(content, RULES, ""))  # names what is wrong, and makes lists of single values
-    result["name"] = f"{result.get('name', 'study')}-quick"
-    data = {**DEFAULTS["data"], **result.get("data", {})}
-    result["data"] = {key: min(value, QUICK_COUNTS.get(key, value)) for key, value in data.items()}
-    truth = {**DEFAULTS["ground_truth"], **result.get("ground_truth", {})}
-    result["ground_truth"] = {**truth, "subsets": min(truth["subsets"], QUICK_SUBSETS), "alphas": truth["alphas"][:1]}
-    named = sorted({epoch for settings in result.get("methods", {}).values() for epoch in settings.get("epochs", [])})
-    wanted = result.get("training", {}).get("epochs") or named or QUICK_EPOCHS
-    epochs = [epoch for epoch in QUICK_EPOCHS if epoch in wanted] or wanted[:2]
-    result["training"] = {**result.get("training", {}), "epochs": epochs}
-    result.get("projection", {}).pop("max_dim", None)
-    for name, settings in result.get("methods", {}).items():
-        if METHODS[name].has_regularization if name in METHODS else False:
-            dims = [QUICK_DIM, NONE]
-            result["methods"][name] = {
-                **settings,
-                "epochs": epochs,
-                "projection_dim": dims,
-                "unprojected_epochs": epochs,
-            }
-        else:
-            result["methods"][name] = {**settings, "epochs": epochs}
-    return result
-
-
 def resolve(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return a study with every value checked and every default filled in.
 
@@ -270,7 +240,7 @@ def resolve(content: Mapping[str, Any]) -> dict[str, Any]:
         StudyError: An unknown key, a value that is not allowed, or values that contradict each other.
         UsageError: An unknown method.
     """
-    checked = _check(content, RULES, "")
+    checked = check_study(content)
     for required in ("name", "task"):
         if required not in checked:
             raise StudyError(f"The study has no {required}.", f'Add a line such as {required} = "mnist-mlp".')
@@ -286,7 +256,9 @@ def resolve(content: Mapping[str, Any]) -> dict[str, Any]:
     if not epochs:
         raise StudyError("The study names no epochs.", "Add epochs to [training], e.g. epochs = [1, 5].")
     study["training"]["epochs"] = epochs
-    study["methods"] = {name: _method(name, settings, epochs) for name, settings in sorted(methods.items())}
+    study["methods"] = {
+        name: _method(name, settings, epochs) for name in METHODS if (settings := methods.get(name)) is not None
+    }
     dims = [dim for s in study["methods"].values() for dim in s.get("projection_dim", []) if dim != NONE]
     largest = max(dims, default=1)
     study["projection"].setdefault("max_dim", largest)
@@ -299,31 +271,40 @@ def resolve(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _method(name: str, settings: Mapping[str, Any], epochs: Sequence[int]) -> dict[str, Any]:
-    filled: dict[str, Any] = {"epochs": list(epochs), **settings}
-    for key in (
-        "epochs",
-        "unprojected_epochs",
-    ):  # "the last checkpoints" means the latest
-        if key in filled:
-            filled[key] = sorted(set(filled[key]))
-    unknown = sorted(set(filled["epochs"]) - set(epochs))
-    if unknown:
-        raise StudyError(
-            f"methods.{name}.epochs has {unknown}, where no checkpoint is saved.", f"training.epochs is {list(epochs)}."
-        )
-    if name == "tracin":
-        return {"normalization": [False], "num_checkpoints": 10, **filled}
-    filled.setdefault("projection_dim", [NONE])
+    """Return a method's settings with every hyper-parameter filled in."""
+    spec = METHODS[name]
+    filled: dict[str, Any] = {}
+    for item in spec.hyperparameters:
+        if item.name in settings:
+            filled[item.name] = settings[item.name]
+        elif item.kind != "epochs":
+            filled[item.name] = list(item.default) if item.sweep else item.default
+        elif item.name == "epochs":
+            filled["epochs"] = list(epochs)
+    if "epochs" in filled:
+        filled["epochs"] = sorted(set(filled["epochs"]))  # "the last checkpoints" means the latest
+        unknown = sorted(set(filled["epochs"]) - set(epochs))
+        if unknown:
+            raise StudyError(
+                f"methods.{name}.epochs has {unknown}, where no checkpoint is saved.",
+                f"training.epochs is {list(epochs)}.",
+            )
+    if spec.hyperparameter("unprojected_epochs") is not None:
+        filled["unprojected_epochs"] = _unprojected_epochs(name, filled)
+    return filled
+
+
+def _unprojected_epochs(name: str, filled: Mapping[str, Any]) -> list[int]:
     if NONE not in filled["projection_dim"]:
-        filled["unprojected_epochs"] = []
-    filled.setdefault("unprojected_epochs", list(filled["epochs"]))
-    unknown = sorted(set(filled["unprojected_epochs"]) - set(filled["epochs"]))
+        return []
+    wanted = sorted(set(filled.get("unprojected_epochs", filled["epochs"])))
+    unknown = sorted(set(wanted) - set(filled["epochs"]))
     if unknown:
         raise StudyError(
             f"methods.{name}.unprojected_epochs has {unknown}, which methods.{name}.epochs lacks.",
             f"Choose among {filled['epochs']}.",
         )
-    return filled
+    return wanted
 
 
 def regularizations(study: Mapping[str, Any]) -> list[float]:

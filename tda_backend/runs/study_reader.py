@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,14 @@ import numpy as np
 import pandas as pd
 
 from tda_backend.errors import UsageError
+from tda_backend.evaluation.ranks import rank_intervals
+from tda_backend.methods import method as method_row
+from tda_backend.methods import spectral_filter
 from tda_backend.runs.arguments import regularizations as checked_regularizations
 from tda_backend.runs.arguments import whole_number, whole_numbers
-from tda_backend.runs.sources import cached_source, read_masks, read_outputs
-from tda_backend.spectral.contraction import ScoreMatrix, Source, candidates, filtered_products
-from tda_backend.spectral.filters import pseudo_inverse_cutoff
+from tda_backend.runs.payload import payload_of
+from tda_backend.runs.sources import cached_source, read_masks, read_outputs, score_matrices
+from tda_backend.spectral.contraction import ScoreMatrix, Source, admissible, candidates
 from tda_backend.store import repository
 from tda_backend.store.artifacts import ArtifactStore
 from tda_backend.store.catalogue import owned_here
@@ -155,6 +158,17 @@ class StudyReader:
 
     def source(self, configuration_id: str, seeds: int | Sequence[int] | None = None) -> Source:
         """Return the spectra (one per training seed) or the score matrix of a configuration, memory-mapped."""
+        rows = self._sources(configuration_id, seeds)
+        frame = self.configurations()
+        row = frame.loc[frame["configuration_id"] == configuration_id].iloc[0]
+        parameters = str(row["parameters"])
+        filter_of = partial(spectral_filter, method_row(str(row["method"])), json.loads(parameters))
+        return cached_source(
+            self._store, str(rows["kind"].tolist()[0]), rows["artifact"].tolist(), filter_of,
+            f"{row['method']} {parameters}",
+        )  # fmt: skip
+
+    def _sources(self, configuration_id: str, seeds: int | Sequence[int] | None) -> pd.DataFrame:
         rows = self._read(repository.sources, configuration_id)
         if not len(rows):
             raise UsageError(
@@ -168,7 +182,32 @@ class StudyReader:
             if unknown or not chosen:
                 raise UsageError(f"Training seeds {unknown or chosen} are not there.", allowed)
             rows = rows.loc[rows["seed_index"].isin(chosen)]
-        return cached_source(self._store, str(rows["kind"].tolist()[0]), rows["artifact"].tolist())
+        return rows
+
+    def stored_self_influence(self, configuration_id: str, seeds: int | Sequence[int] | None = None) -> np.ndarray:
+        """Return the self-influence stored beside a score matrix, mean over training seeds, ``[n]``."""
+        keys = self._sources(configuration_id, seeds)["artifact"].tolist()
+        return np.mean([self._store.open(key).array("self_influence") for key in keys], axis=0)
+
+    def rank_intervals(
+        self, configuration_id: str, query: int, positions: Sequence[int], regularizations: Sequence[float] | None
+    ) -> np.ndarray:
+        """Return the lowest and highest rank over training seeds of some training examples at every λ.
+
+        Args:
+            configuration_id: Which configuration.
+            query: Position of the query.
+            positions: c training positions.
+            regularizations: L values of λ; ``None`` for methods without one (then L = 1).
+
+        Returns:
+            int ``[L, c, 2]``; rank 1 helps most. With one training seed both numbers are the same.
+        """
+        rows = self._read(repository.sources, configuration_id)
+        source: Any = self.source(configuration_id)
+        if isinstance(source, ScoreMatrix):
+            source = score_matrices(self._store, rows["artifact"].tolist())
+        return rank_intervals(source, self._query(query), positions, regularizations)
 
     def subset_masks(self, alpha: float | None = None) -> np.ndarray:
         """Return which training positions each retrained subset holds, bool ``[S, n]``."""
@@ -199,27 +238,16 @@ class StudyReader:
             regularizations: λ grid for the candidates; default: λ = 0 and a fine grid over the study's range.
 
         Returns:
-            ``eigenvalues`` float32 ``[R]``, ``products`` float32 ``[c, R]``, ``positions`` (list of c training
-            positions), ``filter`` (``damped_inverse`` or ``identity``), ``num_train``, ``cutoff`` (σ at or below it is
-            left out at λ = 0), ``query``: ``score_i(λ) = Σ_r products[i, r]·filter(eigenvalues[r]; λ)``.
+            See :func:`~tda_backend.runs.payload.payload_of`: ``score_i(λ) = Σ_r products[i, r]·φ(eigenvalues[r]; λ)``.
         """
         source = self.source(configuration_id)
         position = self._query(query)
         grid = self._explorer_grid if regularizations is None else checked_regularizations(regularizations)
+        if not isinstance(source, ScoreMatrix):
+            grid = admissible(source, grid)
         # A margin, because between two λ of the grid an example may pass through the last places unseen.
         chosen = candidates(source, position, grid, num + num // 4 + 2, self._allowed(classes, correctness))
-        values, products = filtered_products(source, position, chosen)
-        plain = isinstance(source, ScoreMatrix)
-        cutoff = 0.0 if plain else max(pseudo_inverse_cutoff(part.eigenvalues, part.num_train) for part in source)
-        return {
-            "eigenvalues": values.numpy().astype(np.float32),
-            "products": np.ascontiguousarray(products.numpy(), dtype=np.float32),
-            "positions": [int(value) for value in chosen],
-            "filter": "identity" if plain else "damped_inverse",
-            "num_train": self.num_train,
-            "cutoff": float(cutoff),
-            "query": position,
-        }
+        return payload_of(source, position, chosen)
 
     @cached_property
     def _explorer_grid(self) -> list[float]:

@@ -175,8 +175,7 @@ def _ingest_retrain(connection: duckdb.DuckDBPyConnection, artifact: Artifact, s
 
 
 def _ingest_source(connection: duckdb.DuckDBPyConnection, artifact: Artifact, study_id: str, context: dict) -> None:
-    is_spectrum = artifact.step == "spectrum"
-    eigenvalues = artifact.array("eigenvalues").tolist() if is_spectrum else []
+    eigenvalues = artifact.array("eigenvalues").tolist() if artifact.step != "scores" else []
     num_cut = int(artifact.manifest.get("num_cut", 0))
     for configuration_id in context["configurations"]:
         connection.execute(
@@ -209,6 +208,8 @@ HANDLERS: dict[str, Callable[[duckdb.DuckDBPyConnection, Artifact, str, dict], N
     "train": _ingest_train,
     "retrain": _ingest_retrain,
     "spectrum": _ingest_source,
+    "curvature": _ingest_source,
+    "kronecker": _ingest_source,
     "scores": _ingest_source,
     "evaluate": _ingest_evaluate,
 }

@@ -60,9 +60,9 @@ CREATE TABLE spectra (
     study_id VARCHAR, configuration_id VARCHAR, seed_index INTEGER, kind VARCHAR, num_eigenvalues INTEGER,
     num_cut INTEGER, eigenvalues DOUBLE[], artifact VARCHAR);
 COMMENT ON TABLE spectra IS 'One row per training seed of a configuration; coordinates lie in the artifact';
-COMMENT ON COLUMN spectra.kind IS 'spectrum, or scores for methods without λ';
+COMMENT ON COLUMN spectra.kind IS 'Step that made it: spectrum, curvature or kronecker; scores without λ';
 COMMENT ON COLUMN spectra.num_cut IS 'Eigenvalues that the pseudo-inverse at λ = 0 leaves out (σ ≤ n·ε·σ_max)';
-COMMENT ON COLUMN spectra.eigenvalues IS 'Of the mean Gram, descending';
+COMMENT ON COLUMN spectra.eigenvalues IS 'Of the mean curvature, descending by block; relative to the block''s mean under relative damping';
 
 CREATE TABLE lds (
     study_id VARCHAR, configuration_id VARCHAR, alpha DOUBLE, regularization DOUBLE, mean DOUBLE, ci_low DOUBLE,

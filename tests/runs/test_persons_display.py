@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tda_backend.errors import TaskError
-from tda_backend.runs.steps import _display_row, _label
+from tda_backend.runs.example_steps import _display_row, label_text
 from tda_backend.types import Display
 from tests.training.tiny import TinyTask
 
@@ -43,6 +43,6 @@ def test_a_broken_show_is_one_line_that_names_it(answer, words: str):
 def test_a_predicted_class_that_does_not_exist_is_named(value: torch.Tensor):
     task = TinyTask()
     task.class_names = ("a", "b", "c")
-    assert _label(task, torch.tensor(2)) == "c"
+    assert label_text(task, torch.tensor(2)) == "c"
     with pytest.raises(TaskError, match="gives the class"):
-        _label(task, value)
+        label_text(task, value)

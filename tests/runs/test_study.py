@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tda_backend.errors import StudyError, UsageError
-from tda_backend.runs.study import override, quick, read_study_file, regularizations, resolve
+from tda_backend.runs.quick import quick
+from tda_backend.runs.study import override, read_study_file, regularizations, resolve
 
 MINIMAL = {"name": "a", "task": "mnist-mlp", "training": {"epochs": [1, 5]}, "methods": {"iffim": {}}}
 

@@ -9,7 +9,8 @@ import torch
 
 from tda_backend.errors import StudyError, TaskError
 from tda_backend.runs.facts import check_against_task, task_facts
-from tda_backend.runs.study import default_study, quick, resolve
+from tda_backend.runs.quick import quick
+from tda_backend.runs.study import default_study, resolve
 from tda_backend.runs.task_sources import task_files
 from tda_backend.training.registry import load_task
 from tests.runs.conftest import TASK

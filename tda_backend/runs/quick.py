@@ -1,0 +1,59 @@
+"""The small version of a study: the same methods on few examples, well under a minute."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tda_backend.methods import METHODS, MethodSpec
+from tda_backend.methods.spec import NONE
+from tda_backend.runs.study import DEFAULTS, check_study
+
+QUICK_COUNTS = {"train": 600, "validation": 100, "queries": 100}
+QUICK_SUBSETS, QUICK_EPOCHS, QUICK_DIM = 12, [1, 5], 64
+QUICK_LIMITS = {"max_iter": 5, "depth": 50, "rank": 16, "num_iterations": 60, "half_subset_models": 3, "subsets": 24}
+"""Largest value of a number that decides what a method costs."""
+
+
+def quick(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a version of a study that takes well under a minute, named ``…-quick``."""
+    result = copy.deepcopy(check_study(content))  # names what is wrong, and makes lists of single values
+    result["name"] = f"{result.get('name', 'study')}-quick"
+    data = {**DEFAULTS["data"], **result.get("data", {})}
+    result["data"] = {key: min(value, QUICK_COUNTS.get(key, value)) for key, value in data.items()}
+    truth = {**DEFAULTS["ground_truth"], **result.get("ground_truth", {})}
+    result["ground_truth"] = {**truth, "subsets": min(truth["subsets"], QUICK_SUBSETS), "alphas": truth["alphas"][:1]}
+    named = sorted({epoch for settings in result.get("methods", {}).values() for epoch in settings.get("epochs", [])})
+    wanted = result.get("training", {}).get("epochs") or named or QUICK_EPOCHS
+    epochs = [epoch for epoch in QUICK_EPOCHS if epoch in wanted] or wanted[:2]
+    result["training"] = {**result.get("training", {}), "epochs": epochs}
+    result.get("projection", {}).pop("max_dim", None)
+    for name, settings in result.get("methods", {}).items():
+        result["methods"][name] = _quick_method(METHODS[name], settings, epochs)
+    return result
+
+
+def _quick_method(spec: MethodSpec, settings: Mapping[str, Any], epochs: Sequence[int]) -> dict[str, Any]:
+    """Return a method's settings with small numbers: one saved epoch list, one k, short runs."""
+    result = dict(settings)
+    if spec.hyperparameter("epochs") is not None:
+        result["epochs"] = list(epochs) if spec.recipe == "spectrum" or spec.name == "tracin" else [epochs[-1]]
+    if spec.recipe == "spectrum":
+        result |= {"projection_dim": [QUICK_DIM, NONE]}
+        if spec.hyperparameter("unprojected_epochs") is not None:
+            result["unprojected_epochs"] = list(epochs)
+    for item in spec.hyperparameters:
+        limit = QUICK_LIMITS.get(item.name)
+        if limit is None:
+            continue
+        value = result.get(item.name, item.default)
+        if item.sweep:
+            result[item.name] = list(dict.fromkeys(min(entry, limit) for entry in value))
+        else:
+            result[item.name] = min(value, limit)
+    if spec.reduction == "segment chain":
+        # A short run has few epochs to choose checkpoints from.
+        few = min(3, epochs[-1])
+        result |= {"num_segments": [few], "num_checkpoints": [few]} if epochs[-1] < 6 else {}
+    return result
