@@ -40,39 +40,6 @@ _GRADIENT_NUMBERS = 2**25
 """Numbers (128 MiB of float32) in one block of per-example gradients."""
 
 
-def contract_walk(
-    operators: Sequence[SegmentOperator],
-    gradients: Sequence[Tensor],
-    query: Tensor,
-    weights: Sequence[Tensor | float] | None = None,
-) -> Tensor:
-    """Return −Σ_ℓ w_ℓ(z)·v_ℓ·ḡ_ℓ(z) of explicit gradients, ``[m, n]``; positive helps.
-
-    f(D∖z) − f(D) ≈ (1/N)Σ_ℓ v_ℓ·ḡ_ℓ(z) for a goodness f; a score is n times the *loss* of goodness on removal.
-
-    Args:
-        operators: One per segment, in order of time.
-        gradients: ḡ_ℓ, the training-loss gradients averaged over the segment's checkpoints, ``[n, p]`` each, in the
-            segment's coordinates.
-        query: φ', gradients of goodness at the end of the run, ``[m, p]``, in those of the last segment.
-        weights: n·1{z ∈ D_ℓ}/N_ℓ of each segment, ``[n]`` or a number; ``None`` where all train on all n.
-
-    Raises:
-        UsageError: Lengths differ.
-        NumericalError: A response is not finite.
-    """
-    if not operators or len(gradients) != len(operators) or (weights is not None and len(weights) != len(operators)):
-        raise UsageError(
-            f"SOURCE got {len(operators)} segments, {len(gradients)} sets of gradients and "
-            f"{'no' if weights is None else len(weights)} weights.",
-            "Give one set of gradients (and weights) for each segment.",
-        )
-    scores = query.new_zeros(len(query), len(gradients[0]))
-    for index, response in walk(operators, query):
-        scores -= (response @ gradients[index].T) * (1.0 if weights is None else weights[index])
-    return scores
-
-
 @dataclass(frozen=True)
 class SourceFit:
     """The curvature of every segment of one run; serves any queries.
@@ -101,27 +68,61 @@ class SourceFit:
     query_numbers: int = _QUERY_NUMBERS
     gradient_numbers: int = _GRADIENT_NUMBERS
 
-    def scores(self, query_indices: Sequence[int] | Tensor) -> ScoreMatrix:
+    def scores(
+        self, query_indices: Sequence[int] | Tensor, on_progress: Callable[[int, int], None] | None = None
+    ) -> ScoreMatrix:
         """Return n × the first-order loss of goodness on removal, ``[m, n]``; positive helps.
+
+        Args:
+            query_indices: Rows of the test split, m.
+            on_progress: Called after every segment of every set of queries with (done, total).
 
         Raises:
             UsageError: No query.
             NumericalError: A gradient or a response is not finite; names the checkpoint or the segment.
         """
+        return ScoreMatrix(self._scores(query_indices, {"": slice(None)}, on_progress)[""])
+
+    def layer_scores(
+        self, query_indices: Sequence[int] | Tensor, on_progress: Callable[[int, int], None] | None = None
+    ) -> dict[str, ScoreMatrix]:
+        """Return the scores' part of each layer; their sum is :meth:`scores`. Kronecker curvature has blocks.
+
+        Raises:
+            UsageError: As :meth:`scores`; or the exact curvature, which couples all layers.
+        """
+        if not isinstance(self.layout, LayerLayout):
+            raise UsageError("The exact curvature has no blocks.", 'Use basis "ekfac", "kfac" or "diagonal".')
+        parts = self._scores(query_indices, self.layout.columns, on_progress)
+        return {name: ScoreMatrix(values) for name, values in parts.items()}
+
+    def _scores(
+        self,
+        query_indices: Sequence[int] | Tensor,
+        blocks: Mapping[str, slice],
+        on_progress: Callable[[int, int], None] | None,
+    ) -> dict[str, Tensor]:
         queries = torch.as_tensor(query_indices, dtype=torch.long)
         if len(queries) == 0:
             raise UsageError("There are no queries.", "Give at least one index.")
-        scores = torch.zeros(len(queries), len(self.train_indices), dtype=torch.float64)
-        start = 0
-        for part in queries.split(self._size(self.query_numbers)):
+        everyone = torch.arange(len(self.train_indices))
+        scores = {name: torch.zeros(len(queries), len(everyone), dtype=torch.float64) for name in blocks}
+        parts = queries.split(self._size(self.query_numbers))
+        start, done = 0, 0
+        for part in parts:
             rows = slice(start, start + len(part))
+            start = rows.stop
             query = self._final_gradients("test", part, "goodness")
             for index, response in walk(self.operators, query):
-                for columns, gradients in self._segment_gradients(index, torch.arange(len(self.train_indices))):
-                    products = (response @ gradients.T).cpu().to(torch.float64)
-                    scores[rows, columns] -= products * self._weight(index)
-            start += len(part)
-        return ScoreMatrix(scores.to(next(self.final_model.parameters()).dtype))
+                for columns, gradients in self._segment_gradients(index, everyone):
+                    for name, block in blocks.items():
+                        products = (response[:, block] @ gradients[:, block].T).cpu().to(torch.float64)
+                        scores[name][rows, columns] -= products * self._weight(index)
+                done += 1
+                if on_progress is not None:
+                    on_progress(done, len(parts) * len(self.operators))
+        dtype = next(self.final_model.parameters()).dtype
+        return {name: values.to(dtype) for name, values in scores.items()}
 
     def self_influence(self) -> Tensor:
         """Return each example's score on its own loss (goodness −ℓ at the end of the run), ``[n]`` float64."""

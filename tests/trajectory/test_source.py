@@ -196,6 +196,18 @@ def test_batches_and_chunks_change_nothing(name: str, basis: str):
     assert_close(shuffled.scores(QUERIES).values, whole[:, order], 1e-9)
 
 
+def test_layers_add_up_and_progress_is_told():
+    task = TASKS["cnn"]
+    fit = fit_source(task, task.datasets(), states_of(task), PLAN, ROWS, untracked="leave-out")
+    done = []
+    parts = fit.layer_scores(QUERIES, lambda *p: done.append(p))
+    assert sorted(parts) == ["conv", "out"]
+    assert_close(sum(part.values for part in parts.values()), fit.scores(QUERIES).values, 1e-12)
+    assert done == [(1, 2), (2, 2)]
+    with pytest.raises(UsageError, match="no blocks"):
+        fit_source(task, task.datasets(), states_of(task), PLAN, ROWS, basis="exact").layer_scores(QUERIES)
+
+
 def test_drawn_labels_follow_the_seed():
     task = TASKS["mlp"]
     states = states_of(task)

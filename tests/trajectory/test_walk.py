@@ -12,8 +12,7 @@ from scipy.linalg import expm
 from tda_backend.errors import NumericalError, UsageError
 from tda_backend.trajectory.preconditioned import adam_preconditioner, preconditioned_operator
 from tda_backend.trajectory.segments import TrainingSegment
-from tda_backend.trajectory.source import contract_walk
-from tda_backend.trajectory.walk import decay_filter, dense_operator, response_filter, walk
+from tda_backend.trajectory.walk import contract_walk, decay_filter, dense_operator, response_filter, walk
 from tests.helpers_numerics import assert_close, random_rows
 
 P, N, M = 5, 8, 3
