@@ -48,7 +48,7 @@ def _of_method(spec: MethodSpec, settings: Mapping[str, Any], study: Mapping[str
         if parameters.get("curvature") == "empirical-fisher":
             parameters.pop("indefinite", None)
         if dim != NONE:
-            parameters["projection"] = study["projection"]["kind"]
+            parameters["projection"] = projection_kind(spec, parameters, study["projection"]["kind"])
         num_sources = parameters.get("half_subset_models") or num_seeds
         title = f"TRAK-{num_sources}" if spec.name == "trak" and num_sources > 1 else spec.title
         yield {
@@ -57,6 +57,12 @@ def _of_method(spec: MethodSpec, settings: Mapping[str, Any], study: Mapping[str
             "parameters": parameters, "label": _label(spec, title, epoch, dim, parameters, settings),
             "has_regularization": spec.has_regularization, "num_seeds": num_seeds, "num_sources": num_sources,
         }  # fmt: skip
+
+
+def projection_kind(spec: MethodSpec, parameters: Mapping[str, Any], kind: str) -> str:
+    """Return how a configuration projects: what is not drawn from a Gram matrix takes the structured projection."""
+    from_gram = spec.recipe != "curvature" and parameters.get("curvature", "empirical-fisher") == "empirical-fisher"
+    return kind if from_gram or kind != "gaussian" else "sparse"
 
 
 def _label(

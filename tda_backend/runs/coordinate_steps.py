@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -106,16 +105,10 @@ def run_curvature(context: RunContext, step: Step, writer: ArtifactWriter) -> No
     elif settings["recipe"] == "if-arnoldi":
         spectrum = arnoldi_spectrum(*arguments, **parameters, **common)
     else:
-        spectrum = explicit_spectrum(*arguments, **parameters, projection=_explicit_projection(settings), **common)
+        dim = settings["dim"]
+        projection = None if dim is None else Projection(settings["kind"], dim, settings["draw"])
+        spectrum = explicit_spectrum(*arguments, **parameters, projection=projection, **common)
     write_spectrum(writer, spectrum)
-
-
-def _explicit_projection(settings: Mapping[str, Any]) -> Projection | None:
-    """Return the projection of a pseudo-gradient; drawing from a Gram matrix is not possible there."""
-    if settings["dim"] is None:
-        return None
-    kind = "gaussian-dense" if settings["kind"] == "gaussian" else settings["kind"]
-    return Projection(kind, settings["dim"], settings["draw"])
 
 
 def run_kronecker(context: RunContext, step: Step, writer: ArtifactWriter) -> None:

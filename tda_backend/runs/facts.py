@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 from tda_backend.errors import StudyError, TaskError
+from tda_backend.features.factors import untracked_parameters
+from tda_backend.features.layers import untracked
 from tda_backend.runs.study import regularizations
 from tda_backend.runs.task_sources import task_files
 from tda_backend.store.artifacts import content_key
@@ -34,6 +36,9 @@ class TaskFacts:
         num_test: Rows of its test set.
         num_epochs: Epochs of a full training run, or the number of given checkpoints.
         trains: False for an already trained model.
+        num_parameters: p, trainable.
+        without_factors: Trainable parameters outside plain Linear layers: no rank-one factors.
+        untracked: (name, size) of trainable parameters that no Kronecker factors describe.
     """
 
     task: Task
@@ -43,6 +48,9 @@ class TaskFacts:
     num_test: int
     num_epochs: int
     trains: bool
+    num_parameters: int
+    without_factors: tuple[str, ...]
+    untracked: tuple[tuple[str, int], ...]
 
 
 def task_facts(task: Task, spec: str) -> TaskFacts:
@@ -83,6 +91,9 @@ def task_facts(task: Task, spec: str) -> TaskFacts:
         num_rows(data["test"]),
         num_epochs,
         trains,
+        sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        tuple(untracked_parameters(model)),
+        tuple(untracked(model)),
     )
 
 

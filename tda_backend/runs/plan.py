@@ -14,7 +14,8 @@ import torch
 
 from tda_backend.runs.configurations import configurations, order, preview
 from tda_backend.runs.facts import TaskFacts, check_against_task, study_record
-from tda_backend.runs.plan_sources import Sources, check_methods, checkpoint_epochs
+from tda_backend.runs.plan_checks import check_methods
+from tda_backend.runs.plan_sources import Sources, checkpoint_epochs
 from tda_backend.runs.study import regularizations
 from tda_backend.seeds import hashed_seed
 from tda_backend.store.artifacts import content_key

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from tda_backend.errors import StudyError
 from tda_backend.methods import METHODS
 from tda_backend.seeds import hashed_seed
 from tda_backend.trajectory.segments import TrainingSegment, source_segments
@@ -141,10 +140,13 @@ class Sources:
         spec = METHODS[row["method"]]
         inside = {item.name for item in spec.hyperparameters if item.in_filter}
         parameters = {k: v for k, v in row["parameters"].items() if k not in inside and k != "projection"}
+        projection = self._projection(dim, (seed,), epoch)
+        if dim is not None:
+            projection["kind"] = row["parameters"]["projection"]
         recipe = row["method"] if row["method"] in ("logra", "if-arnoldi") else "if-explicit"
         settings = {
             "recipe": recipe, "epoch": epoch, "parameters": parameters,
-            "seed": hashed_seed(recipe, self.study["seed"], seed), **self._projection(dim, (seed,), epoch),
+            "seed": hashed_seed(recipe, self.study["seed"], seed), **projection,
         }  # fmt: skip
         label = f"coordinates {row['label']}{self._of(seed)}"
         return self.add("curvature", label, settings, self._model(seed), self._context(row, seed), 30 * self.size**3)
@@ -193,28 +195,3 @@ class Sources:
             weight = (last - first) * alpha * self.model_epochs * 0.6
             keys.append(self.add("downsample", label, settings, {"examples": self.examples}, {}, weight))
         return keys
-
-
-def check_methods(study: Mapping[str, Any], facts: Any) -> None:
-    """Raise a StudyError where a method needs what the task does not have."""
-    task = facts.task
-    lacks = {
-        "margin": None if task.margin_identity else "the margin identity (margin_identity on a classification task)",
-        "training": None if facts.trains else "a training run of its own (the task is an already trained model)",
-        "outputs": None
-        if type(task).outputs is not Task.outputs
-        else "outputs(model, batch), output_loss(outputs, batch) and sample_targets(outputs, generator)",
-        "labels": None,
-    }
-    for name, settings in study["methods"].items():
-        needs = set(METHODS[name].needs)
-        if "outputs" in needs and set(settings.get("fisher", [])) == {"empirical"}:
-            needs.discard("outputs")
-        if {"ggn", "true-fisher"} & set(settings.get("curvature", [])):
-            needs.add("outputs")
-        for need in sorted(needs):
-            if lacks[need]:
-                raise StudyError(
-                    f"Method {name} needs {lacks[need]}; the task {task.name!r} has none.",
-                    f"Leave [methods.{name}] out, or add it to the task.",
-                )

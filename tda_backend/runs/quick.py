@@ -43,6 +43,9 @@ def _quick_method(spec: MethodSpec, settings: Mapping[str, Any], epochs: Sequenc
         result |= {"projection_dim": [QUICK_DIM, NONE]}
         if spec.hyperparameter("unprojected_epochs") is not None:
             result["unprojected_epochs"] = list(epochs)
+    if spec.name == "if-explicit":  # a whole Hessian takes a minute to decompose
+        curvatures = ["ggn" if name == "hessian" else name for name in result.get("curvature", ["ggn"])]
+        result |= {"projection_dim": [QUICK_DIM], "curvature": list(dict.fromkeys(curvatures))}
     for item in spec.hyperparameters:
         limit = QUICK_LIMITS.get(item.name)
         if limit is None:

@@ -17,7 +17,7 @@
     alphas = [0.5]
     repeats = 1
     [projection]
-    kind = "gaussian"   # gaussian, gaussian-dense, rademacher or kronecker
+    kind = "gaussian"   # gaussian (drawn from the Gram matrix), sparse, kronecker, gaussian-dense or rademacher
     seed = 0
     [regularization]    # the λ grid, in units of the mean Gram
     include_zero = true

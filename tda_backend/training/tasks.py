@@ -127,6 +127,16 @@ class MnistMLP(MnistTask):
         return _initialised(seed, build)
 
 
+class MnistMLPEarly(MnistMLP):
+    """The same MLP stopped after 3 epochs, far from convergence: where unrolling should beat influence functions.
+
+    Source of the question: *Training Data Attribution via Approximate Unrolling* (arXiv 2405.12186), §5.
+    """
+
+    name = "mnist-mlp-early"
+    training = TrainingSettings(num_epochs=3, batch_size=64, learning_rate=0.01, momentum=0.9)
+
+
 class MnistLR(MnistTask):
     """Logistic regression 784→10; SGD 0.01, 20 epochs, batch 32.
 

@@ -1,0 +1,73 @@
+"""What a study's methods need of its task and model, checked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tda_backend.attribution.explicit import MAX_PARAMETERS
+from tda_backend.errors import StudyError
+from tda_backend.methods import METHODS
+from tda_backend.methods.spec import NONE
+from tda_backend.runs.facts import TaskFacts
+from tda_backend.types import Task
+
+
+def check_methods(study: Mapping[str, Any], facts: TaskFacts) -> None:
+    """Raise a StudyError where a method needs what the task does not have."""
+    task = facts.task
+    lacks = {
+        "margin": None if task.margin_identity else "the margin identity (margin_identity on a classification task)",
+        "training": None if facts.trains else "a training run of its own (the task is an already trained model)",
+        "outputs": None
+        if type(task).outputs is not Task.outputs
+        else "outputs(model, batch), output_loss(outputs, batch) and sample_targets(outputs, generator)",
+        "labels": None,
+    }
+    for name, settings in study["methods"].items():
+        needs = set(METHODS[name].needs)
+        if "outputs" in needs and set(settings.get("fisher", [])) == {"empirical"}:
+            needs.discard("outputs")
+        if {"ggn", "true-fisher"} & set(settings.get("curvature", [])):
+            needs.add("outputs")
+        for need in sorted(needs):
+            if lacks[need]:
+                raise StudyError(
+                    f"Method {name} needs {lacks[need]}; the task {task.name!r} has none.",
+                    f"Leave [methods.{name}] out, or add it to the task.",
+                )
+        _check_model(name, settings, study["projection"]["kind"], facts)
+
+
+def _check_model(name: str, settings: Mapping[str, Any], kind: str, facts: TaskFacts) -> None:
+    """Raise a StudyError where a method's settings do not fit the model."""
+    task = facts.task
+    dims = [dim for dim in settings.get("projection_dim", []) if dim != NONE]
+    if dims and max(dims) > facts.num_parameters:
+        raise StudyError(
+            f"methods.{name}.projection_dim has {max(dims)}; the model of task {task.name!r} has "
+            f"{facts.num_parameters} parameters.",
+            'A projection is smaller than what it projects; "none" is exact.',
+        )
+    if dims and kind == "kronecker" and facts.without_factors:
+        raise StudyError(
+            f"Projection kind 'kronecker' needs a model of Linear layers; task {task.name!r} has also "
+            f"{', '.join(facts.without_factors[:4])}.",
+            'Set projection.kind = "sparse".',
+        )
+    if settings.get("untracked") == "refuse" and facts.untracked:
+        share = sum(size for _, size in facts.untracked)
+        named = ", ".join(each for each, _ in facts.untracked[:4]) + (" …" if len(facts.untracked) > 4 else "")
+        raise StudyError(
+            f"Method {name} has no Kronecker factors for {named}: {share} of {facts.num_parameters} parameters.",
+            f'Set methods.{name}.untracked = "leave-out" to attribute through the other layers, or use iffim.',
+        )
+    if "projection_dim" in settings and "curvature" in settings and facts.num_parameters > MAX_PARAMETERS:
+        explicit = set(settings["curvature"]) - ({"empirical-fisher"} if name != "if-explicit" else set())
+        if (explicit and NONE in settings["projection_dim"]) or "hessian" in explicit:
+            curvatures = ", ".join(sorted(explicit))
+            raise StudyError(
+                f"Method {name} with curvature {curvatures} forms a matrix of {facts.num_parameters} × "
+                f"{facts.num_parameters}; the largest is {MAX_PARAMETERS}.",
+                f"Set methods.{name}.projection_dim and a curvature other than hessian, or use iffim or ekfac.",
+            )
