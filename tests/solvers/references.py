@@ -35,13 +35,15 @@ def dense_curvature(task: Task, model: nn.Module, indices, kind: str, *, seed: i
     total = torch.zeros(sum(p.numel() for p in parameters), dtype=torch.float64)
     total = total[:, None] * total
     with sdpa_kernel(SDPBackend.MATH):
+        if kind == "hessian":  # of the whole sum, or p backward passes an example would take minutes
+            chosen = torch.as_tensor(indices)
+            batch = {key: value[chosen] for key, value in task.datasets()["train"].items()}
+            gradient = flat_gradient(task.train_loss(model, batch).sum(), parameters, graph=True)
+            zero = sum((p * 0).sum() for p in parameters)
+            return torch.stack([flat_gradient(entry + zero, parameters) for entry in gradient]) / len(chosen)
         for index in indices:
             batch = example(task, int(index))
-            if kind == "hessian":
-                gradient = flat_gradient(task.train_loss(model, batch).sum(), parameters, graph=True)
-                zero = sum((p * 0).sum() for p in parameters)
-                total += torch.stack([flat_gradient(entry + zero, parameters) for entry in gradient])
-            elif kind == "empirical-fisher":
+            if kind == "empirical-fisher":
                 gradient = flat_gradient(task.train_loss(model, batch).sum(), parameters)
                 total += torch.outer(gradient, gradient)
             elif kind == "true-fisher":
