@@ -18,14 +18,16 @@ from tda_backend.features.kronecker import (
     Fisher,
     Kind,
     KroneckerBasis,
+    check_kind,
     eigenbasis,
     eigenvalue_correction,
+    fisher_targets,
     kronecker_moments,
     rotated_gradients,
 )
 from tda_backend.features.layers import UntrackedPolicy
 from tda_backend.features.streaming import Quantity
-from tda_backend.spectral.kronecker import Damping, KroneckerSpectrum, kronecker_block
+from tda_backend.spectral.kronecker import Damping, KroneckerSpectrum, check_damping, kronecker_block
 from tda_backend.spectral.kronecker_rows import LayerRows
 from tda_backend.types import Batch, Task
 
@@ -72,6 +74,10 @@ def kronecker_curvature(
         device: Where the passes run.
         batch_size: Examples per pass.
     """
+    check_kind(kind)
+    if fisher == "true" and targets is None:  # drawn once for moments and Λ
+        draw = {"seed": seed, "num_samples": num_samples, "batch_size": batch_size, "device": device}
+        targets = fisher_targets(task, model, data, indices, **draw)
     fit = {"fisher": fisher, "seed": seed, "num_samples": num_samples, "targets": targets}
     run = {"batch_size": batch_size, "device": device, "untracked": untracked}
     basis = eigenbasis(kronecker_moments(task, model, data, indices, **fit, **run), kind)
@@ -126,6 +132,7 @@ def ekfac_spectrum(
         NumericalError: A gradient is not finite or a layer's curvature is 0 (named).
         UsageError: A group has no examples, or an unknown choice.
     """
+    check_damping(damping)
     for group, indices in (("train", train_indices), ("validation", validation_indices), ("query", query_indices)):
         if len(indices) == 0:
             raise UsageError(f"There are no {group} examples.", "Give at least one index for each group.")

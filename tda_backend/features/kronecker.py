@@ -186,8 +186,7 @@ def eigenbasis(moments: KroneckerMoments, kind: Kind = "ekfac") -> KroneckerBasi
         NumericalError: A moment is not finite.
         UsageError: Unknown kind.
     """
-    if kind not in KINDS:
-        raise UsageError(f"Unknown Kronecker curvature {kind!r}.", f"Allowed: {', '.join(KINDS)}.")
+    check_kind(kind)
     layers = []
     for layer in moments.layers:
         pairs = []
@@ -202,6 +201,12 @@ def eigenbasis(moments: KroneckerMoments, kind: Kind = "ekfac") -> KroneckerBasi
         (input_values, inputs), (delta_values, deltas) = pairs
         layers.append(LayerBasis(layer.name, inputs, deltas, input_values, delta_values))
     return KroneckerBasis(tuple(layers), kind)
+
+
+def check_kind(kind: str) -> None:
+    """Raise a UsageError unless ``kind`` is one of :data:`KINDS`."""
+    if kind not in KINDS:
+        raise UsageError(f"Unknown Kronecker curvature {kind!r}.", f"Allowed: {', '.join(KINDS)}.")
 
 
 def eigenvalue_correction(
@@ -283,6 +288,9 @@ def fisher_targets(
 ) -> Tensor:
     """Return the targets that the true Fisher draws from the model, ``[num_samples, N, ...]`` on the CPU."""
     rows = torch.as_tensor(indices, dtype=torch.long)
+    _refuse_empty(len(rows))
+    if num_samples < 1:
+        raise UsageError(f"num_samples = {num_samples} draws per example.", "Give 1 or more.")
     model.to(device)
     draws: list[list[Tensor]] = [[] for _ in range(num_samples)]
     for part, batch in batches(data, rows, batch_size, device):
@@ -316,8 +324,11 @@ def _fisher_batches(
             "Draws are ≥ 1; the empirical Fisher has the data's own targets, once.",
         )
     rows = torch.as_tensor(indices, dtype=torch.long)
-    if targets is not None:
-        if num_samples == 1 and targets.shape[:2] != (1, len(rows)):
+    if fisher == "true":
+        if targets is None:
+            settings = {"seed": seed, "num_samples": num_samples, "batch_size": batch_size, "device": device}
+            targets = fisher_targets(task, model, data, rows, **settings)
+        elif num_samples == 1 and targets.shape[:2] != (1, len(rows)):
             targets = targets[None]
         if targets.shape[:2] != (num_samples, len(rows)):
             raise UsageError(
@@ -327,12 +338,10 @@ def _fisher_batches(
     for sample in range(num_samples):
 
         def value(model: nn.Module, batch: dict[str, Tensor], part: slice, sample: int = sample) -> Tensor:
+            assert targets is not None
             outputs = task.outputs(model, batch)
-            if targets is None:
-                drawn = _draw(task, outputs.detach(), rows[part], seed, sample)
-            else:
-                drawn = targets[sample, part]
-            losses = task.output_loss(outputs, {**batch, task.label_key: drawn.to(outputs.device)})
+            drawn = targets[sample, part].to(outputs.device)
+            losses = task.output_loss(outputs, {**batch, task.label_key: drawn})
             if losses.shape != (len(outputs),):
                 raise TaskError(
                     f"Task {task.name!r} returned an output_loss of shape {tuple(losses.shape)} for {len(outputs)} "

@@ -214,8 +214,7 @@ def kronecker_block(
         NumericalError: Λ is negative, not finite, or all zero (named layer).
         UsageError: Unknown damping.
     """
-    if damping not in DAMPINGS:
-        raise UsageError(f"Unknown damping {damping!r}.", f"Allowed: {', '.join(DAMPINGS)}.")
+    check_damping(damping)
     if not bool(torch.isfinite(eigenvalues).all()) or bool((eigenvalues < 0).any()):
         raise NumericalError(
             f"The eigenvalues of layer {name!r} are negative or not finite.", "Look for NaN in the gradients."
@@ -237,6 +236,12 @@ def kronecker_block(
     if scale != 1.0:
         train, query, validation = (rows.scaled(scale**-0.5) for rows in (train, query, validation))
     return KroneckerBlock(name, eigenvalues, train, query, validation, scale, size - eigenvalues.numel())
+
+
+def check_damping(damping: str) -> None:
+    """Raise a UsageError unless ``damping`` is one of :data:`DAMPINGS`."""
+    if damping not in DAMPINGS:
+        raise UsageError(f"Unknown damping {damping!r}.", f"Allowed: {', '.join(DAMPINGS)}.")
 
 
 def _kept(train: LayerRows, null_outputs: Tensor | None, null_inputs: Tensor | None) -> tuple[Tensor, Tensor] | None:

@@ -4,8 +4,8 @@ Inside a narrow window of eigenvalues the table ``φ_λ(σ)``, ``[L, window]``, 
 λ ≪ σ all dampings agree, where λ ≫ σ they differ by a factor, and between the two φ is smooth in ln σ. Its truncated
 singular value decomposition turns L products into K: ``Σ_c q_c φ_λ(σ_c) t_c ≈ Σ_k A_λk Σ_c (q_c g_k(c)) t_c``.
 
-**Tolerance.** Coordinate c adds a rank-one matrix of Frobenius norm ``w_c = ‖q_c‖‖t_c‖`` times its error ε_λ(c). Each
-window is truncated so that ``Σ_c (ε_λ(c) w_c)² ≤ tolerance²·Σ_c (φ_λ(σ_c) w_c)²`` over all windows, for every λ: the
+**Tolerance.** Coordinate c adds a rank-one matrix of Frobenius norm ``w_c = ‖q_c‖‖t_c‖`` times its error ε_λ(c). The
+windows are truncated so that ``Σ_c (ε_λ(c) w_c)² ≤ tolerance²·Σ_c (φ_λ(σ_c) w_c)²`` over all of them, for every λ: the
 error in the norm that both sides have where coordinates are uncorrelated over examples, as they nearly are in this
 basis. The rounding of float32 products comes on top.
 """
@@ -112,22 +112,22 @@ def _plan(
     norms = (table * size).norm(dim=1)
     order = torch.cat(sigma).argsort()
     order = order[size[order] > 0]  # the others add nothing at any λ
-    active = norms > 0  # λ = 0 on a spectrum of zeros
+    active = norms > 0  # none at λ = 0 on a spectrum of zeros
     starts = torch.tensor([0, *(layer.size for layer in spectrum.layers)]).cumsum(0)
-    windows = []
+    pieces = []
     for first in range(0, len(order), _WINDOW):
         members = order[first : first + _WINDOW].sort().values
-        weights = size[members]
-        weighted = table[active][:, members] * weights / norms[active, None]
-        left, singular, right = torch.linalg.svd(weighted, full_matrices=False)
-        rest = torch.cat([singular.square().flip(0).cumsum(0).flip(0), singular.new_zeros(1)])
-        # The share of a window in the permitted squared error is its share of the coordinates.
-        rank = int((rest > tolerance**2 * len(members) / len(order)).sum())
+        weighted = table[active][:, members] * size[members] / norms[active, None]
+        pieces.append((members, *torch.linalg.svd(weighted, full_matrices=False)))
+    smallest = _smallest_kept([singular for _, _, singular, _ in pieces], tolerance)
+    windows = []
+    for members, left, singular, right in pieces:
+        rank = int((singular > smallest).sum())
         if rank == 0:
             continue
         coefficients = torch.zeros(len(norms), rank, dtype=torch.float64)
         coefficients[active] = left[:, :rank] * norms[active, None]
-        functions = singular[:rank, None] * right[:rank] / weights
+        functions = singular[:rank, None] * right[:rank] / size[members]
         layer_of = torch.bucketize(members, starts, right=True) - 1
         parts = []
         for index in layer_of.unique().tolist():
@@ -136,6 +136,16 @@ def _plan(
             parts.append((index, local // width, local % width))
         windows.append(_Window(tuple(parts), functions, coefficients))
     return windows
+
+
+def _smallest_kept(singular_values: Sequence[Tensor], tolerance: float) -> float:
+    """Return the threshold at or below which singular values are dropped: as many as the tolerance permits.
+
+    Every kept one costs the same product, so the smallest of all windows go first.
+    """
+    ascending = torch.cat([*singular_values, torch.zeros(1, dtype=torch.float64)]).sort().values
+    count = int((ascending.square().cumsum(0) <= tolerance**2).sum())
+    return float(ascending[count - 1]) if count else 0.0
 
 
 def _squared_sizes(rows: LayerRows, index: Tensor | None) -> Tensor:
@@ -161,18 +171,22 @@ def _transposed(rows: LayerRows, index: slice | Tensor) -> tuple[Tensor, ...]:
 
 def _gathered(transposed: Sequence[tuple[Tensor, ...]], window: _Window) -> Tensor:
     """Return the window's coordinates of all rows, ``[c, b]``."""
-    columns = []
+    sample = transposed[0][0]  # [r_in, b], [r_in, b, t] or [r_out, r_in, b]
+    rows = sample.shape[2] if len(transposed[0]) == 1 else sample.shape[1]
+    result = sample.new_empty(window.functions.shape[1], rows)
+    first = 0
     for layer, outputs, inputs in window.parts:
+        columns = result[first : first + len(outputs)]
+        first += len(outputs)
         if len(transposed[layer]) == 1:
-            columns.append(transposed[layer][0][outputs, inputs])
+            columns.copy_(transposed[layer][0][outputs, inputs])
             continue
         a, d = transposed[layer]
         if a.ndim == 2:
-            columns.append(a[inputs].mul_(d[outputs]))
+            torch.index_select(a, 0, inputs, out=columns).mul_(d[outputs])
             continue
         step = max(1, _NUMBERS // a[0].numel())  # coordinates whose positions fit
-        columns += [
-            torch.einsum("cbt,cbt->cb", a[j], d[o])
-            for o, j in zip(outputs.split(step), inputs.split(step), strict=True)
-        ]
-    return columns[0] if len(columns) == 1 else torch.cat(columns)
+        for start in range(0, len(outputs), step):
+            part = slice(start, start + step)
+            torch.sum(a[inputs[part]] * d[outputs[part]], dim=2, out=columns[part])
+    return result
