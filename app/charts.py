@@ -60,6 +60,7 @@ RELATIVE_TITLE = "λ relative to each layer's mean curvature"
 def _regularization_axis(figure: go.Figure, regularizations: pd.Series, zero: float, title: str = LAMBDA_TITLE) -> None:
     positive = regularizations[regularizations > 0]
     powers = range(math.ceil(math.log10(positive.min()) - 1e-9), math.floor(math.log10(positive.max()) + 1e-9) + 1)
+    powers = powers[:: 1 if len(powers) < 7 else 2]
     ticks, names = [10.0**power for power in powers], [f"10<sup>{power}</sup>".replace("-", "−") for power in powers]
     if (regularizations == 0).any():
         ticks, names = [zero, *ticks], ["0", *names]
@@ -248,7 +249,7 @@ def spectrum_table(eigenvalues: np.ndarray, num_bins: int = 60) -> pd.DataFrame:
 
 
 def spectrum_figure(
-    eigenvalues: np.ndarray, regularization: float, shape: pd.DataFrame, name: str, *, color: str = BLUE,
+    eigenvalues: np.ndarray, regularization: float, shape: pd.DataFrame, *, color: str = BLUE,
     height: int = 300,
 ) -> go.Figure:  # fmt: skip
     """Return the histogram of eigenvalues with the method's filter over it.
@@ -257,7 +258,6 @@ def spectrum_figure(
         eigenvalues: ``[R]``, of the mean curvature.
         regularization: λ of the filter.
         shape: The filter relative to its largest value: sigma, relative; may be empty.
-        name: Its formula.
         color: ``#rrggbb``.
         height: Pixels.
     """
@@ -269,7 +269,7 @@ def spectrum_figure(
         marker_color=transparent(color, 0.55), hovertemplate="σ ≈ %{x:.2e}: %{y} eigenvalues<extra></extra>",
     )  # fmt: skip
     figure.add_scatter(
-        x=shape["sigma"], y=shape["relative"], yaxis="y2", mode="lines", name=f"filter, {name}",
+        x=shape["sigma"], y=shape["relative"], yaxis="y2", mode="lines", name="filter",
         line={"color": ORANGE, "width": 2.2}, hovertemplate="σ = %{x:.2e}: %{y:.2f}<extra></extra>",
     )  # fmt: skip
     if regularization > 0:

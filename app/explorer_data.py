@@ -11,7 +11,7 @@ import pandas as pd
 import streamlit as st
 from PIL import Image
 
-from app.services import _study, version
+from app.services import _study, layer_name, version
 from tda_backend.runs import page_data
 from tda_backend.runs.api import Study
 
@@ -204,4 +204,5 @@ def _layer_scores(study_id: str, version: str, configuration_id: str, query: int
 
 def layer_scores(opened: Study, configuration_id: str, query: int, lam: float) -> dict[str, np.ndarray]:
     """Return one query's scores by layer at one λ, each ``[n]``; they sum to the scores."""
-    return _layer_scores(opened.study_id, version(), configuration_id, query, lam)
+    parts = _layer_scores(opened.study_id, version(), configuration_id, query, lam)
+    return {layer_name(name): values for name, values in parts.items()}

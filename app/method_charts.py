@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 
 from app.charts import transparent
 from app.formats import duration_text, lds_text
-from app.method_style import FAMILIES, GRAY, family, method_color, method_symbol
+from app.method_style import FAMILIES, GRAY, family, method_color
 
 LAYER_COLORS = ("#2f7fd1", "#2a9d80", "#9a63cf", "#1596b5", "#8f9a2b", "#cc4058", "#7d8795")
 ROW = 26  # pixels of one method
@@ -31,17 +31,21 @@ def methods_figure(frame: pd.DataFrame, current: str, narrow: bool = False) -> g
     figure = make_subplots(
         rows=1, cols=columns, shared_yaxes=True, horizontal_spacing=0.03, column_widths=[1] if narrow else [0.62, 0.38]
     )
+    frame = frame.assign(method_title=frame["method_title"].str.replace("Influence function (", "IF (", regex=False))
     names = frame["method_title"].tolist()
     for name in FAMILIES:
         rows = frame[[family(method) == name for method in frame["method"]]]
         if not len(rows):
             continue
+        color = method_color(rows["method"].iloc[0])
+        key = {"color": color, "size": 10}  # of the legend: a ring or a missing LDS must not change it
+        figure.add_scatter(x=[None], y=names[:1], mode="markers", name=name, marker=key, row=1, col=1)
         _add_dots(figure, rows[rows["lds"].notna()], name, current)
         if not narrow:
             _add_costs(figure, rows[rows["seconds"].notna()], name, current)
     height = 96 + ROW * len(names)
     figure.update_yaxes(
-        categoryorder="array", categoryarray=names[::-1], showgrid=True, automargin=True, ticks="",
+        type="category", categoryorder="array", categoryarray=names[::-1], showgrid=True, automargin=True, ticks="",
         range=[-0.6, len(names) - 0.4],
     )  # fmt: skip
     figure.update_xaxes(showgrid=True, zeroline=True, zerolinewidth=1, ticks="outside")
@@ -62,7 +66,6 @@ def _marker(rows: pd.DataFrame, current: str) -> dict:
     is_current = [identity == current for identity in rows["configuration_id"]]
     return {
         "color": [method_color(method) for method in rows["method"]],
-        "symbol": [method_symbol(method) for method in rows["method"]],
         "size": [13 if chosen else 10 for chosen in is_current],
         "line": {"width": [2.4 if chosen else 0 for chosen in is_current], "color": "#e8590c"},
     }
@@ -82,7 +85,7 @@ def _add_dots(figure: go.Figure, rows: pd.DataFrame, name: str, current: str) ->
         return
     color = method_color(rows["method"].iloc[0])
     figure.add_scatter(
-        x=rows["lds"], name=name, row=1, col=1, **_shared(rows, current),
+        x=rows["lds"], name=name, showlegend=False, row=1, col=1, **_shared(rows, current),
         text=[
             f"<b>{r.method_title}</b><br>LDS {lds_text(r.lds, r.low, r.high)}<br>{r.details}" for r in rows.itertuples()
         ],
@@ -117,7 +120,7 @@ def layer_figure(names: Sequence[str], shares: Mapping[str, np.ndarray]) -> go.F
         )  # fmt: skip
     figure.update_layout(
         barmode="relative", bargap=0.25, height=90 + 19 * len(names), margin={"l": 8, "r": 12, "t": 34, "b": 8},
-        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}, dragmode=False,
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "traceorder": "normal"}, dragmode=False,
     )  # fmt: skip
     figure.update_xaxes(title="score, split over layers (positive helps)", zeroline=True, zerolinewidth=1)
     figure.update_yaxes(autorange="reversed", automargin=True, ticks="", tickfont={"size": 11})

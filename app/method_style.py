@@ -1,12 +1,10 @@
-"""Colours, dashes and symbols of methods. Twenty colours cannot be told apart: families have one, members differ in
-dash and symbol, and figures always write the name beside it. Pure functions.
+"""Colours and dashes of methods. Twenty colours cannot be told apart: families have one, members differ in dash, and
+figures always write the name beside it. Pure functions.
 """
 
 from __future__ import annotations
 
-BLUE, ORANGE, GREEN, VIOLET, RED, GRAY, TEAL, OLIVE = (
-    "#2f7fd1", "#d9711f", "#2a9d80", "#9a63cf", "#cc4058", "#7d8795", "#1596b5", "#8f9a2b",
-)  # fmt: skip
+BLUE, ORANGE, GREEN, VIOLET, GRAY, TEAL = "#2f7fd1", "#d9711f", "#2a9d80", "#9a63cf", "#7d8795", "#1596b5"
 FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "influence functions": (
         BLUE, ("iffim", "if-cg", "if-lissa", "if-explicit", "if-arnoldi", "if-cg-run", "if-lissa-run"),
@@ -17,7 +15,6 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "baselines": (GRAY, ("gradient-similarity", "repsim", "nearest-inputs", "empirical-influence", "random")),
 }  # fmt: skip  # orange is kept for what harms
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "8px 2px 2px 2px")
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
 
 
 def _place(method: str) -> tuple[str, str, int]:
@@ -45,8 +42,3 @@ def method_color(variant: str) -> str:
 def method_dash(variant: str) -> str:
     """Return the dash that tells a method from others of its family."""
     return DASHES[_place(method_key(variant))[2]]
-
-
-def method_symbol(variant: str) -> str:
-    """Return the symbol that tells a method from others of its family."""
-    return SYMBOLS[_place(method_key(variant))[2]]

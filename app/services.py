@@ -116,9 +116,14 @@ def costs(opened: Study) -> pd.DataFrame:
 def blocks(opened: Study, configuration_id: str) -> list[dict[str, Any]]:
     """Return name, size and scale of a configuration's layers; none where its coordinates mix all layers."""
     return [
-        {"name": block.name, "size": block.size, "scale": block.scale}
+        {"name": layer_name(block.name), "size": block.size, "scale": block.scale}
         for block in page_data.blocks(opened, configuration_id)
     ]
+
+
+def layer_name(name: str) -> str:
+    """Return a layer's name for people; in a plain sequence of modules it is but a number."""
+    return f"layer {name}" if name.replace(".", "").isdigit() else name
 
 
 @st.cache_data(max_entries=64, show_spinner=False)

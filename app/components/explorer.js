@@ -171,7 +171,7 @@ function drawFrame(self) {
   const problem = weigh(filter, lambda, weights);
   if (view.problem.textContent !== problem) view.problem.textContent = problem;
   view.box.classList.toggle("broken", problem !== "");
-  if (payload.hasLambda) drawCursor(self);
+  if (payload.hasLambda) drawCursor(self, problem === "");
   if (problem) return; // no ranking where the method has no numbers
   multiply(products, weights, scores);
   self.rankRow = rankRow(payload, lambda);
@@ -264,7 +264,7 @@ function fill(self, card, index) {
   card.label.textContent = item.right === false ? `${item.label} → ${item.prediction}` : item.label;
 }
 
-function drawCursor(self) {
+function drawCursor(self, hasScores) {
   const { view, lambda, payload } = self;
   const fraction = fractionOf(lambda, self.axis);
   const at = self.left + fraction * (self.width - self.left - self.right);
@@ -276,7 +276,7 @@ function drawCursor(self) {
   view.slider.setAttribute("aria-valuetext", `λ = ${written}`);
   if (view.number.getRootNode().activeElement !== view.number) view.number.value = written;
   for (const strip of self.strips) {
-    const value = interpolate(strip.curve, "mean", lambda);
+    const value = hasScores ? interpolate(strip.curve, "mean", lambda) : NaN;
     strip.cursor.setAttribute("transform", `translate(${at.toFixed(1)},0)`);
     strip.dot.style.display = Number.isFinite(value) ? "" : "none";
     if (Number.isFinite(value)) strip.dot.setAttribute("cy", strip.y(value).toFixed(1));
@@ -288,7 +288,7 @@ function drawCursor(self) {
     if (Number.isFinite(own)) parts.push(`this query ${signed(own, 2)}`);
   }
   if (payload.xi) parts.push(`ξ̄ ${signed(interpolate(payload.xi, "mean", lambda), 2)}`);
-  view.readout.textContent = parts.join("  ·  ");
+  view.readout.textContent = hasScores ? parts.join("  ·  ") : "";
   for (const button of view.presets.children) {
     const value = Number(button.dataset.lambda);
     button.setAttribute("aria-pressed", value === lambda || Math.abs(value - lambda) < 1e-3 * value ? "true" : "false");

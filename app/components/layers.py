@@ -51,7 +51,7 @@ def _show(context: Context, layers: list[dict[str, Any]], has_self: bool) -> Non
     if has_self:
         values = explorer_data.self_influence(context.opened, context.configuration_id, view.lam or 0.0)
         ranks = np.argsort(np.argsort(-values, kind="stable"), kind="stable") + 1
-        frame["self-influence"] = values[positions]
+        frame["self-influence"] = values[positions].astype(float)
         frame["its rank"] = ranks[positions]
     if layers:
         parts = explorer_data.layer_scores(context.opened, context.configuration_id, view.query or 0, view.lam or 0.0)
@@ -77,6 +77,8 @@ def _show(context: Context, layers: list[dict[str, Any]], has_self: bool) -> Non
             "Self-influence: the example's influence on its own loss at this λ, ≥ 0; its rank is among all training "
             "examples. The largest are often mislabelled or odd."
         )
+    digits = {name: frame[name].map(lambda value: float(f"{value:.4g}")) for name in frame.select_dtypes("float")}
+    frame = frame.assign(**digits)
     st.caption(f"At λ = {regularization_text(view.lam)}, where the page rests.")
     show_rows(frame, f"layers-query{view.query}-{view.method}")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import streamlit as st
 
 from app import services, session
@@ -45,15 +47,26 @@ def method_buttons(context: Context, prefix: str) -> None:
     )  # fmt: skip
 
 
-def setting_boxes(context: Context, prefix: str, width: int | str = "stretch") -> None:
-    """Draw one small select box for each hyper-parameter that takes several values in this study; else nothing."""
+def setting_boxes(context: Context, prefix: str, width: int | str = "stretch", columns: int = 0) -> None:
+    """Draw one small select box for each hyper-parameter that takes several values in this study; else nothing.
+
+    Args:
+        context: What the page works with.
+        prefix: Of the widgets' keys.
+        width: Of each box.
+        columns: How many stand side by side; 0: as the container has it.
+    """
     known, method = context.configurations, context.view.method
     spec = services.methods()[method]
     chosen = dict(context.view.settings)
-    for name, values in session.setting_options(known, method).items():
+    places: list[Any] = []
+    for number, (name, values) in enumerate(session.setting_options(known, method).items()):
         item = spec.hyperparameter(name)
+        if columns and number % columns == 0:
+            places = st.columns(columns)
         control(
-            st.selectbox, label(name), f"{prefix}-set-{method}-{name}", chosen.get(name, values[0]),
+            places[number % columns].selectbox if columns else st.selectbox, label(name),
+            f"{prefix}-set-{method}-{name}", chosen.get(name, values[0]),
             lambda value, name=name: session.choose_setting(known, name, value), options=values,
             help=None if item is None else item.meaning, width=width,
         )  # fmt: skip

@@ -33,12 +33,7 @@ def _change_study(name: str) -> None:
 def _show_settings(context: Context) -> None:
     view, known = context.view, context.configurations
     method_box(context, "side")
-    names = list(session.setting_options(known, view.method))
-    if len(names) > 1:
-        with st.container(horizontal=True, gap="small"):
-            setting_boxes(context, "side", width=110)
-    else:
-        setting_boxes(context, "side")
+    setting_boxes(context, "side", columns=2)
     left, right = st.columns(2)
     with left:
         control(

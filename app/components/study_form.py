@@ -16,8 +16,11 @@ from app.study_text import StudyForm, grid_text, safe_name, to_toml
 from tda_backend.errors import TDAError
 
 STARTING = ("iffim", "trak", "tracin")
-COUNTS = {"train": ("5000", "Training examples"), "validation": ("500", "Validation points, for ξ"),
-          "queries": ("500", "Queries, for LDS and for looking at")}  # fmt: skip
+COUNTS = {
+    "train": ("5000", "Training examples", "How many of the task's training set"),
+    "validation": ("500", "Validation points", "For ξ; apart from the queries"),
+    "queries": ("500", "Queries", "For LDS and for looking at"),
+}
 WRITTEN = ("flag", "choice")
 _JOB = "form-job"
 
@@ -44,8 +47,8 @@ def _fields(context: Context | None) -> tuple[StudyForm, bool]:
     )  # fmt: skip
     name = right.text_input("Name", "my-study", key="form-name", help="A new study of the same name replaces the old")
     counts = {}
-    for column, (key, (start, title)) in zip(st.columns(len(COUNTS)), COUNTS.items(), strict=True):
-        counts[key] = column.text_input(title, start, key=f"form-{key}")
+    for column, (key, (start, title, meaning)) in zip(st.columns(len(COUNTS)), COUNTS.items(), strict=True):
+        counts[key] = column.text_input(title, start, key=f"form-{key}", help=meaning)
     columns = st.columns(4)
     epochs = columns[0].text_input("Epochs kept", "1, 5, 20", key="form-epochs", help="Where features are taken")
     seeds = columns[1].text_input("Training seeds", "1", key="form-seeds", help="2 or more give intervals of ranks")
@@ -67,7 +70,8 @@ def _fields(context: Context | None) -> tuple[StudyForm, bool]:
 def _method_fields(spec: Any) -> dict[str, str]:
     """Draw one method's hyper-parameters; return them as typed, those left empty too."""
     with st.expander(spec.title):
-        st.caption(f"{plain(spec.formula)}  \n{plain(spec.cost)}. {plain(spec.reference)}.")
+        st.code(spec.formula, language=None, wrap_lines=True)
+        st.caption(f"Cost: {plain(spec.cost)}. Source: {plain(spec.reference)}.")
         if not spec.hyperparameters:
             st.caption("Nothing to choose.")
             return {}

@@ -172,8 +172,8 @@ def _show_tables(context: Context) -> None:
             frame = explorer_data.top_examples(
                 context.opened, context.configuration_id, view.query or 0, view.lam, view.classes, view.right
             )
-        except NumericalError as error:  # the page above says it too, live
-            st.caption(plain(error.message))
+        except NumericalError:  # why, the element above says live
+            st.caption("No table: the method has no scores at this λ.")
         else:
             show_data(frame, f"examples-query{view.query}-{view.method}", f"Top examples at {describe(view)}")
     with right:

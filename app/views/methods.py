@@ -147,7 +147,7 @@ def _show_table(frame: pd.DataFrame, go: Any) -> None:
 
     st.dataframe(
         shown, width="stretch", hide_index=True, key="methods-table", on_select=picked, selection_mode="single-row",
-        height=38 + 35 * len(shown),
+        height="content",
     )  # fmt: skip
     total = frame["seconds"].sum()
     left, right = st.columns([1, 3], vertical_alignment="center")

@@ -154,7 +154,7 @@ def _show_spectrum(context: Context, row: pd.Series, color: str) -> None:
     name = services.methods()[row["method"]].filter_name
     shape = filter_shape(name, row["settings"], values, lam)
     st.plotly_chart(
-        spectrum_figure(values, lam, shape, FORMULAS[name], color=color),
+        spectrum_figure(values, lam, shape, color=color),
         width="stretch",
         config=CHART,
         key=f"spectrum-{row['variant']}",
@@ -165,7 +165,9 @@ def _show_spectrum(context: Context, row: pd.Series, color: str) -> None:
     elif not len(shape) and lam > 0:
         st.caption("At this λ the method diverges on this spectrum: there is no filter to draw.")
     elif name == "lissa_mean":
-        st.caption("LiSSA stops early: directions with (σ+λ)·T/s below 1 are weighted by (T+1)/s, whatever their σ.")
+        st.caption(
+            f"{FORMULAS[name]}. LiSSA stops early: where (σ+λ)·T/s is below 1 the weight is (T+1)/s, whatever σ."
+        )
     elif lam > 0:
         strong = int((values > lam).sum())
         st.caption(

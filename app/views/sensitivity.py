@@ -67,7 +67,8 @@ def render() -> None:
     known = context.configurations[context.configurations["configuration_id"].isin(table["configuration_id"])]
     beside_box(context, known, "sensitivity")
     rows = methods_beside(context, known)
-    frames = {row["method"]: with_axes(table[table["method"] == row["method"]]) for row in rows}
+    every = with_axes(table)
+    frames = {row["method"]: every[every["method"] == row["method"]] for row in rows}
     present = {row["method"]: _values(row, frames[row["method"]], context.view.lam) for row in rows}
     axes = list(dict.fromkeys(axis for frame in frames.values() for axis in axes_of(frame)))
     treatment = BEST
@@ -224,7 +225,8 @@ def _show_line(
     treatment: str,
 ) -> None:  # fmt: skip
     st.subheader("One hyper-parameter", anchor=False)
-    own = [axis for axis in axes if axis != "lam" and axis in axes_of(frames[next(iter(frames))])]
+    first = frames.get(context.view.method, next(iter(frames.values())))
+    own = [axis for axis in axes if axis != "lam" and axis in axes_of(first)]
     options = _others(axes, "lam") or axes
     start = options.index(next(iter([axis for axis in own if axis.startswith(SETTING)] or own or options)))
     axis = st.selectbox("LDS by", options, index=start, format_func=axis_title, key=f"line-{context.view.method}")

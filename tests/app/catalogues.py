@@ -39,6 +39,66 @@ def compute_tiny(folder: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
+ZOO = """
+name = "zoo"
+task = "tiny_task.py:factory"
+seed = 3
+[data]
+train = 60
+validation = 12
+queries = 10
+[training]
+epochs = [1, 4]
+seeds = 2
+[ground_truth]
+subsets = 24
+[regularization]
+count = 7
+low = 1e-5
+[methods.iffim]
+projection_dim = [8, "none"]
+unprojected_epochs = [4]
+[methods.trak]
+epochs = [4]
+[methods.tracin]
+epochs = [4]
+normalization = [false, true]
+[methods.if-explicit]
+epochs = [4]
+curvature = ["ggn"]
+[methods.if-cg]
+epochs = [4]
+max_iter = [2, 5]
+[methods.if-lissa]
+epochs = [4]
+scaling = [20.0, 50.0]
+depth = [5, 50]
+[methods.ekfac]
+epochs = [4]
+fisher = ["true", "empirical"]
+damping = ["absolute", "relative"]
+[methods.logra]
+epochs = [4]
+rank = [2]
+[methods.gradient-similarity]
+epochs = [4]
+[methods.random]
+[evaluation]
+bootstrap = 50
+top = 7
+"""
+"""Many methods, two training seeds, hyper-parameters of every kind; λ beyond 40 − σ breaks LiSSA with scaling 20."""
+
+
+def compute_zoo(folder: Path) -> None:
+    """Compute many methods with their hyper-parameters on the tiny task; some ten seconds."""
+    make_study(folder)
+    path = folder / "zoo.toml"
+    path.write_text(ZOO)
+    result = tda("run", path, db=folder / "workspace" / "catalogue.duckdb")
+    assert result.returncode == 0, result.stderr
+
+
 def compute_quick(folder: Path) -> None:
     """Compute the quick version of the embedded study: real digits, 600 training images; under a minute."""
     result = tda("run", "mnist-mlp", "--quick", db=folder / "workspace" / "catalogue.duckdb")

@@ -22,6 +22,12 @@ def tiny(tmp_path_factory) -> Workspace:
 
 
 @pytest.fixture(scope="session")
+def zoo(tmp_path_factory) -> Workspace:
+    """A small real study of many methods and two training seeds; read only."""
+    return catalogues.once(tmp_path_factory, "zoo", catalogues.compute_zoo)
+
+
+@pytest.fixture(scope="session")
 def failed(tmp_path_factory) -> Workspace:
     """A study whose job was killed after its first spectra; read only."""
     return catalogues.once(tmp_path_factory, "failed", catalogues.compute_failed)

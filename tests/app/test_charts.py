@@ -5,9 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from app import charts, heatmaps
-from app.views.selection import chosen_regularization, crossing, rules, value_at
+from app.filters import filter_shape
+from app.method_charts import layer_figure, line_figure, methods_figure
+from app.method_style import FAMILIES, method_color, method_dash
+from app.selection_rules import chosen_regularization, crossing, rules, value_at
+from tda_backend.methods import METHODS
+from tda_backend.spectral.solver_filters import LissaMean
 
 GRID = [0.0, *np.logspace(-7, 1, 9)]
 
@@ -42,7 +48,8 @@ def test_indicator_has_its_threshold(curve):
 def test_the_histogram_counts_every_positive_eigenvalue_once():
     values = np.concatenate([np.logspace(-6, 0, 400), np.zeros(10)])
     assert charts.spectrum_table(values)["count"].sum() == 400
-    figure = charts.spectrum_figure(values, 1e-2)
+    shape = filter_shape("damped_inverse", {}, values, 1e-2)
+    figure = charts.spectrum_figure(values, 1e-2, shape)
     weights = next(trace for trace in figure.data if trace.yaxis == "y2")
     np.testing.assert_allclose(weights.y, 1e-2 / (np.asarray(weights.x) + 1e-2))
 
@@ -57,7 +64,7 @@ def table() -> pd.DataFrame:
                 rows.append((f"{epoch}-{k}", epoch, k, lam, mean, mean - 0.02, mean + 0.02, 12))
     columns = ["configuration_id", "training_epoch", "projection_dim", "regularization", "mean", "ci_low", "ci_high",
                "num_subsets"]  # fmt: skip
-    return pd.DataFrame(rows, columns=columns).astype({"projection_dim": "Int64"})
+    return heatmaps.with_axes(pd.DataFrame(rows, columns=columns).astype({"projection_dim": "Int64"}))
 
 
 def test_a_cell_holds_the_best_of_the_third_setting(table):
@@ -65,7 +72,7 @@ def test_a_cell_holds_the_best_of_the_third_setting(table):
     assert grid.x_values == [0.0, 1e-3, 1e-1]
     assert grid.y_values == ["64", "none"]
     assert set(grid.cells["training_epoch"]) == {5}
-    fixed = heatmaps.grid_of(table, "lam", "k", fixed=1)
+    fixed = heatmaps.grid_of(table, "lam", "k", fixed={"epoch": 1})
     assert set(fixed.cells["training_epoch"]) == {1}
     assert len(grid.cells) == 6
 
@@ -79,6 +86,73 @@ def test_every_cell_can_be_clicked_and_names_its_setting(table):
     for cell, (identity, lam) in zip(grid.cells.itertuples(), squares.customdata, strict=True):
         assert (identity, lam) == (cell.configuration_id, cell.regularization)
     assert {trace.name for trace in figure.data[2:]} == {"best", "current"}
+
+
+def test_any_hyper_parameter_is_an_axis(table):
+    both = pd.concat([
+        table.assign(settings=[{"max_iter": steps, "curvature": "ggn"}] * len(table), mean=table["mean"] + shift)
+        for steps, shift in (("10", 0.0), ("5", 0.1), ("20", -0.1))
+    ])  # fmt: skip
+    frame = heatmaps.with_axes(both.reset_index(drop=True))
+    assert heatmaps.axes_of(frame) == ["lam", "k", "epoch", "set:max_iter"]
+    grid = heatmaps.grid_of(frame, "set:max_iter", "k", fixed={"lam": 1e-3, "epoch": 5})
+    assert grid.x_values == ["5", "10", "20"]
+    assert len(grid.cells) == 6
+    assert set(grid.cells["regularization"]) == {1e-3}
+    line = heatmaps.line_of(frame, "set:max_iter", fixed={"lam": 0.0, "epoch": 1, "k": "64"})
+    np.testing.assert_allclose(line["mean"], [0.2, 0.1, 0.0], atol=1e-12)
+    assert line["number"].tolist() == [5, 10, 20]
+    best = heatmaps.line_of(frame, "set:max_iter")
+    np.testing.assert_allclose(best["mean"], [0.75, 0.65, 0.55])
+    figure = line_figure([("CG", "#2f7fd1", "solid", line)], "max iter", logarithmic=True)
+    np.testing.assert_allclose(figure.data[0].error_y.array, line["ci_high"] - line["mean"])
+
+
+def test_a_heatmap_without_regularization_keeps_its_cells(table):
+    frame = heatmaps.with_axes(table[table["regularization"] == 0].assign(regularization=np.nan))
+    assert heatmaps.axes_of(frame) == ["k", "epoch"]
+    grid = heatmaps.grid_of(frame, "k", "epoch")
+    assert len(grid.cells) == 4
+    figure = heatmaps.heatmap_figure(grid, low=0, high=1)
+    assert all(lam is None for _, lam in figure.data[1].customdata)
+
+
+def test_every_method_has_a_family_and_no_two_look_the_same():
+    named = [name for _, members in FAMILIES.values() for name in members]
+    assert sorted(named) == sorted(METHODS)
+    looks = {(method_color(name), method_dash(name)) for name in METHODS}
+    assert len(looks) == len(METHODS)
+
+
+def test_the_methods_figure_has_a_dot_a_cost_and_a_ring():
+    frame = pd.DataFrame(
+        {"configuration_id": [*"abc"], "method": ["ekfac", "iffim", "random"], "method_title": ["A", "B", "C"],
+         "lds": [0.5, 0.4, np.nan], "low": [0.4, 0.3, np.nan], "high": [0.6, 0.5, np.nan], "seconds": [2.0, 0.0, 1.0],
+         "details": ""}
+    )  # fmt: skip
+    figure = methods_figure(frame, "b")
+    dots = [trace for trace in figure.data if trace.customdata is not None]
+    assert len(dots) == 2 + 3  # a method without LDS has a cost alone
+    assert [list(trace.x) for trace in dots if trace.xaxis == "x"] == [[0.4], [0.5]]
+    ringed = {trace.customdata[0][0] for trace in dots if trace.marker.line.width[0]}
+    assert ringed == {"b"}
+    assert min(trace.x[0] for trace in dots if trace.xaxis == "x2") > 0  # a logarithmic axis
+    assert list(figure.layout.yaxis.categoryarray) == ["C", "B", "A"]
+
+
+def test_layers_add_up_in_one_bar():
+    figure = layer_figure(["first", "second"], {"a": np.array([1.0, -2.0]), "b": np.array([0.5, 1.0])})
+    assert figure.layout.barmode == "relative"
+    assert [trace.name for trace in figure.data] == ["a", "b"]
+
+
+def test_the_drawn_filter_is_the_engine_s():
+    values = np.geomspace(1e-4, 5, 40)
+    shape = filter_shape("lissa_mean", {"scaling": "8", "depth": "30"}, values, 0.1)
+    weights = LissaMean(8.0, 30).weights(torch.from_numpy(shape["sigma"].to_numpy(copy=True)), 0.1, 10).numpy()
+    np.testing.assert_allclose(shape["relative"], weights / weights.max(), rtol=1e-9)
+    assert not len(filter_shape("lissa_mean", {"scaling": "2", "depth": "30"}, values, 0.1))
+    assert not len(filter_shape("krylov", {}, values, 0.1))
 
 
 def test_flatness_is_the_share_near_the_best():
@@ -124,7 +198,7 @@ def test_a_lambda_star_far_below_the_grid_does_not_stretch_the_axis(curve):
 
 def test_axes_show_what_was_not_computed(table):
     partial = table[(table["training_epoch"] == 5) | table["projection_dim"].notna()]
-    grid = heatmaps.grid_of(partial, "lam", "k", fixed=1)
+    grid = heatmaps.grid_of(partial, "lam", "k", fixed={"epoch": 1})
     assert grid.y_values == ["64", "none"]
     assert set(grid.cells["y"]) == {"64"}
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from dataclasses import asdict
+from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 
 import tda_backend as tda
+from tda_backend.methods import METHODS as TABLE
+from tda_backend.runs.page_data import configuration_costs
 from tda_backend.runs.progress import JobState
+from tda_backend.runs.study import resolve
 from tests.app.catalogues import copy_of
 from tests.app.conftest import ROOT
 
-PAGES = ("overview", "explorer", "selection", "sensitivity", "guide")
+PAGES = ("overview", "explorer", "selection", "sensitivity", "methods", "guide")
 
 
 def texts(test) -> str:
@@ -61,6 +67,8 @@ def test_the_empty_overview_offers_the_first_study(page, empty, monkeypatch):
 
 def test_read_only_has_no_button_that_starts_anything(page, empty, failed):
     assert not page("overview", empty, read_only=True).button
+    assert {element.label for element in page("methods", empty, read_only=True).button} <= {
+        "Go to Overview", "The papers' grid"}  # fmt: skip
     assert {element.label for element in page("overview", failed, read_only=True).button} <= {"Open the Explorer"}
 
 
@@ -154,11 +162,14 @@ def test_alpha_can_be_chosen_where_there_are_several(page, tiny):
 def test_charts_have_titles_and_cells_carry_their_setting(page, tiny):
     test = page("sensitivity", tiny)
     charts = test.get("plotly_chart")
-    assert len(charts) == 6
-    for chart in charts:
+    assert len(charts) == 3  # a heatmap of either method, and the line
+    for number, chart in enumerate(charts):
         spec = json.loads(chart.proto.spec)
         assert spec["layout"]["xaxis"]["title"]["text"]
         assert spec["layout"]["yaxis"]["title"]["text"]
+        if number == 2:
+            assert all("error_y" in trace for trace in spec["data"])
+            continue
         squares = next(trace for trace in spec["data"] if trace.get("customdata"))
         assert all(isinstance(entry, list) and len(entry) == 2 for entry in squares["customdata"])
 
@@ -213,3 +224,193 @@ def test_pages_never_put_data_into_html():
         source = path.read_text(encoding="utf-8")
         assert "innerHTML" not in source, path
         assert "http" not in source.replace("http://www.w3.org/2000/svg", ""), path
+
+
+# ---------------------------------------------------------------- many methods
+
+
+METHODS = ("iffim", "trak", "tracin", "if-explicit", "if-cg", "if-lissa", "ekfac", "logra", "gradient-similarity",
+           "random")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["explorer", "selection", "sensitivity", "methods"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_page_works_for_every_method(page, zoo, name, method):
+    test = page(name, zoo, method=method, epoch="4")
+    assert not test.exception
+    assert not test.error
+    assert dict(test.query_params)["method"] == method
+
+
+def test_each_hyper_parameter_has_a_box_of_its_own(page, zoo):
+    test = page("explorer", zoo, method="ekfac", epoch="4", set="damping:relative,fisher:empirical")
+    params = dict(test.query_params)
+    assert params["set"] == "damping:relative,fisher:empirical"
+    box = test.selectbox(key="side-set-ekfac-damping")
+    assert (box.value, list(box.options)) == ("relative", ["absolute", "relative"])
+    assert "mean eigenvalue" in box.help
+    box.set_value("absolute").run()
+    assert dict(test.query_params)["set"] == "damping:absolute,fisher:empirical"
+    test.selectbox(key="side-method").set_value("if-cg").run()
+    assert dict(test.query_params)["method"] == "if-cg"
+    assert list(test.selectbox(key="side-set-if-cg-max_iter").options) == ["2", "5"]
+    keys = {element.key for element in test.selectbox}
+    assert not any("curvature" in str(key) for key in keys)  # one value in this study: not shown
+
+
+def test_an_old_link_to_normalised_tracin_opens_it(page, zoo):
+    test = page("explorer", zoo, study="zoo", method="tracin-normalization", epoch="4", k="none")
+    assert not test.info
+    params = dict(test.query_params)
+    assert (params["method"], params["set"]) == ("tracin", "normalization:true")
+    test = page("explorer", zoo, study="zoo", method="tracin", epoch="4", k="none")
+    assert dict(test.query_params)["set"] == "normalization:false"
+
+
+def test_a_setting_that_does_not_exist_is_answered_with_a_sentence(page, zoo):
+    test = page("explorer", zoo, method="if-cg", epoch="4", set="max_iter:7,magic:1")
+    said = "\n".join(element.value for element in test.info)
+    assert "magic" in said
+    assert "max iter 7" in said
+    assert dict(test.query_params)["set"] == "max_iter:5"
+
+
+def test_where_lissa_diverges_there_are_words_instead_of_numbers(page, zoo):
+    test = page("explorer", zoo, method="if-lissa", epoch="4", set="scaling:20,depth:5", lam="41")
+    assert not test.exception
+    assert "no scores at this λ" in texts(test)
+    assert not page("selection", zoo, method="if-lissa", epoch="4", lam="41").exception
+
+
+def test_scores_by_layer_add_up_on_the_page(page, zoo):
+    test = page("explorer", zoo, method="ekfac", epoch="4", set="damping:relative,fisher:true", lam="0.3", query="2")
+    test.session_state["layers-open"] = True
+    test.run()
+    assert not test.exception
+    table = next(frame.value for frame in test.dataframe if "self-influence" in frame.value)
+    layers = [column for column in table if column.startswith("layer ")]
+    assert len(layers) == 2
+    np.testing.assert_allclose(
+        table[layers].sum(axis=1), table["score"], rtol=2e-3, atol=1e-3 * table["score"].abs().max()
+    )
+    study = tda.open_study("zoo", zoo.catalogue)
+    expected = study.self_influence("ekfac", [0.3], training_epoch=4, fisher="true", damping="relative")[0]
+    np.testing.assert_allclose(table["self-influence"], expected[table["position"]], rtol=1e-3)
+    damping = next(frame.value for frame in test.dataframe if "absolute λ" in frame.value)
+    np.testing.assert_allclose(damping["absolute λ"], 0.3 * damping["mean curvature"])
+
+
+def test_methods_are_ordered_by_lds_and_say_what_they_cost(page, zoo):
+    test = page("methods", zoo, method="iffim", epoch="4", k="8")
+    table = next(frame.value for frame in test.dataframe if "seconds" in frame.value)
+    assert len(table) == len(METHODS)
+    assert table["LDS"].dropna().is_monotonic_decreasing
+    assert (table["seconds"] > 0).all()
+    assert set(table["curve over λ"]) >= {"exact filter", "mean of a stochastic method", "no λ"}
+    study = tda.open_study("zoo", zoo.catalogue)
+    row = table[table["method"].str.startswith("Influence function (FIM)")].iloc[0]
+    chosen = study.selections()
+    best = chosen.loc[chosen["method"] == "iffim", "lds_selected"].max()
+    assert row["LDS"] == pytest.approx(best, abs=6e-4)
+
+
+def test_the_cost_of_a_configuration_is_that_of_its_steps(zoo):
+    study = tda.open_study("zoo", zoo.catalogue)
+    costs = configuration_costs(study).set_index("configuration_id")["seconds"]
+    identity = study.configuration_id("ekfac", fisher="true", damping="relative")
+    label = study.configurations().set_index("configuration_id").loc[identity, "label"]
+    timings = study.timings()
+    mine = timings[timings["label"].str.startswith(f"factors {label} seed")]
+    assert len(mine) == 2
+    assert costs[identity] == pytest.approx(mine["seconds"].sum())
+    projected = study.configuration_id("iffim", projection_dim=8, training_epoch=4)
+    features = timings.loc[timings["label"].str.startswith("features epoch 4"), "seconds"].sum()
+    assert costs[projected] > features > 0
+
+
+def test_the_form_writes_the_study_that_was_asked_for(page, zoo, monkeypatch):
+    started = []
+    monkeypatch.setattr("app.services.jobs.submit", lambda arguments, place, cwd=None: started.append(arguments) or "1")
+    test = page("methods", zoo)
+    test.text_input(key="form-name").set_value("my own").run()
+    test.multiselect(key="form-methods").set_value(["if-cg", "tracin"]).run()
+    test.button(key="form-grid-if-cg").click().run()
+    test.text_input(key="form-if-cg-projection_dim").set_value("none").run()
+    test.multiselect(key="form-tracin-normalization").set_value(["false", "true"]).run()
+    test.text_input(key="form-train").set_value("50").run()
+    test.text_input(key="form-validation").set_value("10").run()
+    test.text_input(key="form-queries").set_value("10").run()
+    test.text_input(key="form-epochs").set_value("1, 4").run()
+    content = tomllib.loads(test.code[0].value)
+    assert content["name"] == "my-own"
+    assert content["methods"]["if-cg"]["max_iter"] == [5, 10, 20, 50]
+    assert content["methods"]["tracin"]["normalization"] == [False, True]
+    assert content["data"] == {"train": 50, "validation": 10, "queries": 10}
+    assert not test.error
+    assert resolve(content)["training"]["epochs"] == [1, 4]
+    assert "10 configurations" in texts(test)  # 2 epochs of 4 max_iter, and TracIn with and without normalization
+    test.button(key="form-run").click().run()
+    assert len(started) == 1
+    assert tomllib.loads(Path(started[0][1]).read_text()) == content
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [("form-train", "many", "data.train = 'many'"), ("form-epochs", "0", "training.epochs = 0"),
+     ("form-alphas", "1.5", "ground_truth.alphas = 1.5"), ("form-iffim-projection_dim", "-3", "projection_dim = -3"),
+     ("form-train", "10000000", "10000000")],
+)  # fmt: skip
+def test_a_bad_value_gives_the_study_s_own_error(page, zoo, key, value, words):
+    test = page("methods", zoo)
+    test.text_input(key=key).set_value(value).run()
+    said = "\n".join(element.value for element in test.error).replace("\\", "")
+    assert words in said
+    assert "Allowed" in said or "Give" in said or "has" in said
+    assert test.button(key="form-run").disabled
+
+
+def test_a_method_that_the_task_cannot_have_is_refused_with_a_reason(page, zoo):
+    test = page("methods", zoo)
+    test.text_input(key="form-name").set_value("").run()
+    test.multiselect(key="form-methods").set_value(["ekfac", "random"]).run()
+    assert not test.exception
+    assert "[methods.random]" in test.code[0].value
+
+
+def test_the_guide_explains_every_method(page, zoo):
+    test = page("guide", zoo)
+    labels = [element.label for element in test.expander]
+    for spec in TABLE.values():
+        assert f"{spec.title} · `{spec.name}`" in labels
+    said = texts(test)
+    for spec in TABLE.values():
+        assert spec.formula in said
+
+
+def test_a_study_of_one_method_without_regularization_works(page, zoo, tmp_path):
+    place = copy_of(zoo, tmp_path)
+    connection = duckdb.connect(str(place.catalogue))
+    connection.execute("DELETE FROM configurations WHERE method <> 'random'")
+    connection.close()
+    place.snapshot.unlink(missing_ok=True)
+    for name in PAGES:
+        test = page(name, place)
+        assert not test.exception, name
+        assert not test.error, name
+
+
+def test_methods_without_any_lds_show_their_cost(page, zoo, tmp_path):
+    place = copy_of(zoo, tmp_path)
+    connection = duckdb.connect(str(place.catalogue))
+    for table in ("lds", "lds_query", "selections"):
+        connection.execute(f"DELETE FROM {table}")
+    connection.close()
+    place.snapshot.unlink(missing_ok=True)
+    test = page("methods", place)
+    assert not test.exception
+    assert "LDS appears here" in texts(test)
+    table = next(frame.value for frame in test.dataframe if "seconds" in frame.value)
+    assert table["LDS"].isna().all()
+    assert (table["seconds"] > 0).all()
+    for name in ("explorer", "selection", "sensitivity", "overview"):
+        assert not page(name, place).exception

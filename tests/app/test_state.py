@@ -15,20 +15,25 @@ from app.formats import (
     plain,
     rate_text,
     regularization_text,
-    variant_of,
-)  # fmt: skip
+)
+from app.settings import choices_of, ordered, parse_settings, settings_of, settings_text, words
 from app.state import View, at_configuration, nearest, parse, to_params
+from tda_backend.methods import METHODS
 
-words = st.text(
+texts = st.text(
     st.characters(codec="utf-8", exclude_characters="|", exclude_categories=("Cs",)), min_size=1, max_size=8
 )
+names = st.from_regex("[a-z][a-z_-]{0,9}", fullmatch=True).filter(lambda text: text != "tracin-normalization")
 views = st.builds(
     View,
-    study=words, method=words, epoch=st.none() | st.integers(0, 999), k=st.sampled_from(["", "none", "128", "2048"]),
+    study=texts, method=names,
+    settings=st.dictionaries(names, names, max_size=3).map(lambda chosen: tuple(sorted(chosen.items()))),
+    beside=st.none() | st.lists(names, max_size=3).map(tuple), axes=st.lists(names, max_size=3).map(tuple),
+    epoch=st.none() | st.integers(0, 999), k=st.sampled_from(["", "none", "128", "2048"]),
     lam=st.none() | st.floats(0, 1e6, allow_subnormal=False).map(lambda value: float(f"{value:.6g}")),
-    query=st.none() | st.integers(0, 10**6), classes=st.lists(words, max_size=4).map(tuple),
+    query=st.none() | st.integers(0, 10**6), classes=st.lists(texts, max_size=4).map(tuple),
     right=st.sampled_from(["", "right", "wrong"]), pick=st.sampled_from(["all", "wrong", "margin"]),
-    pick_class=st.just("") | words, alpha=st.none() | st.sampled_from([0.25, 0.5]),
+    pick_class=st.just("") | texts, alpha=st.none() | st.sampled_from([0.25, 0.5]),
     xi=st.sampled_from([0.3, 0.5, 0.65]),
 )  # fmt: skip
 
@@ -56,9 +61,22 @@ def test_a_value_that_cannot_be_read_falls_back_and_is_named(name, text):
 def table() -> pd.DataFrame:
     rows = [("iffim", 1, 128, 0.2), ("iffim", 5, 128, 0.3), ("iffim", 5, None, 0.4), ("trak", 20, None, 0.1),
             ("trak", 5, 512, 0.25)]  # fmt: skip
-    frame = pd.DataFrame(rows, columns=["variant", "training_epoch", "projection_dim", "best_lds"])
+    frame = pd.DataFrame(rows, columns=["method", "training_epoch", "projection_dim", "best_lds"])
     frame["projection_dim"] = frame["projection_dim"].astype("Int64")
-    return frame.assign(variant_title=frame["variant"].str.upper(), configuration_id=[*"abcde"])
+    for name in ("settings", "choices", "defaults"):
+        frame[name] = [{} for _ in rows]
+    return frame.assign(variant_title=frame["method"].str.upper(), configuration_id=[*"abcde"])
+
+
+def solver_table() -> pd.DataFrame:
+    """Return conjugate gradients with steps and curvature, but not in every combination."""
+    rows = [(5, "empirical-fisher", 0.2), (10, "empirical-fisher", 0.3), (50, "empirical-fisher", 0.1),
+            (10, "ggn", 0.5)]  # fmt: skip
+    settings = [{"curvature": curvature, "max_iter": str(steps)} for steps, curvature, _ in rows]
+    frame = pd.DataFrame({"settings": settings, "choices": settings, "best_lds": [lds for *_, lds in rows]})
+    frame["defaults"] = [{"curvature": "empirical-fisher", "max_iter": "10"}] * len(rows)
+    frame["projection_dim"] = pd.array([None] * len(rows), dtype="Int64")
+    return frame.assign(method="if-cg", variant_title="CG", training_epoch=5, configuration_id=[*"abcd"])
 
 
 def test_an_exact_configuration_is_found_without_a_word():
@@ -92,6 +110,56 @@ def test_an_unknown_method_is_named_with_the_known_ones():
     assert "iffim, trak" in note
 
 
+def test_a_setting_that_was_just_chosen_holds():
+    wanted = View(method="if-cg", epoch=5, k="none", settings=(("curvature", "ggn"), ("max_iter", "50")))
+    row, note = nearest(solver_table(), wanted, pinned="max_iter")
+    assert row["configuration_id"] == "c"
+    assert "ggn curvature" in note
+    assert "max iter 50" in note
+    assert nearest(solver_table(), wanted, pinned="curvature")[0]["configuration_id"] == "d"
+
+
+def test_the_nearest_number_is_taken():
+    view = View(method="if-cg", epoch=5, k="none", settings=(("curvature", "empirical-fisher"), ("max_iter", "40")))
+    row, note = nearest(solver_table(), view)
+    assert row["configuration_id"] == "c"
+    assert "nearest" in note
+
+
+def test_what_nobody_chose_is_at_its_default():
+    row, note = nearest(solver_table(), View(method="if-cg", epoch=5, k="none"))
+    assert (row["configuration_id"], note) == ("b", "")
+    row, note = nearest(solver_table(), View(method="if-cg", settings=(("curvature", "ggn"),)))
+    assert (row["configuration_id"], note) == ("d", "")
+    assert at_configuration(View(), row).settings == (("curvature", "ggn"), ("max_iter", "10"))
+
+
+def test_a_setting_that_the_method_lacks_is_named_with_those_it_has():
+    row, note = nearest(solver_table(), View(method="if-cg", settings=(("magic", "1"),)))
+    assert row["configuration_id"] == "d"  # the best, for nothing else was asked for
+    assert "'magic'" in note
+    assert "curvature, max_iter" in note
+
+
+def test_an_old_link_opens_what_it_meant():
+    view, notes = parse({"method": "tracin-normalization", "epoch": "5"})
+    assert (view.method, view.settings, notes) == ("tracin", (("normalization", "true"),), [])
+    view, notes = parse({"method": "tracin", "set": "normalization"})
+    assert view.settings == ()
+    assert "normalization" in notes[0]
+
+
+def test_settings_are_read_and_written():
+    assert parse_settings("fisher:true,damping:relative") == ((("damping", "relative"), ("fisher", "true")), [])
+    assert settings_text((("max_iter", "5"), ("curvature", "ggn"))) == "curvature:ggn,max_iter:5"
+    assert settings_of({"max_iter": 20}, METHODS["if-cg"].swept) == {"curvature": "empirical-fisher", "max_iter": "20"}
+    assert settings_of({}, METHODS["trak"].swept) == {"half_subset_models": "0"}
+    assert choices_of([{"a": "1", "b": "2"}, {"a": "1", "b": "3"}]) == ["b"]
+    assert ordered(["50", "5", "10", "5"]) == ["5", "10", "50"]
+    assert [words("damping", "relative"), words("normalization", "false"), words("max_iter", "5")] == [
+        "relative damping", "no normalization", "max iter 5"]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0, "0"), (1e-7, "1e-7"), (3.4567e-4, "3.46e-4"), (0.0354, "0.0354"), (0.99999, "1"), (10, "10"), (1234, "1230"),
@@ -113,5 +181,3 @@ def test_numbers_are_written_as_people_read_them():
     assert rate_text(12.34) == "12/s"
     assert count_text(5000, "query", "queries") == "5\u202f000 queries"
     assert plain("<b>*x*</b> [y](z) $1$") == r"\<b\>\*x\*\</b\> \[y\]\(z\) \$1\$"
-    assert variant_of("tracin", {"normalization": True, "epochs": [1]}) == "tracin-normalization"
-    assert variant_of("tracin", {"normalization": False, "epochs": [1]}) == "tracin"

@@ -50,6 +50,24 @@ def address(quick: Workspace, study: Study) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def zoo(tmp_path_factory) -> Workspace:
+    """Many methods on the tiny task, in a copy that the server may own."""
+    shared = catalogues.once(tmp_path_factory, "zoo", catalogues.compute_zoo)
+    return catalogues.copy_of(shared, tmp_path_factory.mktemp("served-zoo"))
+
+
+@pytest.fixture(scope="session")
+def zoo_study(zoo: Workspace) -> Study:
+    return tda.open_study("zoo", zoo.catalogue)
+
+
+@pytest.fixture(scope="session")
+def zoo_address(zoo: Workspace, zoo_study: Study) -> Iterator[str]:
+    with harness.dashboard(zoo.catalogue) as url:
+        yield url
+
+
 @pytest.fixture
 def page(chromium: Browser) -> Iterator[Page]:
     """A fresh visitor at 1440 px; errors in the console fail the test."""
