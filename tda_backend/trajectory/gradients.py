@@ -8,7 +8,6 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from tda_backend.errors import UsageError
 from tda_backend.features.dense import dense_gradient_blocks
 from tda_backend.features.layers import TrackedLayer, UntrackedPolicy, layer_batches, tracked_layers
 from tda_backend.features.streaming import Quantity
@@ -33,6 +32,18 @@ class GradientLayout(Protocol):
 
         They come in the coordinates of the segment ``operator``.
         """
+        ...
+
+    def add_gradients(
+        self,
+        out: Tensor,
+        model: nn.Module,
+        data: Batch,
+        rows: Tensor,
+        quantity: Quantity,
+        operator: SegmentOperator,
+    ) -> None:
+        """Add the same to ``out``: fresh memory for every block takes longer than what is computed in it."""
         ...
 
     def preconditioner(self, model: nn.Module, given: Preconditioner) -> Tensor:
@@ -68,6 +79,18 @@ class FlatLayout:
             device=self.device,
         )
         return torch.cat([block.values for block in blocks], dim=1).to(self.device, torch.float64)
+
+    def add_gradients(
+        self,
+        out: Tensor,
+        model: nn.Module,
+        data: Batch,
+        rows: Tensor,
+        quantity: Quantity,
+        operator: SegmentOperator,
+    ) -> None:
+        """Add the gradients to ``out``, ``[b, p]``."""
+        out += self.gradients(model, data, rows, quantity, operator)
 
     def preconditioner(self, model: nn.Module, given: Preconditioner) -> Tensor:
         """Return P, ``[p]``."""
@@ -109,10 +132,24 @@ class LayerLayout:
     def gradients(
         self, model: nn.Module, data: Batch, rows: Tensor, quantity: Quantity, operator: SegmentOperator
     ) -> Tensor:
-        """Return ``Σ_t δ_it a_itᵀ`` of every layer, ``[b, p]`` in the model's dtype; rotated at its factors."""
+        """Return ``Σ_t δ_it a_itᵀ`` of every layer, ``[b, p]`` in the model's dtype."""
+        dtype = model.get_parameter(self.layers[0].weight).dtype
+        result = torch.zeros(len(rows), self.width, dtype=dtype, device=self.device)
+        self.add_gradients(result, model, data, rows, quantity, operator)
+        return result
+
+    def add_gradients(
+        self,
+        out: Tensor,
+        model: nn.Module,
+        data: Batch,
+        rows: Tensor,
+        quantity: Quantity,
+        operator: SegmentOperator,
+    ) -> None:
+        """Add the gradients to ``out``, ``[b, p]``; rotated at their factors."""
         columns = self.columns
         bases = {layer.name: layer for layer in operator.layers} if isinstance(operator, KroneckerOperator) else {}
-        result: Tensor | None = None
         for batch in layer_batches(
             self.task,
             model,
@@ -123,16 +160,15 @@ class LayerLayout:
             device=self.device,
             untracked=self.untracked,
         ):
-            if result is None:
-                result = batch.values.new_zeros(len(rows), self.width)
             for name, factors in batch.layers.items():
                 a, d = factors.inputs, factors.deltas
                 if name in bases:
                     a, d = a @ bases[name].input_basis, d @ bases[name].output_basis
-                result[batch.rows, columns[name]] = _outer(a, d)
-        if result is None:
-            raise UsageError("There are no examples.", "Give at least one index.")
-        return result
+                own = out[batch.rows, columns[name]].unflatten(1, (d.shape[-1], a.shape[-1]))
+                if a.ndim == 2:
+                    own.addcmul_(d[:, :, None], a[:, None, :])
+                else:
+                    own.baddbmm_(d.mT, a)
 
     def preconditioner(self, model: nn.Module, given: Preconditioner) -> Tensor:
         """Return P of the tracked entries, ``[p]``."""
@@ -160,9 +196,3 @@ def layer_layout(
 def flat_layout(task: Task, model: nn.Module, device: torch.device | str) -> FlatLayout:
     """Return the layout of all trainable parameters."""
     return FlatLayout(task, sum(p.numel() for p in model.parameters() if p.requires_grad), device)
-
-
-def _outer(inputs: Tensor, deltas: Tensor) -> Tensor:
-    if inputs.ndim == 2:
-        return (deltas[:, :, None] * inputs[:, None, :]).flatten(1)
-    return (deltas.mT @ inputs).flatten(1)

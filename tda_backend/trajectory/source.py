@@ -36,8 +36,8 @@ _QUERY_NUMBERS = 2**26
 """Numbers (256 MiB of float32) in one set of queries; about four sets of that size are held at once."""
 _MAX_EXACT = 10_000
 """Parameters up to which basis ``exact`` forms the curvature: 800 MB of float64, minutes for each decomposition."""
-_GRADIENT_NUMBERS = 2**25
-"""Numbers (128 MiB of float32) in one block of per-example gradients."""
+_GRADIENT_NUMBERS = 2**24
+"""Numbers (64 MiB of float32) in one block of per-example gradients."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class SourceFit:
             start = rows.stop
             query = self._final_gradients("test", part, "goodness")
             for index, response in walk(self.operators, query):
-                for columns, gradients in self._segment_gradients(index, everyone):
+                for columns, gradients in self._segment_gradients(index, everyone, response):
                     for name, block in blocks.items():
                         products = (response[:, block] @ gradients[:, block].T).cpu().to(torch.float64)
                         scores[name][rows, columns] -= products * self._weight(index)
@@ -130,37 +130,42 @@ class SourceFit:
         for part in torch.arange(len(self.train_indices)).split(self._size(self.gradient_numbers)):
             query = -self._final_gradients("train", self.train_indices[part], "train_loss")
             for index, response in walk(self.operators, query):
-                for columns, gradients in self._segment_gradients(index, part):
+                for columns, gradients in self._segment_gradients(index, part, response):
                     own = (response[columns - part[0]] * gradients).sum(1)
                     result[columns] -= own.cpu().to(torch.float64) * self._weight(index)
         return result
 
-    def _segment_gradients(self, index: int, positions: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (positions in ``train_indices``, ḡ_ℓ of them ``[b, p]``) of those that the segment trained on."""
+    def _segment_gradients(self, index: int, positions: Tensor, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (positions in ``train_indices``, gradients ``[b, p]`` summed over checkpoints) of the segment's own.
+
+        The gradients lie in a buffer that the next ones overwrite.
+        """
         members = self.segments[index].data_indices
         if members is not None:
             inside = np.isin(self.train_indices[positions].numpy(), np.asarray(members))
             positions = positions[torch.from_numpy(inside)]
-        for part in positions.split(self._size(self.gradient_numbers)):
-            if len(part) == 0:
-                continue
-            total: Tensor | None = None
+        if len(positions) == 0:
+            return
+        size = min(self._size(self.gradient_numbers), len(positions))
+        buffer = like.new_empty(size, like.shape[1])
+        for part in positions.split(size):
+            total = buffer[: len(part)].zero_()
             for label, model in self.checkpoints[index]:
                 with naming(label):
-                    own = self.layout.gradients(
-                        model, self.data["train"], self.train_indices[part], "train_loss", self.operators[index]
+                    rows = self.train_indices[part]
+                    self.layout.add_gradients(
+                        total, model, self.data["train"], rows, "train_loss", self.operators[index]
                     )
-                total = own if total is None else total.add_(own)
-            assert total is not None
-            yield part, total.div_(len(self.checkpoints[index]))
+            yield part, total
 
     def _final_gradients(self, split: str, rows: Tensor, quantity: Quantity) -> Tensor:
         with naming("the end of the run"):
             return self.layout.gradients(self.final_model, self.data[split], rows, quantity, self.operators[-1])
 
     def _weight(self, index: int) -> float:
-        members = self.segments[index].data_indices
-        return 1.0 if members is None else len(self.train_indices) / len(members)
+        """Return n/N_ℓ over the number of checkpoints whose gradients were summed."""
+        members, count = self.segments[index].data_indices, len(self.checkpoints[index])
+        return (1.0 if members is None else len(self.train_indices) / len(members)) / count
 
     def _size(self, numbers: int) -> int:
         return max(1, numbers // self.layout.width)

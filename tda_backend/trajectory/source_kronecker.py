@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from tda_backend.errors import UsageError
-from tda_backend.features.kronecker import Fisher, Kind, average, eigenbasis, eigenvalue_correction, kronecker_moments
+from tda_backend.features.kronecker import (
+    Fisher,
+    Kind,
+    average,
+    eigenbasis,
+    eigenvalue_correction,
+    fisher_targets,
+    kronecker_moments,
+)
 from tda_backend.features.layers import UntrackedPolicy, tracked_layers
 from tda_backend.trajectory.preconditioned import diagonal_decay
 from tda_backend.trajectory.segments import naming
@@ -98,39 +106,20 @@ def segment_curvature(
         NumericalError: A gradient or moment is not finite, or zero; names the checkpoint and the layer.
         TaskError: The task cannot draw labels.
     """
-    moments, corrections = [], []
+    run = {"fisher": fisher, "batch_size": batch_size, "device": device, "untracked": untracked}
+    moments, corrections, targets = [], [], []
     for label, model in checkpoints:
         with naming(label):
-            moments.append(
-                kronecker_moments(
-                    task,
-                    model,
-                    data,
-                    rows,
-                    fisher=fisher,
-                    seed=seed,
-                    batch_size=batch_size,
-                    device=device,
-                    untracked=untracked,
-                )
-            )
+            # Drawn once: drawing anew for Λ would take half the time of the fit.
+            drawn = None
+            if fisher == "true":
+                drawn = fisher_targets(task, model, data, rows, seed=seed, batch_size=batch_size, device=device)
+            targets.append(drawn)
+            moments.append(kronecker_moments(task, model, data, rows, targets=drawn, **run))
     basis = eigenbasis(average(moments), kind)
-    for label, model in checkpoints:
+    for (label, model), drawn in zip(checkpoints, targets, strict=True):
         with naming(label):
-            corrections.append(
-                eigenvalue_correction(
-                    task,
-                    model,
-                    data,
-                    rows,
-                    basis,
-                    fisher=fisher,
-                    seed=seed,
-                    batch_size=batch_size,
-                    device=device,
-                    untracked=untracked,
-                )
-            )
+            corrections.append(eigenvalue_correction(task, model, data, rows, basis, targets=drawn, **run))
     model = checkpoints[0][1]
     result = []
     for tracked, own, *values in zip(tracked_layers(model, untracked), basis.layers, *corrections, strict=True):
