@@ -50,6 +50,10 @@ class NumericalError(TDAError):
     """A number that must be finite is not, or a problem has no well-defined answer."""
 
 
+class IncompleteError(TDAError):
+    """Some steps of a run could not be computed; all others are kept."""
+
+
 class CatalogueError(TDAError):
     """The catalogue is missing, locked, damaged or of another schema version."""
 

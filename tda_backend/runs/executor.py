@@ -9,7 +9,16 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from tda_backend.errors import CatalogueError, MachineError
+from tda_backend.errors import (
+    CatalogueError,
+    DataError,
+    IncompleteError,
+    MachineError,
+    NumericalError,
+    TaskError,
+    TDAError,
+    UsageError,
+)
 from tda_backend.runs.context import RunContext
 from tda_backend.runs.plan import VERSIONS, Plan, Step
 from tda_backend.runs.steps import STEPS
@@ -22,6 +31,10 @@ from tda_backend.training.processes import close_pool
 
 GIB = 1024.0**3
 FINAL_PATIENCE_SECONDS = 10.0
+FOUNDATIONS = ("examples", "train", "retrain")
+"""Steps without which nothing else has a meaning: their failure ends a run."""
+FAILURES = (NumericalError, TaskError, DataError, UsageError)
+"""What is wrong with one configuration alone; a full disk or a lost catalogue ends a run."""
 
 
 class Listener(Protocol):
@@ -34,6 +47,8 @@ class Listener(Protocol):
     def step_progress(self, step: Step, done: int, total: int) -> None: ...
 
     def step_finished(self, step: Step, seconds: float, cached: bool) -> None: ...
+
+    def step_failed(self, step: Step, error: TDAError) -> None: ...
 
 
 @dataclasses.dataclass
@@ -89,6 +104,7 @@ def execute(plan: Plan, workspace: Workspace, listener: Listener, memory: float 
     listener.begin(plan, cached)
     context = RunContext(plan, dict(validate_data(plan.facts.task)), store)
     computed, skipped = [], []
+    failed: dict[str, TDAError] = {}
     try:
         for number, step in enumerate(plan.steps):
             if cached[step.key]:
@@ -97,7 +113,18 @@ def execute(plan: Plan, workspace: Workspace, listener: Listener, memory: float 
                 skipped.append(step.label)
                 continue
             context.needed_later = frozenset(s.key for s in plan.steps[number + 1 :] if not cached[s.key])
-            seconds = compute(context, step, listener)
+            broken = next((key for keys in step.inputs.values() for key in keys if key in failed), None)
+            if broken is not None:
+                failed[step.key] = failed[broken]
+                continue
+            try:
+                seconds = compute(context, step, listener)
+            except FAILURES as error:
+                if step.name in FOUNDATIONS:
+                    raise
+                failed[step.key] = error
+                listener.step_failed(step, error)
+                continue
             courier.deliver(step.key, step.name, step.label, step.context)
             listener.step_finished(step, seconds, False)
             computed.append(step.label)
@@ -107,7 +134,19 @@ def execute(plan: Plan, workspace: Workspace, listener: Listener, memory: float 
         close_pool()
         context.memo.clear()
     num_waiting = courier.finish()
+    if failed:
+        _report_failures(plan, failed)
     return Outcome(computed, skipped, time.perf_counter() - started, num_waiting, peak_memory_mib())
+
+
+def _report_failures(plan: Plan, failed: Mapping[str, TDAError]) -> None:
+    """Raise what went wrong: the error itself where there is one cause, else how many and the first."""
+    causes = list(dict.fromkeys(failed.values()))
+    label = next(step.label for step in plan.steps if step.key in failed)
+    more = f" and {len(causes) - 1} other steps" if len(causes) > 1 else ""
+    raise IncompleteError(
+        f"{label}{more} could not be computed; all else is kept. {causes[0].message}", causes[0].hint
+    ) from causes[0]
 
 
 def compute(context: RunContext, step: Step, listener: Listener) -> float:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from tda_backend.errors import MachineError
+from tda_backend.errors import MachineError, TDAError
 from tda_backend.runs.context import RunContext
 from tda_backend.runs.executor import Courier, Listener, Outcome, check_memory, compute, peak_memory_mib, write_study
 from tda_backend.runs.facts import task_facts
@@ -52,6 +52,9 @@ class _Silent:
         pass
 
     def step_finished(self, step: Step, seconds: float, cached: bool) -> None:
+        pass
+
+    def step_failed(self, step: Step, error: TDAError) -> None:
         pass
 
 

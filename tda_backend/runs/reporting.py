@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
+from tda_backend.errors import TDAError
 from tda_backend.runs.plan import Plan, Step
 from tda_backend.runs.progress import JobFile
 
@@ -106,6 +107,12 @@ class RunReport:
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
         elif self._bars is not None:
             self._draw_whole(None, 0.0)
+
+    def step_failed(self, step: Step, error: TDAError) -> None:
+        """Say at once why a step could not be computed; the run goes on with the others."""
+        self._left.pop(step.key, None)
+        text = f"FAILED {step.label}: {error.message} {error.hint}".rstrip()
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def end(self) -> None:
         """Stop drawing."""

@@ -261,3 +261,35 @@ def test_torch_is_left_with_its_threads(every: Study):
     before = torch.get_num_threads()
     every.self_influence("ekfac", 0.1)
     assert torch.get_num_threads() == before
+
+
+def test_a_method_that_fails_leaves_the_others_whole(tmp_path, capsys):
+    (tmp_path / "tiny_task.py").write_text(TASK)
+    study = """
+name = "half"
+task = "tiny_task.py:factory"
+[data]
+train = 40
+validation = 8
+queries = 6
+[training]
+epochs = 4
+[ground_truth]
+subsets = 0
+[methods.if-lissa-run]
+scaling = [0.001, 200.0]
+depth = 5
+[methods.iffim]
+"""
+    (tmp_path / "half.toml").write_text(study)
+    db = tmp_path / "c.duckdb"
+    assert main(["run", str(tmp_path / "half.toml"), "--db", str(db)]) == 1
+    said = capsys.readouterr()
+    assert "FAILED" in said.out
+    assert "scaling" in said.err
+    assert "all else is kept" in said.err
+    study = tda.open_study("half", db=db)
+    assert np.isfinite(study.scores("iffim", 0.1)).all()
+    assert np.isfinite(study.scores("if-lissa-run", scaling=200.0)).all()
+    with pytest.raises(UsageError, match=r"scaling=0\.001"):
+        study.scores("if-lissa-run", scaling=0.001)
