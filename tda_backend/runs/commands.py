@@ -130,13 +130,17 @@ def show(arguments: argparse.Namespace, console: Console) -> int:
         mine = selected.get(row["configuration_id"], {})
         best.append([
             row["label"],
+            METHODS[row["method"]].curve if row["method"] in METHODS else "–",
             _interval(top["mean"], top["ci_low"], top["ci_high"]) if top else "–",
             _number(top["regularization"], ".2g") if top else "–",
             _number(mine.get("lambda_selected"), ".2g"),
-            _number(mine.get("lds_selected")),
+            _interval(mine["lds_selected"], mine["lds_selected_low"], mine["lds_selected_high"])
+            if mine.get("lds_selected") is not None else "–",
             top["num_subsets"] if top else "–",
         ])  # fmt: skip
-    _table(console, ["configuration", "best LDS [95 %]", "at λ", "λ*", "LDS at λ*", "subsets"], best)
+    _table(
+        console, ["configuration", "curve over λ", "best LDS [95 %]", "at λ", "λ*", "LDS at λ* [95 %]", "subsets"], best
+    )
     by_step = timings.groupby("step", sort=False).agg(
         number=("seconds", "size"), seconds=("seconds", "sum"), peak=("peak_memory_mib", "max"), bytes=("bytes", "sum")
     )
@@ -163,9 +167,9 @@ def select(arguments: argparse.Namespace, console: Console) -> int:
         _print_json(records)
         return 0
     quantiles = list(records[0]["quantiles"]) if records else []
-    columns = ["method", "epoch", "k", "α", "λ*", "ξ̄", "LDS at λ* [95 %]", "best λ", "LDS", "regret", "λ = 0"]
+    columns = ["configuration", "α", "λ*", "ξ̄", "LDS at λ* [95 %]", "best λ", "LDS", "regret", "λ = 0"]
     rows = [
-        [r["method"], r["training_epoch"], r["projection_dim"] or "none", f"{r['alpha']:g}",
+        [r["label"], f"{r['alpha']:g}",
          _number(r["lambda_selected"], ".2g"), _number(r["xi_at_selected"]),
          _interval(r["lds_selected"], *r["lds_selected_ci"]), _number(r["lambda_best"], ".2g"), _number(r["lds_best"]),
          _number(r["regret"]), _number(r["lds_at_zero"]),

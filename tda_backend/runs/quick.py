@@ -16,8 +16,14 @@ QUICK_LIMITS = {"max_iter": 5, "depth": 50, "rank": 16, "num_iterations": 60, "h
 """Largest value of a number that decides what a method costs."""
 
 
-def quick(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a version of a study that takes well under a minute, named ``…-quick``."""
+def quick(content: Mapping[str, Any], num_parameters: int = 100_000) -> dict[str, Any]:
+    """Return a version of a study that takes well under a minute, named ``…-quick``.
+
+    Args:
+        content: The study, not resolved.
+        num_parameters: p of the model: no projection is larger.
+    """
+    dim = max(1, min(QUICK_DIM, num_parameters // 2))
     result = copy.deepcopy(check_study(content))  # names what is wrong, and makes lists of single values
     result["name"] = f"{result.get('name', 'study')}-quick"
     data = {**DEFAULTS["data"], **result.get("data", {})}
@@ -30,22 +36,24 @@ def quick(content: Mapping[str, Any]) -> dict[str, Any]:
     result["training"] = {**result.get("training", {}), "epochs": epochs}
     result.get("projection", {}).pop("max_dim", None)
     for name, settings in result.get("methods", {}).items():
-        result["methods"][name] = _quick_method(METHODS[name], settings, epochs)
+        result["methods"][name] = _quick_method(METHODS[name], settings, epochs, dim, num_parameters)
     return result
 
 
-def _quick_method(spec: MethodSpec, settings: Mapping[str, Any], epochs: Sequence[int]) -> dict[str, Any]:
+def _quick_method(
+    spec: MethodSpec, settings: Mapping[str, Any], epochs: Sequence[int], dim: int, num_parameters: int
+) -> dict[str, Any]:
     """Return a method's settings with small numbers: one saved epoch list, one k, short runs."""
     result = dict(settings)
     if spec.hyperparameter("epochs") is not None:
         result["epochs"] = list(epochs) if spec.recipe == "spectrum" or spec.name == "tracin" else [epochs[-1]]
     if spec.recipe == "spectrum":
-        result |= {"projection_dim": [QUICK_DIM, NONE]}
+        result |= {"projection_dim": [dim, NONE]}
         if spec.hyperparameter("unprojected_epochs") is not None:
             result["unprojected_epochs"] = list(epochs)
-    if spec.name == "if-explicit":  # a whole Hessian takes a minute to decompose
+    if spec.name == "if-explicit" and num_parameters > 2000:  # a whole Hessian takes long to decompose
         curvatures = ["ggn" if name == "hessian" else name for name in result.get("curvature", ["ggn"])]
-        result |= {"projection_dim": [QUICK_DIM], "curvature": list(dict.fromkeys(curvatures))}
+        result |= {"projection_dim": [dim], "curvature": list(dict.fromkeys(curvatures))}
     for item in spec.hyperparameters:
         limit = QUICK_LIMITS.get(item.name)
         if limit is None:

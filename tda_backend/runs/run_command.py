@@ -20,6 +20,8 @@ from tda_backend.runs.study import default_study, override, read_study_file, res
 from tda_backend.store import repository
 from tda_backend.store.ingest import write_drop
 from tda_backend.store.workspace import Workspace
+from tda_backend.training.contract import persons_code
+from tda_backend.types import Task
 
 EXIT_INTERRUPTED = 130
 
@@ -52,6 +54,13 @@ def find_content(target: str, workspace: Workspace) -> dict[str, Any]:
     raise UsageError(f"There is no study called {target!r}.", hint)
 
 
+def num_parameters(task: Task) -> int:
+    """Return how many trainable parameters a task's model has."""
+    with persons_code(task, "build_model(0)"):
+        model = task.build_model(0)
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
 def study_content(arguments: argparse.Namespace, workspace: Workspace) -> dict[str, Any]:
     """Return the resolved study that the arguments ask for."""
     from tda_backend.training.data import num_rows, validate_data
@@ -70,14 +79,15 @@ def study_content(arguments: argparse.Namespace, workspace: Workspace) -> dict[s
         data = validate_data(task)
         epochs = task.training.num_epochs if task.training is not None else len(task.checkpoint_files)
         content = default_study(
-            task.name, arguments.task, num_rows(data["train"]), num_rows(data["test"]), max(1, epochs)
-        )
+            task.name, arguments.task, num_rows(data["train"]), num_rows(data["test"]), max(1, epochs),
+            num_parameters(task),
+        )  # fmt: skip
         if not task.margin_identity:
             content["methods"].pop("trak")
         if task.training is None:
             content["ground_truth"] = {"subsets": 0}
     if arguments.quick:
-        content = quick(content)
+        content = quick(content, num_parameters(load_task(str(content.get("task", "")))))
     return resolve(override(content, arguments.set))
 
 

@@ -217,12 +217,15 @@ def override(content: Mapping[str, Any], assignments: Sequence[str]) -> dict[str
     return result
 
 
-def default_study(task_name: str, spec: str, num_train: int, num_test: int, num_epochs: int) -> dict[str, Any]:
+def default_study(
+    task_name: str, spec: str, num_train: int, num_test: int, num_epochs: int, num_parameters: int = 100_000
+) -> dict[str, Any]:
     """Return a sensible study for a person's own task: sizes that exist, three checkpoints, two projections."""
     held_out = max(1, min(500, num_test // 2))
     epochs = sorted({1, max(1, num_epochs // 4), num_epochs})
     num_train = min(5000, num_train)
-    dims: list[Any] = [dim for dim in (128, 512) if dim < num_train] or [max(1, num_train // 2)]
+    dims: list[Any] = [dim for dim in (128, 512) if dim < min(num_train, num_parameters)]
+    dims = dims or [max(1, min(num_train, num_parameters) // 2)]
     grid = {"epochs": epochs, "projection_dim": [*dims, NONE], "unprojected_epochs": [epochs[-1]]}
     return {
         "name": task_name,

@@ -316,6 +316,7 @@ def selection_record(row: dict[str, Any]) -> dict[str, Any]:
 
     return {
         "method": row["method"],
+        "label": row["label"],
         "training_epoch": int(row["training_epoch"]),
         "projection_dim": None if pd.isna(row["projection_dim"]) else int(row["projection_dim"]),
         "alpha": float(row["alpha"]),
