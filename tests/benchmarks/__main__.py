@@ -6,7 +6,7 @@ import argparse
 import subprocess
 import sys
 
-NAMES = ("training", "attribution", "facts", "explorer", "demo")
+NAMES = ("training", "attribution", "methods", "facts", "explorer", "demo")
 
 
 def main() -> int:
@@ -14,6 +14,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)} (default: all)")
     parser.add_argument("--quick", action="store_true", help="small sizes; the ratios are rougher")
+    parser.add_argument("--peers-python", metavar="PATH", help="for methods: a Python that has the extra peers")
     arguments = parser.parse_args()
     unknown = set(arguments.names) - set(NAMES)
     if unknown:
@@ -22,6 +23,8 @@ def main() -> int:
     for name in arguments.names or NAMES:
         print(f"\n== {name} ==", flush=True)
         command = [sys.executable, "-m", f"tests.benchmarks.bench_{name}", *(["--quick"] if arguments.quick else [])]
+        if name == "methods" and arguments.peers_python:
+            command += ["--peers-python", arguments.peers_python]
         if subprocess.run(command, check=False).returncode:
             failed.append(name)
     if failed:

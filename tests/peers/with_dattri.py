@@ -100,15 +100,16 @@ def tracin(
     normalized: bool = False,
     dim: int | None = None,
     batch_size: int = 100,
+    target: str = "loss",
 ) -> np.ndarray:
-    """Return TracIn scores ``[n, m]``, loss·loss.
+    """Return TracIn scores ``[n, m]``, target·loss.
 
     Passing ``projector_kwargs=None`` still projects to 512, so ``None`` is set on the attributor afterwards.
     """
     from dattri.algorithm.tracin import TracInAttributor
 
     attributor = TracInAttributor(
-        attribution_task(model, states),
+        attribution_task(model, states, target),
         torch.tensor(list(rates)),
         normalized,
         projector_kwargs=None if dim is None else projector_settings(dim),
@@ -126,16 +127,17 @@ def influence(
     train: Rows,
     queries: Rows,
     solve_batch: int,
+    target: str = "loss",
     **settings: Any,
 ) -> np.ndarray:
-    """Return scores ``[n, m]``, loss·loss, of dattri's ``IFAttributor<kind>``.
+    """Return scores ``[n, m]``, target·loss, of dattri's ``IFAttributor<kind>``.
 
     dattri solves for every batch of the cached loader and sums the solutions: with ``solve_batch`` below n that is
     Σ_b (H_b+λ)⁻¹v, not (H+λ)⁻¹v.
     """
     import dattri.algorithm.influence_function as functions
 
-    attributor = getattr(functions, f"IFAttributor{kind}")(attribution_task(model, [state]), **settings)
+    attributor = getattr(functions, f"IFAttributor{kind}")(attribution_task(model, [state], target), **settings)
     attributor.cache(loader(train, solve_batch))
     return attributor.attribute(loader(train, len(train[1])), loader(queries, len(queries[1]))).detach().numpy()
 
