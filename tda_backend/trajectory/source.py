@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tda_backend.attribution.explicit import curvature_matrix
 from tda_backend.errors import UsageError
 from tda_backend.features.kronecker import FISHERS, Fisher
 from tda_backend.features.layers import UntrackedPolicy
 from tda_backend.features.streaming import Quantity
-from tda_backend.solvers.products import curvature_product
 from tda_backend.solvers.pseudo_gradients import CurvatureKind, check_curvature
 from tda_backend.spectral.contraction import ScoreMatrix
 from tda_backend.training.fit import model_from, row_numbers
@@ -34,8 +34,6 @@ BASES: tuple[Basis, ...] = ("ekfac", "kfac", "diagonal", "exact")
 
 _QUERY_NUMBERS = 2**26
 """Numbers (256 MiB of float32) in one set of queries; about four sets of that size are held at once."""
-_MAX_EXACT = 10_000
-"""Parameters up to which basis ``exact`` forms the curvature: 800 MB of float64, minutes for each decomposition."""
 _GRADIENT_NUMBERS = 2**24
 """Numbers (64 MiB of float32) in one block of per-example gradients."""
 
@@ -213,7 +211,8 @@ def fit_source(
         on_progress: Called after every segment with (done, total).
 
     Raises:
-        UsageError: Unknown basis, rows out of range or not those of the segments, or a wrong number of preconditioners.
+        UsageError: Unknown basis or curvature, rows out of range, a wrong number of preconditioners, or a model that is
+            too large for basis ``exact``; names its size.
         DataError: A checkpoint is missing; names the epochs.
         TaskError: Another architecture; parameters that cannot be tracked; a task without outputs.
         NumericalError: A parameter, gradient or moment is not finite; names checkpoint and layer.
@@ -237,11 +236,6 @@ def fit_source(
     if basis == "exact":
         check_curvature(curvature)
         layout = flat_layout(task, final_model, device)
-        if layout.width > _MAX_EXACT:
-            raise UsageError(
-                f"The exact curvature of {layout.width} parameters cannot be formed.",
-                f'Basis "exact" takes up to {_MAX_EXACT} parameters; use "ekfac".',
-            )
     else:
         layout = layer_layout(task, final_model, untracked, batch_size, device)
     checkpoints, operators = [], []
@@ -295,12 +289,10 @@ def _mean_curvature(
     total = torch.zeros(layout.width, layout.width, dtype=torch.float64, device=layout.device)
     for label, model in checkpoints:
         with naming(label):
-            product = curvature_product(
+            matrix = curvature_matrix(
                 layout.task, model, data, rows, kind, seed=seed, device=layout.device, batch_size=batch_size
             )
-            unit = torch.eye(layout.width, dtype=product.dtype, device=layout.device)
-            for part in torch.arange(layout.width).split(512):
-                total[part] += product(unit[part]).to(total)
+            total += matrix.to(total)
     return total / len(checkpoints)
 
 

@@ -18,7 +18,7 @@ from tda_backend.training.fit import train
 from tda_backend.trajectory.preconditioned import preconditioned_decay
 from tda_backend.trajectory.segments import TrainingSegment, source_segments
 from tda_backend.trajectory.source import fit_source, source_scores
-from tests.helpers_numerics import TASKS, assert_close, dense_gradients
+from tests.helpers_numerics import TASKS, ClassificationExample, assert_close, dense_gradients
 from tests.training.tiny import CLASSES, WIDTH, TinyTask
 from tests.trajectory.test_walk import dense_response
 
@@ -351,6 +351,12 @@ def test_bad_input_is_refused(change, kind, text):
     task = TASKS["mlp"]
     with pytest.raises(kind, match=text):
         run(task, states_of(task), **change)
+
+
+def test_a_large_model_is_refused_with_its_size():
+    task = ClassificationExample("large", lambda: nn.Linear(6, 1500))
+    with pytest.raises(UsageError, match="10500 parameters"):
+        run(task, states_of(task), basis="exact")
 
 
 def test_untracked_parameters_are_refused_unless_left_out():
