@@ -171,6 +171,17 @@ def start_study(name: str, toml: str, small: bool) -> str:
     return start(["run", str(path), *(["--quick"] if small else [])])
 
 
+def usual_sizes(task: str) -> dict[str, str]:
+    """Return train, validation, queries and epochs to begin with: those of the newest study of the task here."""
+    frame = studies()
+    for study_id in frame["study_id"] if len(frame) else []:
+        config = study(study_id).config
+        if config["task"] == task:
+            sizes = {key: str(config["data"][key]) for key in ("train", "validation", "queries")}
+            return {**sizes, "epochs": ", ".join(str(epoch) for epoch in config["training"]["epochs"])}
+    return {"train": "5000", "validation": "500", "queries": "500", "epochs": "1, 5, 20"}
+
+
 def absolute_task(spec: str) -> str:
     """Return a task's text with a relative file made absolute: a study file elsewhere must find it too."""
     file, colon, factory = spec.rpartition(":")

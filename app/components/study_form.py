@@ -17,12 +17,12 @@ from tda_backend.errors import TDAError
 
 STARTING = ("iffim", "trak", "tracin")
 COUNTS = {
-    "train": ("5000", "Training examples", "How many of the task's training set"),
-    "validation": ("500", "Validation points", "For ξ; apart from the queries"),
-    "queries": ("500", "Queries", "For LDS and for looking at"),
+    "train": ("Training examples", "How many of the task's training set"),
+    "validation": ("Validation points", "For ξ; apart from the queries"),
+    "queries": ("Queries", "For LDS and for looking at"),
 }
 WRITTEN = ("flag", "choice")
-_JOB = "form-job"
+_JOB, _STARTED = "form-job", "form-started-from"
 
 
 def show_study_form(context: Context | None) -> None:
@@ -45,12 +45,13 @@ def _fields(context: Context | None) -> tuple[StudyForm, bool]:
         accept_new_options=not services.read_only(),
         help="A built-in one, one of a study here, or your own: path/to/file.py:factory or package.module:factory",
     )  # fmt: skip
+    _start_from(str(task))
     name = right.text_input("Name", "my-study", key="form-name", help="A new study of the same name replaces the old")
     counts = {}
-    for column, (key, (start, title, meaning)) in zip(st.columns(len(COUNTS)), COUNTS.items(), strict=True):
-        counts[key] = column.text_input(title, start, key=f"form-{key}", help=meaning)
+    for column, (key, (title, meaning)) in zip(st.columns(len(COUNTS)), COUNTS.items(), strict=True):
+        counts[key] = column.text_input(title, key=f"form-{key}", help=meaning)
     columns = st.columns(4)
-    epochs = columns[0].text_input("Epochs kept", "1, 5, 20", key="form-epochs", help="Where features are taken")
+    epochs = columns[0].text_input("Epochs kept", key="form-epochs", help="Where features are taken")
     seeds = columns[1].text_input("Training seeds", "1", key="form-seeds", help="2 or more give intervals of ranks")
     subsets = columns[2].text_input("Retrained subsets", "50", key="form-subsets", help="For LDS; 0: no retraining")
     alphas = columns[3].text_input("Share in each, α", "0.5", key="form-alphas")
@@ -65,6 +66,15 @@ def _fields(context: Context | None) -> tuple[StudyForm, bool]:
     )
     return StudyForm(safe_name(name), services.absolute_task(str(task)), counts, epochs, seeds, subsets, alphas,
                      methods), small  # fmt: skip
+
+
+def _start_from(task: str) -> None:
+    """Fill in sizes that the task has, when another task has been chosen."""
+    if st.session_state.get(_STARTED) == task and "form-train" in st.session_state:
+        return
+    st.session_state[_STARTED] = task
+    for key, text in services.usual_sizes(task).items():
+        st.session_state[f"form-{key}"] = text
 
 
 def _method_fields(spec: Any) -> dict[str, str]:

@@ -70,7 +70,10 @@ def render() -> None:
     every = with_axes(table)
     frames = {row["method"]: every[every["method"] == row["method"]] for row in rows}
     present = {row["method"]: _values(row, frames[row["method"]], context.view.lam) for row in rows}
-    axes = list(dict.fromkeys(axis for frame in frames.values() for axis in axes_of(frame)))
+    # Axes of the present method go first, unless it has too few for a heatmap.
+    own = {method: axes_of(frame) for method, frame in frames.items()}
+    order = sorted(own, key=lambda method: (len(own[method]) < 2, method != context.view.method))
+    axes = list(dict.fromkeys(axis for method in order for axis in own[method]))
     treatment = BEST
     if len(axes) > 1:
         treatment = _show_heatmaps(context, frames, present, axes)
