@@ -229,39 +229,36 @@ class FactorProduct(CurvatureProduct):
 
     def inner_products(self, vectors: Tensor) -> Tensor:
         """Return ⟨g_i, v⟩ of the first part, ``[q, n]``."""
-        matrices = self._matrices(vectors.to(self._device))
-        parts = [self._coefficients(matrices, self._select(rows)) for rows in self._chunks(None)]
-        return torch.cat(parts)[:, 0].T
+        layers = self._views(vectors.to(self._device))
+        parts = [self._coefficients(layers, self._select(rows)) for rows in self._chunks(None)]
+        return torch.cat(parts)[:, :, 0].T
 
     def _product(self, vectors: Tensor, rows: Tensor | None) -> Tensor:
         vectors = vectors.to(self._device)
-        matrices = self._matrices(vectors)
-        sums = [torch.zeros_like(matrix) for matrix in matrices]
+        layers = self._views(vectors)
+        result = torch.zeros_like(vectors)
+        sums = self._views(result)
         num = self.num_train if rows is None else len(rows)
         for chunk in self._chunks(rows):
             selected = self._select(chunk)
-            coefficients = self._coefficients(matrices, selected)  # [b, C, q]
-            for total, (a, d) in zip(sums, selected, strict=True):
-                weighted = torch.einsum("bcq,bcto->btqo", coefficients, d).flatten(0, 1).flatten(1)
-                total.view(-1, total.shape[-1]).addmm_(weighted.T, a.flatten(0, 1), alpha=1 / num)
-        result = torch.zeros_like(vectors)
-        for name, total in zip(self._names, sums, strict=True):
-            weight, bias = self.layout.layer_spans(name)
-            width = total.shape[2] - (bias is not None)
-            result[:, weight] = total[:, :, :width].reshape(len(result), -1)
-            if bias is not None:
-                result[:, bias] = total[:, :, width]
+            coefficients = self._coefficients(layers, selected)  # [b, q, C]
+            for (weight, bias), (a, d) in zip(sums, selected, strict=True):
+                weighted = (coefficients @ d.flatten(2)).transpose(0, 1)  # [q, b, t·d_out]
+                weighted = weighted.reshape(len(weighted), -1, d.shape[3])
+                inner = a.flatten(0, 1)[:, : weight.shape[2]].expand(len(weight), -1, -1)
+                weight.baddbmm_(weighted.mT, inner, alpha=1 / num)
+                if bias is not None:
+                    bias.add_(weighted.sum(1), alpha=1 / num)
         return result
 
-    def _matrices(self, vectors: Tensor) -> list[Tensor]:
-        """Return each layer's part of the vectors as ``[q, d_out, d_in]``, the bias as last column."""
-        matrices = []
+    def _views(self, vectors: Tensor) -> list[tuple[Tensor, Tensor | None]]:
+        """Return each layer's part of the vectors without copying: ``[q, d_out, d_in]`` and ``[q, d_out]``."""
+        views = []
         for name, inputs in zip(self._names, self._inputs, strict=True):
             weight, bias = self.layout.layer_spans(name)
             width = inputs.shape[-1] - (bias is not None)
-            matrix = vectors[:, weight].reshape(len(vectors), -1, width)
-            matrices.append(matrix if bias is None else torch.cat([matrix, vectors[:, bias, None]], dim=2))
-        return matrices
+            views.append((vectors[:, weight].unflatten(1, (-1, width)), None if bias is None else vectors[:, bias]))
+        return views
 
     def _chunks(self, rows: Tensor | None) -> list[slice] | list[Tensor]:
         if rows is not None:
@@ -271,13 +268,19 @@ class FactorProduct(CurvatureProduct):
     def _select(self, rows: slice | Tensor) -> list[tuple[Tensor, Tensor]]:
         return [(a[rows], d[rows]) for a, d in zip(self._inputs, self._deltas, strict=True)]
 
-    def _coefficients(self, matrices: list[Tensor], selected: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """Return ⟨g_ic, v⟩ of a chunk, ``[b, C, q]``."""
+    def _coefficients(
+        self, layers: list[tuple[Tensor, Tensor | None]], selected: list[tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        """Return ⟨g_ic, v⟩ of a chunk, ``[b, q, C]``."""
         total: Tensor | None = None
-        for matrix, (a, d) in zip(matrices, selected, strict=True):
-            pushed = a.flatten(0, 1) @ matrix.flatten(0, 1).T  # [b·t, q·d_out]
-            pushed = pushed.view(*a.shape[:2], *matrix.shape[:2])
-            part = torch.einsum("btqo,bcto->bcq", pushed, d)
+        for (weight, bias), (a, d) in zip(layers, selected, strict=True):
+            inner = a.flatten(0, 1)[:, : weight.shape[2]].expand(len(weight), -1, -1)
+            if bias is None:
+                pushed = inner @ weight.mT  # [q, b·t, d_out]
+            else:
+                pushed = torch.baddbmm(bias[:, None], inner, weight.mT)
+            pushed = pushed.view(len(weight), len(a), -1).transpose(0, 1)
+            part = pushed @ d.flatten(2).mT
             total = part if total is None else total.add_(part)
         assert total is not None
         return total
