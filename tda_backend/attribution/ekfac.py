@@ -31,9 +31,6 @@ from tda_backend.spectral.kronecker import Damping, KroneckerSpectrum, check_dam
 from tda_backend.spectral.kronecker_rows import LayerRows
 from tda_backend.types import Batch, Task
 
-RELATIVE_DAMPING = 0.1
-"""Default relative damping: λ_ℓ = 0.1·mean Λ_ℓ (Grosse et al. 2023, §3.1)."""
-
 
 @dataclass(frozen=True)
 class KroneckerCurvature:

@@ -99,13 +99,6 @@ class KroneckerBasis:
     layers: tuple[LayerBasis, ...]
     kind: Kind = "ekfac"
 
-    def overlaps(self, other: KroneckerBasis) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return (Q_Sᵀ Q'_S, Q_Aᵀ Q'_A) by layer: coordinates C' in ``other`` are ``Oₛ C' O_aᵀ`` in this basis."""
-        return {
-            mine.name: (mine.deltas.T @ theirs.deltas, mine.inputs.T @ theirs.inputs)
-            for mine, theirs in zip(self.layers, other.layers, strict=True)
-        }
-
 
 def kronecker_moments(
     task: Task,

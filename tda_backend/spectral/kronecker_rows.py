@@ -164,26 +164,6 @@ def join_rows(parts: Sequence[LayerRows]) -> LayerRows:
     return FactoredRows(torch.cat([p.inputs for p in factored]), torch.cat([p.deltas for p in factored]))
 
 
-def mean_rows(parts: Sequence[LayerRows]) -> LayerRows:
-    """Return the mean over several checkpoints of the same N rows in the same basis (SOURCE's segment gradients).
-
-    A mean of C rank-one matrices is C positions; where that is larger than the matrix, the matrix is kept.
-    """
-    num, num_outputs, num_inputs = parts[0].shape
-    numbers = sum(part.num_numbers for part in parts)
-    if any(isinstance(part, DenseRows) for part in parts) or numbers > num * num_outputs * num_inputs:
-        total = parts[0].values()
-        for part in parts[1:]:
-            total = total + part.values()
-        return DenseRows((total / len(parts)).view(num, num_outputs, num_inputs))
-    factored = [part for part in parts if isinstance(part, FactoredRows)]
-    if len(factored) == 1:
-        return factored[0]
-    inputs = torch.cat([p.inputs.view(num, -1, num_inputs) for p in factored], dim=1)
-    deltas = torch.cat([p.deltas.view(num, -1, num_outputs) for p in factored], dim=1)
-    return FactoredRows(inputs, deltas / len(parts))
-
-
 def _products(rows: LayerRows, vectors: Tensor, outputs: slice) -> Tensor:
     result = vectors.new_empty(vectors.shape[0], rows.shape[0])
     step = max(1, _NUMBERS // vectors.shape[1])

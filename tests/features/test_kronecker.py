@@ -19,7 +19,7 @@ from tda_backend.features.kronecker import (
     rotated_gradients,
 )
 from tda_backend.features.layers import tracked_layers
-from tda_backend.spectral.kronecker_rows import DenseRows, FactoredRows, mean_rows
+from tda_backend.spectral.kronecker_rows import DenseRows, FactoredRows
 from tests.helpers_numerics import TASKS, ClassificationExample, assert_close
 
 TRAIN = range(24)
@@ -169,28 +169,6 @@ def test_the_smaller_form_is_kept():
 def _rotation_arguments(name: str):
     task, model, data, moments = fitted(name)
     return task, model, data, TRAIN, "train_loss", eigenbasis(moments)
-
-
-def test_overlaps_carry_coordinates_from_one_basis_to_another():
-    task, model, data, moments = fitted("mlp")
-    other = kronecker_moments(task, task.build_model(1), data, TRAIN)
-    here, there = eigenbasis(moments), eigenbasis(other)
-    mine, _ = rotated_gradients(task, model, data, TRAIN, "train_loss", here)
-    theirs, _ = rotated_gradients(task, model, data, TRAIN, "train_loss", there)
-    for (name, (left, right)), a, b in zip(here.overlaps(there).items(), mine, theirs, strict=True):
-        moved = left @ b.values().view(b.shape) @ right.T
-        assert_close(moved, a.values().view(a.shape), 1e-11)
-        assert name in ("0", "3")
-
-
-@pytest.mark.parametrize("name", ["mlp", "positions"])
-def test_mean_rows_are_means_of_coordinates(name: str):
-    task, model, data, moments = fitted(name)
-    basis = eigenbasis(moments)
-    models = [model, task.build_model(1), task.build_model(2)]
-    parts = [rotated_gradients(task, m, data, TRAIN, "train_loss", basis)[0] for m in models]
-    for same in zip(*parts, strict=True):
-        assert_close(mean_rows(same).values(), torch.stack([part.values() for part in same]).mean(0), 1e-12)
 
 
 def test_average_is_the_mean_of_moments():
