@@ -265,14 +265,9 @@ def ours_arnoldi(work: Work) -> Scores:
 
     with work.timed("all"):
         spectrum = arnoldi_spectrum(
-            work.task,
-            work.model(),
-            work.data,
-            *work.groups,
-            curvature="ggn",
-            num_iterations=work.settings["arnoldi_steps"],
-            indefinite="clip",
-        )
+            work.task, work.model(), work.data, *work.groups, curvature="ggn",
+            num_iterations=work.settings["arnoldi_steps"], indefinite="clip",
+        )  # fmt: skip
         scores([spectrum], 1e-2)
     return None
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tda_backend.training.registry import load_task
+from tda_backend.training.tasks import ClassificationTask
 from tda_backend.types import Batch, Task
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -94,6 +95,33 @@ def load_case(name: str) -> Case:
         for epoch in (int(e) for e in arrays["epochs"])
     }
     return Case(task, states, data, tuple(float(rate) for rate in arrays["learning_rates"]))
+
+
+class PooledRegression(ClassificationTask):
+    """Logistic regression on the means of 4 × 4 pixels: 500 parameters, whose Hessian is quickly made."""
+
+    name = "mnist-pooled-lr"
+    num_classes = 10
+
+    def datasets(self) -> dict[str, dict[str, Tensor]]:
+        """Return the compared rows, pooled to ``[N, 49]``."""
+        rows = case_data(load_task("mnist-lr"))
+        return {split: {"x": pooled(part["x"]) / 16, "y": part["y"]} for split, part in rows.items()}
+
+    def build_model(self, seed: int) -> nn.Module:
+        """Return one Linear layer."""
+        return nn.Sequential(nn.Linear(49, 10))
+
+
+def pooled(pixels: Tensor) -> Tensor:
+    """Return sums over 4 × 4 pixels, ``[…, 784]`` → ``[…, 49]``."""
+    return pixels.reshape(*pixels.shape[:-1], 7, 4, 7, 4).sum((-3, -1)).flatten(-2)
+
+
+def pooled_case() -> Case:
+    """Return the small regression at the weights of ``mnist-lr``, summed likewise."""
+    task, state = PooledRegression(), load_case("mnist-lr").states[max(EPOCHS["mnist-lr"])]
+    return Case(task, {1: {"0.weight": pooled(state["0.weight"]), "0.bias": state["0.bias"]}}, task.datasets())
 
 
 def train_case(name: str) -> dict[str, np.ndarray]:

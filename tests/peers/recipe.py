@@ -18,7 +18,7 @@ import torch
 
 from tda_backend.seeds import hashed_seed
 from tests.peers import with_dattri, with_traker
-from tests.peers.cases import DAMPINGS, EPOCHS, GOLDENS, VERSIONS, Case, load_case, train_case
+from tests.peers.cases import DAMPINGS, EPOCHS, GOLDENS, VERSIONS, Case, load_case, pooled_case, train_case
 from tests.peers.with_kronfluence import kronfluence_scores
 
 PROJECTION_DIM, LOGRA_RANK = 64, 8
@@ -79,7 +79,7 @@ def traker_goldens() -> dict[str, np.ndarray]:
 
 def dattri_goldens() -> dict[str, np.ndarray]:
     """Return dattri's scores: TRAK, TracIn, LoGra, CG, explicit, and what it gets wrong."""
-    case, linear = load_case("mnist-mlp"), load_case("mnist-lr")
+    case, linear, small = load_case("mnist-mlp"), load_case("mnist-lr"), pooled_case()
     train, queries, num = case.rows("train"), case.rows("test"), len(case.data["train"]["y"])
     state, model = case.states[max(case.states)], case.model()
     num_parameters = sum(p.numel() for p in model.parameters())
@@ -108,7 +108,13 @@ def dattri_goldens() -> dict[str, np.ndarray]:
             "CG", linear.model(), states[-1], train, queries, size, max_iter=CG_ITERATIONS, regularization=1e-2
         )
         found[f"explicit/batch-{size}"] = with_dattri.influence(
-            "Explicit", linear.model(), states[-1], train, queries, size, regularization=EXPLICIT_REGULARIZATION
+            "Explicit",
+            small.model(),
+            small.states[1],
+            small.rows("train"),
+            small.rows("test"),
+            size,
+            regularization=EXPLICIT_REGULARIZATION,
         )
     found["ekfac"] = with_dattri.ekfac(case.model(), state, train, queries, EKFAC_DAMPING)
     return found

@@ -128,24 +128,13 @@ def conjugate_gradient(
     return solution
 
 
-def logistic_inverse_product(model: nn.Module, inputs: Tensor, regularization: float, queries: Tensor) -> Tensor:
-    """Return (H+λI)⁻¹q for softmax regression ``[m, p]``: H = AᵀA with a row per example and class, solved by Woodbury.
-
-    Σ_c p_c(e_c − p)(e_c − p)ᵀ = diag p − ppᵀ, and the Hessian in the weights is its Kronecker product with (x,1)(x,1)ᵀ.
-    """
-    with torch.no_grad():
-        probabilities = model(inputs).softmax(1)
-    num, classes = probabilities.shape
-    centred = torch.eye(classes).to(probabilities) - probabilities[:, None]  # [n, c, classes]
-    deltas = probabilities.sqrt()[:, :, None] * centred / num**0.5
-    weight = torch.einsum("nco,ni->ncoi", deltas, inputs).flatten(2)
-    rows = torch.cat([weight, deltas], 2).flatten(0, 1)  # [n·c, p] in the order weight, bias
-    small = rows @ rows.T
-    small.diagonal().add_(regularization)
-    return (queries - torch.linalg.solve(small, rows @ queries.T).T @ rows) / regularization
+def hessian(model: nn.Module, train: tuple[Tensor, Tensor]) -> Tensor:
+    """Return the Hessian of the mean training loss, ``[p, p]``."""
+    size = sum(p.numel() for p in model.parameters())
+    return hessian_product(model, train)(torch.eye(size, dtype=train[0].dtype))
 
 
 __all__ = [
-    "conjugate_gradient", "gradients", "hessian_product", "kronecker_truth", "layer_gradients",
-    "logistic_inverse_product", "loss", "margin",
+    "conjugate_gradient", "gradients", "hessian", "hessian_product", "kronecker_truth", "layer_gradients",
+    "loss", "margin",
 ]  # fmt: skip
