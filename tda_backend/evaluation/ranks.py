@@ -15,8 +15,9 @@ from torch import Tensor
 
 from tda_backend.errors import UsageError
 from tda_backend.evaluation.bootstrap import ranks
-from tda_backend.spectral.contraction import ScoreMatrix, Source, num_train, score_curves
+from tda_backend.spectral.contraction import ScoreMatrix, Source, num_train
 from tda_backend.spectral.coordinates import Coordinates
+from tda_backend.spectral.one_query import score_curves
 
 Seeds: TypeAlias = Sequence[Coordinates] | Sequence[ScoreMatrix]
 """One spectrum, or one score matrix, per training seed."""

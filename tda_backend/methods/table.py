@@ -45,6 +45,10 @@ DEPTH = Hyperparameter("depth", "whole", "recursion depth T", (1000,), (100, 100
 REGULARIZATION = Hyperparameter("regularization", "real", "λ of the measured run", (1e-2,), (1e-4, 1e-3, 1e-2), low=0)
 NUM_SEGMENTS = Hyperparameter("num_segments", "whole", "segments L of the trajectory", (3,))
 NUM_CHECKPOINTS = Hyperparameter("num_checkpoints", "whole", "checkpoints C, over all segments", (6,))
+SELF_INFLUENCE = Hyperparameter(
+    "self_influence", "flag", "also take every training example as a query of its own loss (n more queries)", False,
+    sweep=False,
+)  # fmt: skip
 WEIGHT_DECAY = Hyperparameter("weight_decay", "flag", "L2 decay joins the curvature", True, sweep=False)
 
 INFLUENCE = "∇goodness · −∇ℓ"
@@ -60,8 +64,9 @@ def _kronecker(name: str, title: str, curvature: str, formula: str, cost: str, r
 def _source(name: str, title: str, formula: str, cost: str, reference: str) -> MethodSpec:
     return MethodSpec(
         name, title, "scores", "no λ", "∇goodness(θ_final) · segment means of −∇ℓ", "EK-FAC, averaged by segment",
-        "segment chain", formula, (STOP, NUM_SEGMENTS, NUM_CHECKPOINTS, FISHER, WEIGHT_DECAY, UNTRACKED), cost,
-        reference, needs=("outputs", "training"),
+        "segment chain", formula,
+        (STOP, NUM_SEGMENTS, NUM_CHECKPOINTS, FISHER, WEIGHT_DECAY, SELF_INFLUENCE, UNTRACKED), cost, reference,
+        needs=("outputs", "training"),
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from tda_backend.runs import jobs
 from tda_backend.runs.arguments import regularization as one_regularization
 from tda_backend.runs.arguments import regularizations, whole_number
 from tda_backend.runs.evaluate_step import bootstrap_seed, indicator_frame
+from tda_backend.runs.score_table import score_table
 from tda_backend.runs.study_reader import StudyReader, catalogue_version
 from tda_backend.spectral.contraction import ScoreMatrix, Source, block_scores, scores, self_influence
 from tda_backend.store import repository
@@ -126,7 +127,7 @@ class Study(StudyReader):
     def scores(
         self,
         method: str,
-        regularization: float | None = None,
+        regularization: float | Sequence[float] | None = None,
         projection_dim: int | None = None,
         training_epoch: int | None = None,
         query: int | Sequence[int] | None = None,
@@ -134,6 +135,8 @@ class Study(StudyReader):
         **parameters: Any,
     ) -> np.ndarray:
         """Return attribution scores: ``[m, n]``, or ``[n]`` for one query; positive helps.
+
+        Several λ give a leading axis, ``[L, m, n]`` or ``[L, n]``, for much less than L times the work with EK-FAC.
 
         Args:
             method: Key of the method table.
@@ -145,10 +148,13 @@ class Study(StudyReader):
             **parameters: Further settings of the configuration, e.g. ``normalization=True`` of TracIn.
         """
         source = self.source(self.configuration_id(method, projection_dim, training_epoch, **parameters), seeds)
-        if query is None:
-            return scores(source, self._regularization(method, source, regularization))
-        several = isinstance(query, Iterable) and not isinstance(query, str) and getattr(query, "ndim", 1)
-        rows = [self._query(value) for value in query] if several else self._query(query)  # type: ignore[union-attr]
+        rows: int | list[int] | None = None
+        if query is not None:
+            several = isinstance(query, Iterable) and not isinstance(query, str) and getattr(query, "ndim", 1)
+            rows = [self._query(value) for value in query] if several else self._query(query)  # type: ignore
+        if isinstance(regularization, Iterable) and getattr(regularization, "ndim", 1):
+            self._regularization(method, source, next(iter(regularization), None))
+            return score_table(source, regularizations(regularization), rows)
         return scores(source, self._regularization(method, source, regularization), rows)
 
     def lds(

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tda_backend.spectral.contraction import ScoreMatrix, Source, filtered_products, num_train
+from tda_backend.spectral.contraction import ScoreMatrix, Source, num_train
+from tda_backend.spectral.one_query import filtered_products
 
 
 def payload_of(source: Source, query: int, positions: Sequence[int] | np.ndarray) -> dict[str, Any]:

@@ -96,7 +96,8 @@ def _source(context: RunContext, step: Step) -> Scored:
         seed=settings["seed"], weight_decay=settings["weight_decay"], untracked=settings["untracked"],
         fast=settings["method"] == "fast-source", device=context.device,
     )  # fmt: skip
-    return fit.scores(queries), fit.self_influence()
+    scores = fit.scores(queries)
+    return (scores, fit.self_influence()) if settings["self_influence"] else scores
 
 
 def _hydra(context: RunContext, step: Step) -> ScoreMatrix:

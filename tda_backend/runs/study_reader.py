@@ -20,7 +20,8 @@ from tda_backend.runs.arguments import regularizations as checked_regularization
 from tda_backend.runs.arguments import whole_number, whole_numbers
 from tda_backend.runs.payload import payload_of
 from tda_backend.runs.sources import cached_source, read_masks, read_outputs, score_matrices
-from tda_backend.spectral.contraction import ScoreMatrix, Source, admissible, candidates
+from tda_backend.spectral.contraction import ScoreMatrix, Source, admissible
+from tda_backend.spectral.one_query import candidates
 from tda_backend.store import repository
 from tda_backend.store.artifacts import ArtifactStore
 from tda_backend.store.catalogue import owned_here
@@ -186,8 +187,13 @@ class StudyReader:
 
     def stored_self_influence(self, configuration_id: str, seeds: int | Sequence[int] | None = None) -> np.ndarray:
         """Return the self-influence stored beside a score matrix, mean over training seeds, ``[n]``."""
-        keys = self._sources(configuration_id, seeds)["artifact"].tolist()
-        return np.mean([self._store.open(key).array("self_influence") for key in keys], axis=0)
+        artifacts = [self._store.open(key) for key in self._sources(configuration_id, seeds)["artifact"]]
+        if not all("self_influence" in artifact.arrays() for artifact in artifacts):
+            raise UsageError(
+                f"Configuration {configuration_id} of study {self.name} was computed without self-influence.",
+                "Set self_influence = true for the method in the study file, and run it again.",
+            )
+        return np.mean([artifact.array("self_influence") for artifact in artifacts], axis=0)
 
     def rank_intervals(
         self, configuration_id: str, query: int, positions: Sequence[int], regularizations: Sequence[float] | None

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from tda_backend.errors import NumericalError, UsageError
-from tda_backend.spectral.condense import MAX_COORDINATES, Condenser
 from tda_backend.spectral.coordinates import Coordinates, Rows, Segment
 from tda_backend.spectral.filters import check_regularization, filter_table
 
@@ -46,12 +45,12 @@ Source: TypeAlias = Sequence[Coordinates] | ScoreMatrix
 
 def num_queries(source: Source) -> int:
     """Return m."""
-    return source.values.shape[0] if isinstance(source, ScoreMatrix) else _spectra(source)[0].num_queries
+    return source.values.shape[0] if isinstance(source, ScoreMatrix) else spectra_of(source)[0].num_queries
 
 
 def num_train(source: Source) -> int:
     """Return n."""
-    return source.num_train if isinstance(source, ScoreMatrix) else _spectra(source)[0].num_train
+    return source.num_train if isinstance(source, ScoreMatrix) else spectra_of(source)[0].num_train
 
 
 def mean_weights(spectra: Sequence[Coordinates]) -> Tensor | None:
@@ -89,7 +88,7 @@ def scores(source: Source, regularization: float | None, queries: int | Sequence
     if isinstance(source, ScoreMatrix):
         result = source.values if rows is None else source.values[rows]
     else:
-        result = _spectral_scores(_spectra(source), _needed(regularization), rows)
+        result = _spectral_scores(spectra_of(source), needed(regularization), rows)
     if not bool(torch.isfinite(result).all()):
         raise NumericalError(
             f"{int((~torch.isfinite(result)).sum())} scores are not finite at λ = {regularization}.",
@@ -145,9 +144,9 @@ def block_scores(
     """
     one = isinstance(queries, (int, np.integer))
     rows = check_queries(source, [int(queries)] if one else queries)  # type: ignore[arg-type]
-    if isinstance(source, ScoreMatrix) or not all(spectrum.blocks for spectrum in _spectra(source)):
+    if isinstance(source, ScoreMatrix) or not all(spectrum.blocks for spectrum in spectra_of(source)):
         raise UsageError("These scores have no blocks.", "Choose a method with one basis per layer (LoGra, EK-FAC).")
-    spectra = _spectra(source)
+    spectra = spectra_of(source)
     totals: dict[str, Tensor] = {}
     for spectrum in spectra:
         for segment, filtered in _filtered(spectrum, regularization, rows):
@@ -156,7 +155,7 @@ def block_scores(
     weights = mean_weights(spectra)
     result = {name: values if weights is None else values * weights.to(values.dtype) for name, values in totals.items()}
     for values in result.values():
-        _refuse_non_finite(values[None], [regularization])
+        refuse_non_finite(values[None], [regularization])
     return {name: values.numpy()[0] if one else values.numpy() for name, values in result.items()}
 
 
@@ -168,7 +167,7 @@ def admissible(source: Source, regularizations: Sequence[float]) -> list[float]:
     Raises:
         NumericalError: There is none; the filter's own reason for the first.
     """
-    spectra = _spectra(source)
+    spectra = spectra_of(source)
     allowed, reason = [], None
     for value in regularizations:
         try:
@@ -208,10 +207,10 @@ def subset_sums(source: Source, masks: Tensor | np.ndarray, regularizations: Seq
         )
     if isinstance(source, ScoreMatrix):
         sums = (selected @ source.values.to(torch.float64).T)[None]
-        _refuse_non_finite(sums, [None])
+        refuse_non_finite(sums, [None])
         return sums
-    spectra = _spectra(source)
-    values = [check_regularization(value) for value in _needed(regularizations)]
+    spectra = spectra_of(source)
+    values = [check_regularization(value) for value in needed(regularizations)]
     weights = mean_weights(spectra)
     if weights is not None:
         selected = selected * weights
@@ -233,7 +232,7 @@ def subset_sums(source: Source, masks: Tensor | np.ndarray, regularizations: Seq
                         sums[index].addmm_(summed * phi, query.T)
                     else:
                         sums[index, :, rows] += summed @ (query * phi).T
-    _refuse_non_finite(sums, values)
+    refuse_non_finite(sums, values)
     return sums
 
 
@@ -252,7 +251,7 @@ def self_influence(source: Source, regularizations: Sequence[float]) -> Tensor:
     """
     if isinstance(source, ScoreMatrix):
         raise UsageError("Self-influence needs spectral coordinates.", "Choose a method with a regularization.")
-    spectra = _spectra(source)
+    spectra = spectra_of(source)
     values = [check_regularization(value) for value in regularizations]
     result = torch.zeros(len(values), spectra[0].num_train, dtype=torch.float64)
     for spectrum in spectra:
@@ -272,114 +271,6 @@ def self_influence(source: Source, regularizations: Sequence[float]) -> Tensor:
     return result if weights is None else result * weights
 
 
-def filtered_products(source: Source, query: int, positions: Sequence[int] | np.ndarray) -> tuple[Tensor, Tensor]:
-    """Return what a browser needs to score some training examples at any λ: ``score_i(λ) = Σ_r B_ir·φ(σ_r; λ)``.
-
-    Seeds are concatenated along r and already divided by their number; TRAK's weights are multiplied in. A score
-    matrix gives one coordinate σ = 0 whose filter is the identity. Spectra hold no coordinate at or below the
-    pseudo-inverse's cutoff, so at λ = 0 the filter is simply 1/σ.
-
-    Returns:
-        Eigenvalues ``[R]`` float64 and B ``[c, R]`` float32.
-
-    Raises:
-        UsageError: A query or position is out of range.
-    """
-    check_queries(source, [query])
-    chosen = torch.as_tensor(np.asarray(positions, dtype=np.int64))
-    if chosen.numel() and (int(chosen.min()) < 0 or int(chosen.max()) >= num_train(source)):
-        raise UsageError(f"A training position is outside 0…{num_train(source) - 1}.", "Give positions, not indices.")
-    if isinstance(source, ScoreMatrix):
-        return torch.zeros(1, dtype=torch.float64), source.values[query, chosen].to(torch.float32)[:, None]
-    spectra = _spectra(source)
-    weights = mean_weights(spectra)
-    parts = [_products_of(spectrum, query, chosen) for spectrum in spectra]
-    products = torch.cat([values for _, values in parts], dim=1) / len(spectra)
-    if weights is not None:
-        products *= weights[chosen, None]
-    return torch.cat([eigenvalues for eigenvalues, _ in parts]), products.to(torch.float32)
-
-
-def _products_of(spectrum: Coordinates, query: int, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """Return eigenvalues ``[R]`` and products ``[c, R]`` float64 of one spectrum; condensed where there are many."""
-    sigma = spectrum.eigenvalues.to(torch.float64)
-    if sigma.numel() <= MAX_COORDINATES or spectrum.filter.depends_on_query:
-        products = [s.rows("train", chosen).double() * s.rows("query", [query]).double() for s in spectrum.segments()]
-        return torch.cat([segment.eigenvalues for segment in spectrum.segments()]), torch.cat(products, dim=1)
-    condenser = Condenser(float(sigma[sigma > 0].min()), float(sigma.max()))
-    total = torch.zeros(len(chosen), condenser.eigenvalues.numel(), dtype=torch.float64)
-    for segment in spectrum.segments():
-        kept = segment.eigenvalues > 0
-        products = segment.rows("train", chosen).double() * segment.rows("query", [query]).double()
-        condenser.add(total, segment.eigenvalues[kept], products[:, kept])
-    return condenser.eigenvalues, total
-
-
-def candidates(
-    source: Source,
-    query: int,
-    regularizations: Sequence[float] | None,
-    num: int,
-    allowed: np.ndarray | Tensor | None = None,
-) -> np.ndarray:
-    """Return the training positions that enter the top or the bottom ``num`` at some λ of the grid.
-
-    Args:
-        source: One spectrum per training seed, or a score matrix.
-        query: Query index.
-        regularizations: The λ grid; ignored for a score matrix.
-        num: How many at either end.
-        allowed: ``[n]`` bool, which training examples may take part (filters of the explorer); ``None`` for all.
-
-    Returns:
-        Sorted int64 positions.
-    """
-    check_queries(source, [query])
-    total = num_train(source)
-    pool = torch.arange(total) if allowed is None else torch.as_tensor(allowed).to(torch.bool).nonzero()[:, 0]
-    count = min(num, pool.numel())
-    if count <= 0:
-        return np.empty(0, dtype=np.int64)
-    values = score_curves(source, query, regularizations)[:, pool]
-    chosen = torch.cat([values.topk(count, largest=side).indices.flatten() for side in (True, False)])
-    return pool[chosen.unique()].sort().values.numpy()
-
-
-def score_curves(source: Source, query: int, regularizations: Sequence[float] | None) -> Tensor:
-    """Return one query's scores at every λ, ``[L, n]`` in the coordinates' dtype; L = 1 for a score matrix.
-
-    Raises:
-        UsageError: The query is out of range, or λ is missing.
-        NumericalError: λ is not allowed, or a score is not finite (naming λ).
-    """
-    check_queries(source, [query])
-    if isinstance(source, ScoreMatrix):
-        values, names = source.values[query][None], [None]
-    else:
-        values = _score_curves(_spectra(source), query, _needed(regularizations))
-        names = list(_needed(regularizations))
-    _refuse_non_finite(values, names)
-    return values
-
-
-def _score_curves(spectra: Sequence[Coordinates], query: int, regularizations: Sequence[float]) -> Tensor:
-    """Return one query's scores at every λ, ``[L, n]``."""
-    total: Tensor | None = None
-    for spectrum in spectra:
-        for segment in spectrum.segments():
-            row = segment.rows("query", [query]).to(torch.float64)
-            outside = None if spectrum.query_outside is None else spectrum.query_outside[[query]]
-            table = filter_table(
-                spectrum.filter, segment.eigenvalues, regularizations, spectrum.num_train, row, outside
-            )  # fmt: skip
-            weights = [phi.reshape(1, -1) for phi in table]
-            part = segment.products((row * torch.cat(weights) / len(spectra)).to(spectrum.dtype))
-            total = part if total is None else total.add_(part)
-    assert total is not None
-    weights = mean_weights(spectra)
-    return total if weights is None else total * weights.to(total.dtype)
-
-
 def check_queries(source: Source, queries: Sequence[int] | None) -> list[int] | None:
     """Return the query indices as a list, refusing any outside 0…m−1 (negative ones too)."""
     if queries is None:
@@ -392,19 +283,21 @@ def check_queries(source: Source, queries: Sequence[int] | None) -> list[int] | 
     return rows
 
 
-def _spectra(source: Source) -> Sequence[Coordinates]:
+def spectra_of(source: Source) -> Sequence[Coordinates]:
+    """Return the coordinates of each training seed, refusing a score matrix."""
     if isinstance(source, ScoreMatrix) or not isinstance(source, Sequence) or not source:
         raise UsageError("Scores need a list of at least one spectrum.", "Give one spectrum per training seed.")
     return source
 
 
-def _needed(value):
+def needed(value):
+    """Return λ, refusing that there is none."""
     if value is None:
         raise UsageError("This method needs a regularization λ.", "Give λ ≥ 0 in units of the mean Gram.")
     return value
 
 
-def _refuse_non_finite(values: Tensor, regularizations: Sequence[float | None]) -> None:
+def refuse_non_finite(values: Tensor, regularizations: Sequence[float | None]) -> None:
     """Raise naming the first λ (leading axis) at which a value is not finite."""
     for regularization, row in zip(regularizations, values, strict=True):
         if not bool(torch.isfinite(row).all()):

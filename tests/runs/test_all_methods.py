@@ -81,6 +81,7 @@ initialization = ["random", "pca"]
 epochs = 4
 num_segments = 2
 num_checkpoints = 4
+self_influence = true
 [methods.fast-source]
 epochs = 4
 num_segments = 2
@@ -199,6 +200,10 @@ def test_self_influence_of_every_method_that_has_one(every: Study):
             with pytest.raises(UsageError, match="has no self-influence"):
                 every.self_influence(name)
             continue
+        if name == "fast-source":
+            with pytest.raises(UsageError, match="without self-influence"):
+                every.self_influence(name)
+            continue
         value = 0.1 if spec.has_regularization else None
         dim = 8 if name == "trak" else None
         found = every.self_influence(name, value, dim)
@@ -240,6 +245,19 @@ def test_what_a_run_measures_is_not_passed_off_as_a_curve(every: Study):
         every.scores("if-lissa-run", 0.1)
     assert METHODS["if-lissa-run"].curve == "measured run"
     assert METHODS["if-lissa"].curve == "mean of a stochastic method"
+
+
+def test_several_regularizations_at_once(every: Study):
+    for method, parameters in [("iffim", {}), ("ekfac", {"damping": "relative", "fisher": "true"})]:
+        table = every.scores(method, [1e-3, 0.1, 10.0], **parameters)
+        assert table.shape == (3, 6, 40)
+        for value, found in zip([1e-3, 0.1, 10.0], table, strict=True):
+            expected = every.scores(method, value, **parameters)
+            assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+        one = every.scores(method, [0.1, 10.0], query=2, **parameters)
+        assert np.abs(one - table[1:, 2]).max() < 1e-5 * np.abs(table[1:, 2]).max()
+    with pytest.raises(UsageError, match="no regularization"):
+        every.scores("random", [0.1, 1.0])
 
 
 def test_own_subsets_are_not_those_of_lds(every: Study):
