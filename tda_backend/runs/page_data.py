@@ -189,8 +189,9 @@ def draft(toml: str, small: bool = False) -> Draft:
         content = tomllib.loads(toml)
     except tomllib.TOMLDecodeError as error:
         raise StudyError(f"The study is not valid TOML: {error}.", "Correct that place.") from error
-    study = resolve(quick(content) if small else content)
-    plan: Plan = build_plan(study, task_facts(load_task(study["task"]), study["task"]))
+    facts = task_facts(load_task(str(content.get("task", ""))), str(content.get("task", "")))
+    study = resolve(quick(content, facts.num_parameters) if small else content)
+    plan: Plan = build_plan(study, facts)
     by_name: dict[str, float] = {}
     for step in plan.steps:
         by_name[step.name] = by_name.get(step.name, 0.0) + step.weight

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
+import pandas as pd
 import pytest
 from playwright.sync_api import Page, expect
 
+from app.settings import parse_settings, settings_of
+from app.state import k_text
+from tda_backend.methods import METHODS
 from tda_backend.runs.api import Study
 from tests.browser.harness import cards, drag, settled
 
@@ -34,13 +40,27 @@ def wait_for_change(page: Page, name: str, before: str | None) -> None:
     settled(page)
 
 
+def configuration_in_url(page: Page, study: Study) -> tuple[pd.Series, dict]:
+    """Return the configuration that the address names, and the hyper-parameters that the engine wants for it."""
+    wanted = dict(parse_settings(in_url(page, "set") or "")[0])
+    for _, row in study.configurations().iterrows():
+        stored, swept = json.loads(row["parameters"]), METHODS[row["method"]].swept
+        here = (row["method"], str(row["training_epoch"]), k_text(row["projection_dim"]))
+        if here != tuple(in_url(page, name) for name in ("method", "epoch", "k")):
+            continue
+        if wanted.items() <= settings_of(stored, swept).items():
+            return row, {item.name: stored[item.name] for item in swept if item.name in stored}
+    raise AssertionError(f"{page.url} names no configuration")
+
+
 def assert_matches_engine(page: Page, study: Study, allowed: np.ndarray | None = None) -> None:
     """Assert that both sides show the engine's ranking for the view in the URL, up to ties of float32."""
-    k, method = in_url(page, "k"), in_url(page, "method")
-    lam = float(in_url(page, "lam") or 0) if method != "tracin" else None
+    row, parameters = configuration_in_url(page, study)
+    lam = float(in_url(page, "lam") or 0) if row["has_regularization"] else None
+    k = row["projection_dim"]
     scores = study.scores(
-        str(method), lam, None if k == "none" else int(str(k)), int(str(in_url(page, "epoch"))),
-        query=int(str(in_url(page, "query"))), **({"normalization": False} if method == "tracin" else {}),
+        str(row["method"]), lam, None if pd.isna(k) else int(k), int(row["training_epoch"]),
+        query=int(str(in_url(page, "query"))), **parameters,
     )  # fmt: skip
     pool = np.arange(len(scores)) if allowed is None else np.flatnonzero(allowed)
     for side, sign in (("helpful", -1), ("harmful", 1)):

@@ -17,7 +17,7 @@ from tests.browser.test_explorer import (
     wait_for_url,
 )
 
-PAGES = ("", "explorer", "selection", "sensitivity", "guide")
+PAGES = ("", "explorer", "selection", "sensitivity", "methods", "guide")
 
 
 def open_page(page: Page, address: str, name: str, query: str = START) -> None:
@@ -26,7 +26,7 @@ def open_page(page: Page, address: str, name: str, query: str = START) -> None:
     settled(page)
     if name == "explorer":
         page.wait_for_selector(".card")
-    if name in ("selection", "sensitivity"):
+    if name in ("selection", "sensitivity", "methods"):
         page.wait_for_selector(".js-plotly-plot .main-svg")
 
 
