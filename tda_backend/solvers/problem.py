@@ -41,7 +41,9 @@ class AmbientProblem:
                 memory asks for it.
         """
         size = max(1, _SOLVED_NUMBERS // self.product.num_parameters)
-        return ScoreMatrix(torch.cat([-inner_products(self.losses, solve(part)) for part in self.queries.split(size)]))
+        device = self.product.device
+        parts = [-inner_products(self.losses, solve(part.to(device))) for part in self.queries.split(size)]
+        return ScoreMatrix(torch.cat(parts))
 
 
 def ambient_problem(

@@ -53,10 +53,14 @@ class CurvatureProduct(ABC):
         layout: Order of the flat parameter axis p.
         num_train: n.
         dtype: Of the vectors.
+        device: Where products run and come out.
     """
 
-    def __init__(self, kind: CurvatureKind, task: Task, model: nn.Module, num_train: int) -> None:
+    def __init__(
+        self, kind: CurvatureKind, task: Task, model: nn.Module, num_train: int, device: torch.device | str
+    ) -> None:
         self.kind: CurvatureKind = kind
+        self.device = torch.device(device)
         self.name = f"{kind} of task {task.name!r}"
         self.layout = ParameterLayout.of(model)
         self.num_train = num_train
@@ -216,8 +220,7 @@ class FactorProduct(CurvatureProduct):
         device: torch.device | str,
         batch_size: int,
     ) -> None:
-        super().__init__(kind, task, model, pseudo.num_train)
-        self._device = torch.device(device)
+        super().__init__(kind, task, model, pseudo.num_train, device)
         self._names = [layer.name for layer in first.layers]
         # The inputs of a layer are the same for every c; positions become an axis of their own, [n, t, d].
         self._inputs = [_with_positions(layer.inputs).to(device) for layer in first.layers]
@@ -229,12 +232,12 @@ class FactorProduct(CurvatureProduct):
 
     def inner_products(self, vectors: Tensor) -> Tensor:
         """Return ⟨g_i, v⟩ of the first part, ``[q, n]``."""
-        layers = self._views(vectors.to(self._device))
+        layers = self._views(vectors.to(self.device))
         parts = [self._coefficients(layers, self._select(rows)) for rows in self._chunks(None)]
         return torch.cat(parts)[:, :, 0].T
 
     def _product(self, vectors: Tensor, rows: Tensor | None) -> Tensor:
-        vectors = vectors.to(self._device)
+        vectors = vectors.to(self.device)
         layers = self._views(vectors)
         result = torch.zeros_like(vectors)
         sums = self._views(result)
@@ -262,7 +265,7 @@ class FactorProduct(CurvatureProduct):
 
     def _chunks(self, rows: Tensor | None) -> list[slice] | list[Tensor]:
         if rows is not None:
-            return list(rows.to(self._device).split(_EXAMPLES))
+            return list(rows.to(self.device).split(_EXAMPLES))
         return [slice(start, start + _EXAMPLES) for start in range(0, self.num_train, _EXAMPLES)]
 
     def _select(self, rows: slice | Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -302,15 +305,15 @@ class _StreamedProduct(CurvatureProduct):
         device: torch.device | str,
         batch_size: int,
     ) -> None:
-        super().__init__(kind, task, model, num_train)
+        super().__init__(kind, task, model, num_train, device)
         self._model, self._task = model, task
-        self._device, self._batch_size = device, batch_size
+        self._batch_size = batch_size
         self._parameters = [p for p in model.parameters() if p.requires_grad]
 
     def _stream(self, data: Batch, rows: Tensor, step: Callable[[dict[str, Tensor]], None]) -> None:
-        self._model.to(self._device)
+        self._model.to(self.device)
         with evaluation_mode(self._model), torch.enable_grad():
-            for _, batch in batches(data, rows, self._batch_size, self._device):
+            for _, batch in batches(data, rows, self._batch_size, self.device):
                 step(batch)
 
 
@@ -329,7 +332,7 @@ class _HessianProduct(_StreamedProduct):
 
     def _product(self, vectors: Tensor, rows: Tensor | None) -> Tensor:
         chosen = self._rows if rows is None else self._rows[rows.cpu()]
-        vectors = vectors.to(self._device)
+        vectors = vectors.to(self.device)
         result = torch.zeros_like(vectors)
 
         def step(batch: dict[str, Tensor]) -> None:
@@ -363,7 +366,7 @@ class _OutputProduct(_StreamedProduct):
 
     def _product(self, vectors: Tensor, rows: Tensor | None) -> Tensor:
         chosen = self._rows if rows is None else self._rows[rows.cpu()]
-        vectors = vectors.to(self._device)
+        vectors = vectors.to(self.device)
         result = torch.zeros_like(vectors)
 
         def step(batch: dict[str, Tensor]) -> None:
@@ -397,7 +400,7 @@ class _ScalarProduct(_StreamedProduct):
 
     def inner_products(self, vectors: Tensor) -> Tensor:
         """Return ⟨g_i, v⟩ of the first part, ``[q, n]``."""
-        vectors = vectors.to(self._device)
+        vectors = vectors.to(self.device)
         collected: list[Tensor] = []
 
         def step(batch: dict[str, Tensor]) -> None:
@@ -410,7 +413,7 @@ class _ScalarProduct(_StreamedProduct):
 
     def _product(self, vectors: Tensor, rows: Tensor | None) -> Tensor:
         chosen = self._rows if rows is None else self._rows[rows.cpu()]
-        vectors = vectors.to(self._device)
+        vectors = vectors.to(self.device)
         result = torch.zeros_like(vectors)
 
         def step(batch: dict[str, Tensor]) -> None:
