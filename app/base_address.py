@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 
 from starlette.datastructures import MutableHeaders
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
@@ -19,12 +20,13 @@ class BaseAddress:
 
     Args:
         app: What is wrapped.
-        pages: The pages' names in the URL.
+        pages: The pages' names in the URL; the first one's address is the server's own, and its name leads there.
     """
 
     def __init__(self, app: ASGIApp, pages: Sequence[str]) -> None:
         self.app = app
         self.pages = {"/", *(f"/{name}" for name in pages)}
+        self.first = f"/{pages[0]}"
         names = "|".join(re.escape(name) for name in pages)
         self.script = (
             "<script>window.__streamlit={BACKEND_BASE_URL:location.origin+"
@@ -36,6 +38,12 @@ class BaseAddress:
         path = scope.get("path", "")
         if scope["type"] != "http" or scope["method"] != "GET" or (path.rstrip("/") or "/") not in self.pages:
             await self.app(scope, receive, send)
+            return
+        if path.rstrip("/") == self.first:
+            query = scope.get("query_string", b"").decode()
+            # Relative, for the server may live in a folder.
+            there = ("../" if path.endswith("/") else "./") + (f"?{query}" if query else "")
+            await RedirectResponse(there)(scope, receive, send)
             return
         plain = [pair for pair in scope["headers"] if pair[0] not in (b"accept-encoding", b"range")]
         start: Message | None = None

@@ -7,7 +7,7 @@ of its own that no line joins, with the tick "0".
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -55,6 +55,13 @@ def on_grid(frame: pd.DataFrame) -> pd.DataFrame:
 
 LAMBDA_TITLE = "λ (units of the mean Gram)"
 RELATIVE_TITLE = "λ relative to each layer's mean curvature"
+BOTH_TITLE = "λ (absolute or relative, by damping)"
+
+
+def lambda_title(dampings: Iterable[str | None]) -> str:
+    """Return what λ is for configurations with these dampings (``None``: absolute)."""
+    known = {damping == "relative" for damping in dampings}
+    return BOTH_TITLE if len(known) > 1 else RELATIVE_TITLE if known == {True} else LAMBDA_TITLE
 
 
 def _regularization_axis(figure: go.Figure, regularizations: pd.Series, zero: float, title: str = LAMBDA_TITLE) -> None:
@@ -184,11 +191,14 @@ def lds_figure(
     return _finish(figure, height, legend=False)
 
 
-def comparison_figure(curves: Sequence[tuple[str, str, str, pd.DataFrame]], height: int = 260) -> go.Figure:
+def comparison_figure(
+    curves: Sequence[tuple[str, str, str, pd.DataFrame]], title: str = LAMBDA_TITLE, height: int = 260
+) -> go.Figure:
     """Return several LDS(λ) curves with their bands in one figure.
 
     Args:
         curves: (legend entry, colour ``#rrggbb``, dash, frame with regularization, mean, ci_low, ci_high).
+        title: What λ is.
         height: Pixels.
     """
     curves = [(name, color, dash, on_grid(frame)) for name, color, dash, frame in curves]
@@ -197,7 +207,7 @@ def comparison_figure(curves: Sequence[tuple[str, str, str, pd.DataFrame]], heig
     figure = go.Figure()
     for name, color, dash, frame in curves:
         _curve(figure, frame, "ci_low", "ci_high", color, name, zero, dash)
-    _regularization_axis(figure, every, zero)
+    _regularization_axis(figure, every, zero, title)
     figure.update_yaxes(title="LDS (mean over queries)")
     return _finish(figure, height)
 

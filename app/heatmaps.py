@@ -152,7 +152,13 @@ def flatness(cells: pd.DataFrame, share: float = 0.05) -> tuple[float, int]:
 
 
 def heatmap_figure(
-    grid: Grid, *, low: float, high: float, current: tuple[object, object] | None = None, height: int = 300
+    grid: Grid,
+    *,
+    low: float,
+    high: float,
+    current: tuple[object, object] | None = None,
+    titles: Mapping[str, str] | None = None,
+    height: int = 300,
 ) -> go.Figure:
     """Return the heatmap. Clicks land on transparent squares, for a heatmap itself reports none.
 
@@ -161,6 +167,7 @@ def heatmap_figure(
         low: LDS at the bottom of the colour scale.
         high: LDS at its top; the same for figures that stand side by side.
         current: Axis values (x, y) of the present view: marked if it is a cell.
+        titles: Axis → title, where it is another than usual.
         height: Pixels.
     """
     columns, rows = {v: i for i, v in enumerate(grid.x_values)}, {v: i for i, v in enumerate(grid.y_values)}
@@ -200,11 +207,17 @@ def heatmap_figure(
             marker={"symbol": symbol, "size": 13, "color": "#e8590c", "line": {"width": 2.4, "color": "#e8590c"}},
         )  # fmt: skip
     places, names = _ticks(grid)
+    named = titles or {}
     figure.update_xaxes(
-        title=axis_title(grid.x), tickvals=places, ticktext=names, showgrid=False, zeroline=False, tickangle=0
+        title=named.get(grid.x, axis_title(grid.x)),
+        tickvals=places,
+        ticktext=names,
+        showgrid=False,
+        zeroline=False,
+        tickangle=0,
     )
     figure.update_yaxes(
-        title=axis_title(grid.y), tickvals=list(rows.values()), ticktext=[axis_label(v, grid.y) for v in rows],
+        title=named.get(grid.y, axis_title(grid.y)), tickvals=list(rows.values()), ticktext=[axis_label(v, grid.y) for v in rows],
         showgrid=False, zeroline=False,
     )  # fmt: skip
     figure.update_layout(

@@ -126,10 +126,15 @@ def layer_name(name: str) -> str:
     return f"layer {name}" if name.replace(".", "").isdigit() else name
 
 
-@st.cache_data(max_entries=64, show_spinner=False)
+@st.cache_data(max_entries=64, show_spinner="Checking the study")
 def draft(toml: str, small: bool) -> page_data.Draft:
-    """Return what running a study file would do; raises the study's own error."""
+    """Return what running a study file would do; raises the study's own error. It loads the task, a person's code."""
     return page_data.draft(toml, small)
+
+
+def may_load(task: str) -> bool:
+    """Return whether this server may load a task: one that only reads loads none but the built-in ones."""
+    return not read_only() or task in page_data.built_in_tasks()
 
 
 def tasks() -> list[str]:

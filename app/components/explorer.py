@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from app import explorer_data, services, session
+from app.charts import LAMBDA_TITLE, RELATIVE_TITLE
 from app.explorer_data import NUM_RANK_STEPS
 from app.formats import lds_text, regularization_text
 from app.session import Context
@@ -47,7 +48,7 @@ def explorer_payload(context: Context, lam: dict[str, Any]) -> dict[str, Any]:
         **numbers,
         "key": f"{opened.study_id}/{identity}/{view.query}/{view.classes}/{view.right}/{presets}",
         "hasLambda": has_lambda,
-        "lambdaTitle": lambda_title(context),
+        "lambdaTitle": RELATIVE_TITLE if is_relative(context) else LAMBDA_TITLE,
         "blocks": _relative_blocks(context),
         "kind": curve_kind(context),
         "range": [min(grid), max(grid)],
@@ -63,13 +64,6 @@ def explorer_payload(context: Context, lam: dict[str, Any]) -> dict[str, Any]:
 def is_relative(context: Context) -> bool:
     """Return whether λ counts in units of each layer's mean curvature."""
     return context.configuration is not None and context.configuration["settings"].get("damping") == "relative"
-
-
-def lambda_title(context: Context) -> str:
-    """Return what λ is, for the axis."""
-    if is_relative(context):
-        return "λ relative to each layer's mean curvature"
-    return "λ (units of the mean Gram)"
 
 
 def _relative_blocks(context: Context) -> list[dict[str, Any]]:

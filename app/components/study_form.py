@@ -6,12 +6,14 @@ from typing import Any
 
 import streamlit as st
 
-from app import services
+from app import services, session
 from app.components.errors import show_error
 from app.components.progress import show_ended_job, show_job
 from app.formats import count_text, duration_text, joined, plain
+from app.navigation import open_page
 from app.session import Context
 from app.settings import label
+from app.state import View
 from app.study_text import StudyForm, grid_text, safe_name, to_toml
 from tda_backend.errors import TDAError
 
@@ -133,11 +135,12 @@ def _show_result(form: StudyForm, text: str, small: bool) -> None:
         "Download study file", text.encode(), f"{form.name}.toml", "application/toml", key="form-download",
         width="stretch",
     )  # fmt: skip
-    try:
-        draft = services.draft(text, small)
-    except TDAError as error:
-        show_error(error)
-        draft = None
+    draft = None
+    if services.may_load(form.task):
+        try:
+            draft = services.draft(text, small)
+        except TDAError as error:
+            show_error(error)
     if draft is not None:
         slowest = [name for name, _ in draft.slowest[:2]]
         st.caption(
@@ -167,7 +170,10 @@ def _show_started() -> None:
     if status == "running":
         st.fragment(_follow_job, run_every=1.5)(str(identity))
     elif status == "done":
-        st.success("The study is computed. Choose it in the side bar.", icon=":material/check:")
+        st.success("The study is computed.", icon=":material/check:")
+        if st.button("Look at it in the Explorer", key="form-look"):
+            session.write(View(study=str(mine["study"].iloc[0])))
+            open_page("explorer")
     else:
         show_ended_job(mine.iloc[0])
 

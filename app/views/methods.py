@@ -77,11 +77,12 @@ def _at_its_lambda(row: dict[str, Any], selections: pd.DataFrame, without: pd.Da
         found = without.loc[identity]
         lds, low, high = found["mean"], found["ci_low"], found["ci_high"]
     details = [f"epoch {row['training_epoch']}", projection_text(row["projection_dim"])]
-    details += [] if lam is None else [f"λ* = {regularization_text(lam)}"]
+    relative = " relative to each layer" if row["settings"].get("damping") == "relative" else ""
+    details += [] if lam is None else [f"λ* = {regularization_text(lam)}{relative}"]
     return {
         "configuration_id": identity, "method": row["method"], "method_title": row["method_title"],
         "variant_title": row["variant_title"], "lds": _number(lds), "low": _number(low), "high": _number(high),
-        "regularization": None if is_missing(lam) else float(lam), "epoch": row["training_epoch"],
+        "is_relative": bool(relative), "regularization": None if is_missing(lam) else float(lam), "epoch": row["training_epoch"],
         "k": projection_text(row["projection_dim"]), "details": f"{row['variant_title']}<br>{', '.join(details)}",
     }  # fmt: skip
 
@@ -130,7 +131,10 @@ def _show_table(frame: pd.DataFrame, go: Any) -> None:
             "LDS": frame["lds"].round(3),
             "95 % low": frame["low"].round(3),
             "95 % high": frame["high"].round(3),
-            "λ*": [regularization_text(value) for value in frame["regularization"]],
+            "λ*": [
+                regularization_text(value) + (" relative" if relative else "")
+                for value, relative in zip(frame["regularization"], frame["is_relative"], strict=True)
+            ],
             "seconds": [None if is_missing(value) else float(f"{value:.3g}") for value in frame["seconds"]],
             "epoch": frame["epoch"],
             "k": [text.removeprefix("k = ") for text in frame["k"]],

@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from app import services, session
-from app.charts import LDS_HELP, comparison_figure
+from app.charts import LDS_HELP, comparison_figure, lambda_title
 from app.components.errors import shows_errors
 from app.components.method_controls import SHORT
 from app.components.progress import (
@@ -157,11 +157,12 @@ def _show_curves(study_id: str) -> None:
     for record in best.to_dict("records"):
         curve = opened.curve(record["configuration_id"])
         k = projection_text(record["projection_dim"])
-        name = f"{record['variant_title']}, epoch {record['training_epoch']}, {k}"
+        relative = ", λ relative to layers" if record["settings"].get("damping") == "relative" else ""
+        name = f"{record['variant_title']}{relative}, epoch {record['training_epoch']}, {k}"
         curves.append((name, method_color(record["method"]), method_dash(record["method"]), curve))
         frames.append(curve.drop(columns=["is_selected"]).assign(configuration=name))
     st.plotly_chart(
-        comparison_figure(curves), width="stretch", config={"displaylogo": False}, key=f"curves-{study_id}",
+        comparison_figure(curves, lambda_title([row.get("damping") for row in best["settings"]])), width="stretch", config={"displaylogo": False}, key=f"curves-{study_id}",
         alt="LDS against λ of each method's best configuration, with 95 % bands",
     )  # fmt: skip
     frame = pd.concat(frames)

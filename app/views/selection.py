@@ -7,11 +7,10 @@ import streamlit as st
 
 from app import services, session
 from app.charts import (
-    LAMBDA_TITLE,
     LDS_HELP,
-    RELATIVE_TITLE,
     XI_HELP,
     indicator_figure,
+    lambda_title,
     lds_figure,
     spectrum_figure,
     spectrum_table,
@@ -99,7 +98,7 @@ def _span(context: Context, shown: list[pd.Series]) -> tuple[float, float] | Non
 def _show_method(context: Context, row: pd.Series, span: tuple[float, float] | None) -> None:
     opened, identity = context.opened, str(row["configuration_id"])
     color = method_color(row["variant"])
-    title = RELATIVE_TITLE if row["settings"].get("damping") == "relative" else LAMBDA_TITLE
+    title = lambda_title([row["settings"].get("damping")])
     record = opened.selection(identity, context.alpha)
     curve, indicator = opened.curve(identity, context.alpha), opened.indicator_curve(identity)
     lam, warnings = chosen_regularization(record, indicator, context.view.xi)

@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from app import services, session
+from app.charts import lambda_title
 from app.components import no_study
 from app.components.beside import beside_box, methods_beside
 from app.components.errors import shows_errors
@@ -200,8 +201,11 @@ def _show_heatmap(
     best = grid.cells.loc[grid.cells["mean"].idxmax()]
     share, count = flatness(grid.cells)
     st.plotly_chart(
-        heatmap_figure(grid, low=span[0], high=span[1], current=_current(context, grid, frame)), width="stretch",
-        config=CHART, key=key, on_select=clicked, selection_mode="points",
+        heatmap_figure(
+            grid, low=span[0], high=span[1], current=_current(context, grid, frame),
+            titles={"lam": lambda_title(row.get("damping") for row in grid.cells["settings"])},
+        ),
+        width="stretch", config=CHART, key=key, on_select=clicked, selection_mode="points",
         alt=f"Heatmap of LDS, {axis_title(x)} against {axis_title(y)}, {title}; best {best['mean']:.3f}",
     )  # fmt: skip
     best_k = projection_text(None if best["k"] == "none" else int(best["k"]))

@@ -30,6 +30,12 @@ def open_page(page: Page, address: str, name: str, query: str = START) -> None:
         page.wait_for_selector(".js-plotly-plot .main-svg")
 
 
+def test_the_first_page_has_a_name_too(page, address):
+    page.goto(f"{address}/overview?{START}")
+    expect(page.get_by_text("complete", exact=True)).to_be_visible()
+    assert page.url.startswith(f"{address}/?")
+
+
 def test_overview_leads_to_the_explorer(page, address):
     open_page(page, address, "", "")
     expect(page.get_by_text("complete", exact=True)).to_be_visible()

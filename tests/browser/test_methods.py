@@ -201,7 +201,7 @@ def test_the_form_s_study_is_run(page, quick, tmp_path):
         expect(run).to_be_enabled(timeout=30_000)
         run.click()
         expect(page.get_by_text("The study is computed")).to_be_visible(timeout=180_000)
-        page.goto(f"{address}/explorer?study=from-form-quick")
+        page.get_by_role("button", name="Look at it in the Explorer").click()
         page.wait_for_selector(".card")
-        assert in_url(page, "study") == "from-form-quick"
+        wait_for_url(page, "study", "from-form-quick")
         page.goto("about:blank")
