@@ -51,6 +51,7 @@ def _of_method(spec: MethodSpec, settings: Mapping[str, Any], study: Mapping[str
             parameters["projection"] = projection_kind(spec, parameters, study["projection"]["kind"])
         num_sources = parameters.get("half_subset_models") or num_seeds
         title = f"TRAK-{num_sources}" if spec.name == "trak" and num_sources > 1 else spec.title
+        title += " (half subsets)" if parameters.get("half_subset_models") else ""
         yield {
             "method": spec.name, "title": title, "training_epoch": epoch,
             "projection_dim": None if dim == NONE else dim,
@@ -109,7 +110,10 @@ def order(row: Mapping[str, Any], first: Mapping[str, Any] | None) -> tuple:
 
 def preview(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """Return the configuration that is evaluated first: a cheap projection at a middle-to-late checkpoint."""
-    spectral = [row for row in rows if row["method"] in ("iffim", "trak") and row["num_sources"] == row["num_seeds"]]
+    spectral = [
+        row for row in rows
+        if row["method"] in ("iffim", "trak") and not row["parameters"].get("half_subset_models")
+    ]  # fmt: skip
     if not spectral:
         return None
     epochs = sorted({row["training_epoch"] for row in spectral})

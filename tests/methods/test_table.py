@@ -8,7 +8,7 @@ import pytest
 
 from tda_backend.errors import StudyError, UsageError
 from tda_backend.methods import METHODS, Hyperparameter, method, spectral_filter
-from tda_backend.runs.configurations import configurations, setting_text
+from tda_backend.runs.configurations import configurations, preview, setting_text
 from tda_backend.runs.quick import quick
 from tda_backend.runs.study import RULES, resolve
 from tda_backend.spectral.solver_filters import Krylov, LissaMean, StrictDampedInverse
@@ -101,6 +101,16 @@ def test_every_combination_of_swept_values_is_one_configuration(name):
         expected *= len(study["methods"][name][item.name])
     assert len(rows) == expected, combinations
     assert len({row["label"] for row in rows}) == expected
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_models_of_half_subsets_are_told_apart_from_the_seeds_own(seeds: int):
+    content = {**_study("trak"), "methods": {"trak": {"half_subset_models": [0, seeds]}}}
+    rows = configurations(resolve({**content, "training": {"epochs": [2], "seeds": seeds}}))
+    own, half = sorted(rows, key=lambda row: len(row["parameters"]))
+    assert own["label"] != half["label"] and own["title"] != half["title"]
+    assert preview([half]) is None  # its models are not the seeds': a preview would attribute those
+    assert preview(rows) is own
 
 
 def test_filters_carry_the_configurations_parameters():
