@@ -217,8 +217,8 @@ def heatmap_figure(
         tickangle=0,
     )
     figure.update_yaxes(
-        title=named.get(grid.y, axis_title(grid.y)), tickvals=list(rows.values()), ticktext=[axis_label(v, grid.y) for v in rows],
-        showgrid=False, zeroline=False,
+        title=named.get(grid.y, axis_title(grid.y)), tickvals=list(rows.values()),
+        ticktext=[axis_label(v, grid.y) for v in rows], showgrid=False, zeroline=False,
     )  # fmt: skip
     figure.update_layout(
         height=height, margin={"l": 8, "r": 8, "t": 30, "b": 8}, dragmode=False, clickmode="event+select",

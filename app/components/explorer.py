@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,11 @@ def explorer_payload(context: Context, lam: dict[str, Any]) -> dict[str, Any]:
     opened, view, identity = context.opened, context.view, context.configuration_id
     assert context.configuration is not None
     has_lambda = bool(context.configuration["has_regularization"])
-    numbers = explorer_data.explorer_numbers(opened, identity, view.query or 0, view.classes, view.right)
+    waiting = contextlib.nullcontext()
+    if services.methods()[view.method].recipe == "kronecker":  # made anew for each query, which takes seconds
+        waiting = st.spinner("Computing this query's scores from the factors of every layer")
+    with waiting:
+        numbers = explorer_data.explorer_numbers(opened, identity, view.query or 0, view.classes, view.right)
     query = opened.examples("queries").set_index("position").loc[view.query or 0]
     curve = opened.curve(identity, context.alpha).sort_values("regularization")
     selection = opened.selection(identity, context.alpha) if has_lambda else {}

@@ -82,7 +82,8 @@ def _at_its_lambda(row: dict[str, Any], selections: pd.DataFrame, without: pd.Da
     return {
         "configuration_id": identity, "method": row["method"], "method_title": row["method_title"],
         "variant_title": row["variant_title"], "lds": _number(lds), "low": _number(low), "high": _number(high),
-        "is_relative": bool(relative), "regularization": None if is_missing(lam) else float(lam), "epoch": row["training_epoch"],
+        "is_relative": bool(relative), "regularization": None if is_missing(lam) else float(lam),
+        "epoch": row["training_epoch"],
         "k": projection_text(row["projection_dim"]), "details": f"{row['variant_title']}<br>{', '.join(details)}",
     }  # fmt: skip
 

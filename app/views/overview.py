@@ -161,8 +161,9 @@ def _show_curves(study_id: str) -> None:
         name = f"{record['variant_title']}{relative}, epoch {record['training_epoch']}, {k}"
         curves.append((name, method_color(record["method"]), method_dash(record["method"]), curve))
         frames.append(curve.drop(columns=["is_selected"]).assign(configuration=name))
+    title = lambda_title([row.get("damping") for row in best["settings"]])
     st.plotly_chart(
-        comparison_figure(curves, lambda_title([row.get("damping") for row in best["settings"]])), width="stretch", config={"displaylogo": False}, key=f"curves-{study_id}",
+        comparison_figure(curves, title), width="stretch", config={"displaylogo": False}, key=f"curves-{study_id}",
         alt="LDS against λ of each method's best configuration, with 95 % bands",
     )  # fmt: skip
     frame = pd.concat(frames)
