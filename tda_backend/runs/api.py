@@ -28,7 +28,7 @@ from tda_backend.runs.arguments import regularizations, whole_number
 from tda_backend.runs.evaluate_step import bootstrap_seed, indicator_frame
 from tda_backend.runs.score_table import score_table
 from tda_backend.runs.study_reader import StudyReader, catalogue_version
-from tda_backend.spectral.contraction import ScoreMatrix, Source, block_scores, scores, self_influence
+from tda_backend.spectral.contraction import ScoreMatrix, Source, admissible, block_scores, scores, self_influence
 from tda_backend.store import repository
 from tda_backend.store.workspace import Workspace
 
@@ -169,12 +169,13 @@ class Study(StudyReader):
     ) -> pd.DataFrame:
         """Return LDS at the given λ: regularization, mean, ci_low, ci_high (95 % bootstrap over subsets).
 
-        ``regularization=None`` takes the study's grid. ``num_subsets`` and ``num_undefined`` come along.
+        ``regularization=None`` takes the λ of the study's grid at which the method has scores. ``num_subsets`` and
+        ``num_undefined`` come along.
         """
         source = self.source(self.configuration_id(method, projection_dim, training_epoch, **parameters), seeds)
         grid = None
         if not isinstance(source, ScoreMatrix):
-            grid = self._grid(regularization)
+            grid = self._grid(regularization, source)
         elif regularization is not None:
             self._regularization(method, source, regularization)  # refuses λ with the words of scores()
         curve = lds_curve(
@@ -216,7 +217,10 @@ class Study(StudyReader):
         seeds: int | Sequence[int] | None = None,
         **parameters: Any,
     ) -> np.ndarray:
-        """Return every training example's influence on its own loss, ``[L, n]``: one row per λ (one without λ)."""
+        """Return every training example's influence on its own loss, ``[L, n]``: one row per λ (one without λ).
+
+        ``regularization=None`` takes the λ of the study's grid at which the method has scores.
+        """
         spec = method_row(method)
         if not spec.has_self_influence:
             able = [row.name for row in METHODS.values() if row.has_self_influence]
@@ -226,7 +230,7 @@ class Study(StudyReader):
         if isinstance(source, ScoreMatrix):
             self._regularization(method, source, regularization)  # refuses λ with the words of scores()
             return self.stored_self_influence(configuration_id, seeds)[None]
-        return self_influence(source, self._grid(regularization)).numpy()
+        return self_influence(source, self._grid(regularization, source)).numpy()
 
     def layer_scores(
         self,
@@ -301,10 +305,12 @@ class Study(StudyReader):
         joined = frame.join(train[["index", "label", "prediction", "payload"]], on="position")
         return joined.loc[:, ["side", "rank", "position", "index", "label", "prediction", "score", "payload"]]
 
-    def _grid(self, regularization: float | Sequence[float] | None) -> list[float]:
-        if regularization is None:
-            return [float(value) for value in self.info["regularizations"]]
-        return regularizations(regularization)
+    def _grid(self, regularization: float | Sequence[float] | None, source: Source | None = None) -> list[float]:
+        """Return the λ asked for, or the study's grid: all of it, or where ``source`` has scores."""
+        if regularization is not None:
+            return regularizations(regularization)
+        grid = [float(value) for value in self.info["regularizations"]]
+        return grid if source is None else admissible(source, grid)
 
     def _regularization(self, method: str, source: Source, regularization: Any) -> float | None:
         if isinstance(source, ScoreMatrix):

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from tda_backend.evaluation.indicator import indicator_curve
+from tda_backend.evaluation.indicator import Indicator, indicator_curve
 from tda_backend.evaluation.lds import lds_curve
 from tda_backend.evaluation.selection import Selection, regret, select_regularization, spectrum_quantiles
 from tda_backend.seeds import hashed_seed
@@ -75,7 +75,8 @@ def _within(chosen: Selection, source: Source, grid: list[float]) -> Selection:
     positive = [value for value in grid if value > 0] or grid
     nearest = min(positive, key=lambda value: abs(np.log(max(value, 1e-300) / chosen.regularization)))
     note = f"λ* = {chosen.regularization:.3g} is not possible with this method; the nearest of the grid is taken"
-    return replace(chosen, regularization=nearest, warnings=(*chosen.warnings, note))
+    xi = float(Indicator(source).mean([nearest])[0])  # type: ignore[arg-type]
+    return replace(chosen, regularization=nearest, xi=xi, warnings=(*chosen.warnings, note))
 
 
 def _lds_tables(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,8 @@ from hypothesis import strategies as st
 from tda_backend.errors import NumericalError, UsageError
 from tda_backend.evaluation.indicator import indicator_curve
 from tda_backend.evaluation.selection import regret, select_regularization, spectrum_quantiles
+from tda_backend.runs.evaluate_step import evaluation_tables
+from tda_backend.spectral.solver_filters import LissaMean
 from tests.helpers_numerics import make_spectrum, random_rows
 
 
@@ -128,3 +132,21 @@ def test_regret_ignores_undefined_values_and_refuses_none():
     assert regret([1.0, 2.0], [np.nan, 0.3], 0.5, 0.2).regularization_best == 2.0
     with pytest.raises(NumericalError, match="No LDS is defined"):
         regret([1.0], [np.nan], 0.5, np.nan)
+
+
+def test_a_selection_that_is_moved_says_the_indicator_where_it_went():
+    spectrum = long_spectrum()
+    largest = float(spectrum.eigenvalues[0])
+    spectrum = replace(spectrum, filter=LissaMean(scaling=largest * 0.51, depth=10))
+    wanted = select_regularization([spectrum], 0.99).regularization
+    grid = [largest * factor for factor in (1e-6, 1e-3, 1.0)]
+    settings = {
+        "evaluation": {"threshold": 0.99, "quantiles": [0.5], "top": 3},
+        "regularizations": grid, "alphas": [0.5],
+    }  # fmt: skip
+    row = evaluation_tables([spectrum], settings, {})["selections"].to_pylist()[0]
+    moved = row["lambda_selected"]
+    assert moved in grid
+    assert moved + largest < 1.02 * largest < wanted + largest
+    assert row["xi_at_selected"] == pytest.approx(indicator_curve([spectrum], [moved]).mean[0])
+    assert any("nearest of the grid" in warning for warning in row["warnings"])

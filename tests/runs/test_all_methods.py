@@ -260,6 +260,15 @@ def test_several_regularizations_at_once(every: Study):
         every.scores("random", [0.1, 1.0])
 
 
+@pytest.mark.parametrize(("method", "parameters"), [("if-explicit", {"curvature": "ggn"}), ("if-lissa", {})])
+def test_the_study_s_grid_means_those_of_its_values_that_the_method_has(every: Study, method: str, parameters: dict):
+    source = every.source(every.configuration_id(method, **parameters))
+    grid = admissible(source, every.info["regularizations"])
+    assert (len(grid) < len(every.info["regularizations"])) == (method == "if-explicit")
+    assert every.lds(method, **parameters)["regularization"].tolist() == grid
+    assert every.self_influence(method, **parameters).shape == (len(grid), 40)
+
+
 def test_own_subsets_are_not_those_of_lds(every: Study):
     timings = every.timings()
     own = timings[timings["step"] == "downsample"]
