@@ -125,7 +125,7 @@ def _ranks(opened: Study, configuration_id: str, query: int, positions: list[int
     known = opened.configurations().set_index("configuration_id").loc[configuration_id]
     grid: list[float] | None = None
     if known["has_regularization"]:
-        grid = page_data.admissible_regularizations(opened, configuration_id, _rank_grid(opened))
+        grid = page_data.admissible_regularizations(opened, configuration_id, _rank_grid(opened), query)
     values = opened.rank_intervals(configuration_id, query, positions, grid)
     return {"ranks": {"grid": grid or [0.0], "values": _bytes(values, "<i4")}, "numSeeds": num_seeds}
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tda_backend.errors import TaskError, UsageError
 from tda_backend.features.checkpoint_features import CheckpointFeatures
-from tda_backend.spectral.coordinates import Spectrum
+from tda_backend.spectral.coordinates import Spectrum, squares_outside
 from tda_backend.spectral.decompose import dual_coordinates, primal_coordinates
 
 SPECTRAL = ("iffim", "trak")
@@ -79,8 +79,7 @@ def build_spectrum(
         validation=basis.others[num_query:],
         train_weights=None if weights is None else weights.to(dtype),
         num_cut=basis.num_cut,
-        # A difference of squares: rounding may leave −ε·‖φ'‖² where nothing lies outside.
-        query_outside=(squares - basis.others[:num_query].to(torch.float64).square().sum(1)).clamp_(min=0.0),
+        query_outside=squares_outside(squares, basis.others[:num_query]),
     )
 
 

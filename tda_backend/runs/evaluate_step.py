@@ -49,7 +49,7 @@ def evaluation_tables(source: Source, settings: Mapping[str, Any], truth: Truth)
         note = f"the method has no value at λ = {', '.join(left_out[:6])}{' …' if len(left_out) > 6 else ''}"
         chosen = replace(chosen, warnings=(*chosen.warnings, note))
     baselines = spectrum_quantiles(source, evaluation["quantiles"])
-    present = set(admissible(source, [*grid, *baselines.values()]))
+    present = set(admissible(source, [grid[-1], *baselines.values()]))
     quantiles = {quantile: value for quantile, value in baselines.items() if value in present}
     tables = {
         "indicator": _indicator_table(source, grid, chosen.regularization),
@@ -70,7 +70,7 @@ def evaluation_tables(source: Source, settings: Mapping[str, Any], truth: Truth)
 
 def _within(chosen: Selection, source: Source, grid: list[float]) -> Selection:
     """Return the selection, moved to the nearest λ of the grid where the method has no value at λ*."""
-    if chosen.regularization in admissible(source, [*grid, chosen.regularization]):
+    if chosen.regularization in admissible(source, [grid[-1], chosen.regularization]):
         return chosen
     positive = [value for value in grid if value > 0] or grid
     nearest = min(positive, key=lambda value: abs(np.log(max(value, 1e-300) / chosen.regularization)))

@@ -84,11 +84,11 @@ def num_sources(study: StudyReader, configuration_id: str) -> int:
 
 
 def admissible_regularizations(
-    study: StudyReader, configuration_id: str, regularizations: Sequence[float]
+    study: StudyReader, configuration_id: str, regularizations: Sequence[float], query: int
 ) -> list[float]:
-    """Return those λ at which a configuration has scores."""
+    """Return those λ at which a configuration has scores of one query."""
     source = study.source(configuration_id)
-    return [] if isinstance(source, ScoreMatrix) else admissible(source, regularizations)
+    return [] if isinstance(source, ScoreMatrix) else admissible(source, regularizations, [query])
 
 
 def self_influence_of(study: StudyReader, configuration_id: str, regularization: float) -> np.ndarray:

@@ -250,7 +250,7 @@ class StudyReader:
         position = self._query(query)
         grid = self._explorer_grid if regularizations is None else checked_regularizations(regularizations)
         if not isinstance(source, ScoreMatrix):
-            grid = admissible(source, grid)
+            grid = admissible(source, grid, [position])
         # A margin, because between two λ of the grid an example may pass through the last places unseen.
         chosen = candidates(source, position, grid, num + num // 4 + 2, self._allowed(classes, correctness))
         return payload_of(source, position, chosen)

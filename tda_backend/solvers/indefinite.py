@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tda_backend.errors import NumericalError, UsageError
-from tda_backend.spectral.coordinates import Spectrum
+from tda_backend.spectral.coordinates import Spectrum, squares_outside
 from tda_backend.spectral.solver_filters import StrictDampedInverse
 
 IndefinitePolicy = Literal["refuse", "absolute", "clip"]
@@ -93,7 +93,6 @@ def signed_spectrum(
     values = values.clamp(min=torch.finfo(torch.float64).eps * largest)
     order = torch.argsort(torch.where(kept, values, -1.0), descending=True, stable=True)[: int(kept.sum())]
     chosen = query[:, order]
-    outside = query_squares - chosen.to(torch.float64).square().sum(1)
     num_cut = int(singular.sum())
     return Spectrum(
         eigenvalues=values[order],
@@ -103,5 +102,5 @@ def signed_spectrum(
         train_weights=None,
         num_cut=num_cut,
         filter=StrictDampedInverse(num_cut, eigenvalues.numel()),
-        query_outside=outside.clamp_(min=0.0),
+        query_outside=squares_outside(query_squares, chosen),
     )

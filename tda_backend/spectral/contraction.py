@@ -21,6 +21,7 @@ from tda_backend.spectral.coordinates import Coordinates, Rows, Segment
 from tda_backend.spectral.filters import check_regularization, filter_table
 
 _ROWS = 1024
+_EPSILON = torch.finfo(torch.float64).eps
 _QUERIES = 128
 """Queries at once where the filter differs from query to query."""
 
@@ -159,10 +160,18 @@ def block_scores(
     return {name: values.numpy()[0] if one else values.numpy() for name, values in result.items()}
 
 
-def admissible(source: Source, regularizations: Sequence[float]) -> list[float]:
+def admissible(
+    source: Source, regularizations: Sequence[float], queries: Sequence[int] | None = None
+) -> list[float]:  # fmt: skip
     """Return those λ at which the method's filter has a value, in the order given.
 
-    LiSSA diverges for λ beyond its scaling, and an explicit inverse does not exist at λ = 0 on a singular curvature.
+    LiSSA diverges for λ beyond its scaling, an explicit inverse does not exist at λ = 0 on a singular curvature, and
+    conjugate gradients may break down there.
+
+    Args:
+        source: One spectrum per training seed.
+        regularizations: Values of λ.
+        queries: Queries whose scores are wanted, where the filter depends on them; ``None`` for all.
 
     Raises:
         NumericalError: There is none; the filter's own reason for the first.
@@ -175,6 +184,9 @@ def admissible(source: Source, regularizations: Sequence[float]) -> list[float]:
                 for segment in spectrum.segments():
                     ends = segment.eigenvalues[[int(segment.eigenvalues.argmax()), int(segment.eigenvalues.argmin())]]
                     spectrum.filter.weights(ends, value, spectrum.num_train, torch.ones(1, 2, dtype=torch.float64))
+                    # No Rayleigh quotient is below λ: only here can a search direction be singular.
+                    if spectrum.filter.depends_on_query and value <= _EPSILON * float(ends.max()):
+                        _try_queries(spectrum, segment, value, check_queries(source, queries))
         except NumericalError as error:
             reason = reason or error
         else:
@@ -182,6 +194,15 @@ def admissible(source: Source, regularizations: Sequence[float]) -> list[float]:
     if reason is not None and not allowed:
         raise reason
     return allowed
+
+
+def _try_queries(spectrum: Coordinates, segment: Segment, regularization: float, rows: list[int] | None) -> None:
+    """Raise what a filter that depends on the query raises at one λ, by either of its routes."""
+    for part in torch.as_tensor(range(spectrum.num_queries) if rows is None else rows).split(_QUERIES):
+        query = segment.rows("query", part).to(torch.float64)
+        outside = None if spectrum.query_outside is None else spectrum.query_outside[part]
+        spectrum.filter.weights(segment.eigenvalues, regularization, spectrum.num_train, query, outside)
+        list(filter_table(spectrum.filter, segment.eigenvalues, [regularization], spectrum.num_train, query, outside))
 
 
 def subset_sums(source: Source, masks: Tensor | np.ndarray, regularizations: Sequence[float] | None) -> Tensor:

@@ -166,6 +166,20 @@ class Spectrum:
         return segments
 
 
+def squares_outside(squares: Tensor, coordinates: Tensor) -> Tensor:
+    """Return ``‖φ'‖² − ‖φ'V‖²`` of each query, ``[m]`` float64; 0 where it is no more than rounding.
+
+    A complete basis leaves a difference of some ε·‖φ'‖² of either sign. Taken for a component outside, it makes
+    λ = 0 singular for conjugate gradients.
+
+    Args:
+        squares: ``[m]`` ‖φ'‖².
+        coordinates: ``[m, r]`` φ'V in the dtype whose rounding they have.
+    """
+    outside = squares.to(torch.float64) - coordinates.to(torch.float64).square().sum(1)
+    return torch.where(outside > 4 * torch.finfo(coordinates.dtype).eps * squares, outside, 0.0)
+
+
 @dataclass(frozen=True)
 class DenseSegment:
     """Columns of a dense spectrum."""

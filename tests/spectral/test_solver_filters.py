@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tda_backend.errors import NumericalError, UsageError
-from tda_backend.spectral.contraction import scores
-from tda_backend.spectral.coordinates import Spectrum
+from tda_backend.spectral.contraction import admissible, scores
+from tda_backend.spectral.coordinates import Spectrum, squares_outside
+from tda_backend.spectral.decompose import primal_coordinates
 from tda_backend.spectral.filters import damped_inverse
 from tda_backend.spectral.solver_filters import Krylov, LissaMean, StrictDampedInverse
 from tests.helpers_numerics import assert_close, random_rows
@@ -109,6 +110,35 @@ def test_krylov_in_a_spectrum_scores_by_its_own_polynomial():
     phi = Krylov(3).weights(sigma, 0.1, 9, query, outside)
     assert_close(scores([spectrum], 0.1), (query * phi) @ train.T, 1e-13)
     assert_close(scores([spectrum], 0.1, [1]), ((query * phi) @ train.T)[1:], 1e-13)
+
+
+@pytest.mark.parametrize("steps", [3, 10, 60])
+def test_rounding_is_not_taken_for_a_component_outside_a_complete_basis(steps):
+    """float32 coordinates: λ = 0 is then as regular as the curvature is."""
+    train, query = random_rows(5, (40, 8), (6, 8))
+    basis = primal_coordinates(train.float(), query.float(), what="test", dtype=torch.float32)
+    outside = squares_outside(query.square().sum(1), basis.others)
+    assert outside.tolist() == [0.0] * 6
+    assert_close(squares_outside(query.square().sum(1) + 0.5, basis.others), torch.full((6,), 0.5), 1e-6)
+    spectrum = Spectrum(basis.eigenvalues, basis.train, basis.others, basis.others, None, 0, Krylov(steps), outside)
+    assert admissible([spectrum], [0.0, 0.1]) == [0.0, 0.1]
+    if steps > 8:
+        exact = (query @ torch.linalg.inv(train.T @ train / 40) @ train.T).float()
+        assert_close(torch.from_numpy(scores([spectrum], 0.0)), exact, 1e-3)
+
+
+def test_where_conjugate_gradients_break_down_the_method_has_no_value():
+    train, query = random_rows(6, (9, 30), (4, 30))
+    values, basis = torch.linalg.eigh(train.T @ train / 9)
+    basis, sigma = basis[:, -9:], values[-9:]
+    inside = query @ basis
+    outside = squares_outside(query.square().sum(1), inside)
+    spectrum = Spectrum(sigma, train @ basis, inside, inside, None, 0, Krylov(30), outside)
+    with pytest.raises(NumericalError, match="broke down"):
+        scores([spectrum], 0.0)
+    assert admissible([spectrum], [0.0, 1e-3]) == [1e-3]
+    with pytest.raises(NumericalError, match="broke down"):
+        admissible([spectrum], [0.0])
 
 
 def test_krylov_edges():
