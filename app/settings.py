@@ -13,6 +13,8 @@ Settings = tuple[tuple[str, str], ...]
 OLD_LINKS: dict[str, tuple[str, Settings]] = {"tracin-normalization": ("tracin", (("normalization", "true"),))}
 """Methods in addresses of earlier versions, where a setting was a part of the method's name."""
 
+LABELS = {"regularization": "λ of the run", "projection_dim": "projection k"}
+
 
 def value_text(value: Any) -> str:
     """Return a hyper-parameter's value as the address has it."""
@@ -71,7 +73,7 @@ def number(text: str) -> float | None:
 
 def label(name: str) -> str:
     """Return a hyper-parameter's name for people: ``max iter``."""
-    return name.replace("_", " ")
+    return LABELS.get(name, name.replace("_", " "))
 
 
 def words(name: str, value: str) -> str:

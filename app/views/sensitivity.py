@@ -185,7 +185,7 @@ def _show_heatmap(
     st.markdown(f"**{title}**" + (f" · {axis_title(third)} {axis_label(value, third)}" if third else ""))
     grid = grid_of(frame, x, y, fixed)
     if not len(grid.cells):
-        lacks = [axis_title(axis) for axis in (x, y) if frame[axis_column(axis)].isna().all()]
+        lacks = ["λ" if axis == "lam" else axis_title(axis) for axis in (x, y) if frame[axis_column(axis)].isna().all()]
         st.info(f"{title} has no {' and no '.join(lacks)}." if lacks else "Nothing was computed with these values.")
         return
     key = f"heatmap-{x}-{y}-{method}-{value}"

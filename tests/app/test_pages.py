@@ -235,8 +235,15 @@ def test_pages_never_put_data_into_html():
 # ---------------------------------------------------------------- many methods
 
 
-METHODS = ("iffim", "trak", "tracin", "if-explicit", "if-cg", "if-lissa", "ekfac", "logra", "gradient-similarity",
-           "random")  # fmt: skip
+METHODS = ("iffim", "trak", "tracin", "if-explicit", "if-cg", "if-cg-run", "if-lissa", "ekfac", "logra",
+           "gradient-similarity", "random")  # fmt: skip
+
+
+def test_a_measured_run_says_at_which_regularization(page, zoo):
+    test = page("explorer", zoo, method="if-cg-run", epoch="4", set="regularization:0.1")
+    assert test.selectbox(key="side-set-if-cg-run-regularization").value == "0.1"
+    assert test.selectbox(key="side-set-if-cg-run-regularization").label == "λ of the run"
+    assert test.text_input(key="side-lam").disabled
 
 
 @pytest.mark.parametrize("name", ["explorer", "selection", "sensitivity", "methods"])
