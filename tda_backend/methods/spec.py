@@ -67,7 +67,8 @@ class Hyperparameter:
             StudyError: It is not allowed; says what is.
         """
         whole = isinstance(value, int) and not isinstance(value, bool)
-        number = float(value) if whole or isinstance(value, float) else math.nan
+        small = not whole or abs(value) < 2**63  # larger ones are no float
+        number = float(value) if small and (whole or isinstance(value, float)) else math.nan
         allowed = {
             "flag": isinstance(value, bool),
             "choice": value in self.choices,
@@ -149,6 +150,6 @@ def spectral_filter(
         return LissaMean(scaling=float(parameters["scaling"]), depth=int(parameters["depth"]))
     if spec.filter_name == "krylov":
         return Krylov(max_iter=int(parameters["max_iter"]))
-    if spec.name == "if-explicit":
+    if spec.name in ("if-explicit", "if-arnoldi"):
         return StrictDampedInverse(num_cut, num_eigenvalues)
     return DampedInverse()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +37,19 @@ def check_methods(study: Mapping[str, Any], facts: TaskFacts) -> None:
                     f"Method {name} needs {lacks[need]}; the task {task.name!r} has none.",
                     f"Leave [methods.{name}] out, or add it to the task.",
                 )
+        if any(settings.get("half_subset_models", [])) and lacks["training"]:
+            raise StudyError(
+                f"methods.{name}.half_subset_models needs {lacks['training']}; the task {task.name!r} has none.",
+                f"Set methods.{name}.half_subset_models = 0: the given checkpoints alone.",
+            )
+        for share in settings.get("subset_fraction", []):
+            size, total = math.floor(share * study["data"]["train"] + 0.5), study["data"]["train"]
+            if not 1 <= size < total:
+                raise StudyError(
+                    f"methods.{name}.subset_fraction has {share:g}: a subset would have {size} of {total} training "
+                    "examples.",
+                    "Each example must be in some subsets and not in others: take a share near 0.5.",
+                )
         _check_model(name, settings, study["projection"]["kind"], facts)
 
 
@@ -49,6 +63,20 @@ def _check_model(name: str, settings: Mapping[str, Any], kind: str, facts: TaskF
             f"{facts.num_parameters} parameters.",
             'A projection is smaller than what it projects; "none" is exact.',
         )
+    if dims and "hessian" in settings.get("curvature", []):
+        raise StudyError(
+            f"methods.{name} projects the Hessian (projection_dim has {dims[0]}): it is no mean of outer products, so "
+            "that projected gradients do not make it.",
+            f'Set methods.{name}.projection_dim = "none", or another curvature.',
+        )
+    if name == "if-arnoldi":
+        steps, kept = settings["num_iterations"], settings["num_eigenvalues"]
+        if max(kept) > min(steps) or max(steps) > facts.num_parameters:
+            raise StudyError(
+                f"methods.{name} keeps num_eigenvalues = {max(kept)} of num_iterations = {min(steps)} to {max(steps)}; "
+                f"the model of task {task.name!r} has {facts.num_parameters} parameters.",
+                "Eigenvalues are at most as many as iterations, iterations at most as many as parameters.",
+            )
     if dims and kind == "kronecker" and facts.without_factors:
         raise StudyError(
             f"Projection kind 'kronecker' needs a model of Linear layers; task {task.name!r} has also "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from tda_backend.errors import StudyError, UsageError
 from tda_backend.methods import METHODS
 from tda_backend.seeds import hashed_seed
 from tda_backend.trajectory.segments import TrainingSegment, source_segments
@@ -26,12 +27,18 @@ def trajectory_segments(row: Mapping[str, Any], task: Task, num_train: int) -> t
     """Return the segments of SOURCE's configuration.
 
     Raises:
-        UsageError: The run is too short for the checkpoints asked for.
+        StudyError: The run is too short for the checkpoints asked for, or they are no multiple of the segments.
     """
-    parameters = row["parameters"]
-    return source_segments(
-        task.training, num_train, row["training_epoch"], parameters["num_segments"], parameters["num_checkpoints"]
-    )
+    parameters, method, epoch = row["parameters"], row["method"], row["training_epoch"]
+    try:
+        return source_segments(
+            task.training, num_train, epoch, parameters["num_segments"], parameters["num_checkpoints"]
+        )
+    except UsageError as error:
+        raise StudyError(
+            f"Method {method} to epoch {epoch}: {error.message}",
+            f"{error.hint} Or leave {epoch} out of methods.{method}.epochs.",
+        ) from error
 
 
 def checkpoint_epochs(rows: Sequence[Mapping[str, Any]], study: Mapping[str, Any], task: Task) -> list[int]:

@@ -12,7 +12,10 @@ from tda_backend.runs.study import DEFAULTS, check_study
 
 QUICK_COUNTS = {"train": 600, "validation": 100, "queries": 100}
 QUICK_SUBSETS, QUICK_EPOCHS, QUICK_DIM = 12, [1, 5], 64
-QUICK_LIMITS = {"max_iter": 5, "depth": 50, "rank": 16, "num_iterations": 60, "half_subset_models": 3, "subsets": 24}
+QUICK_LIMITS = {
+    "max_iter": 5, "depth": 50, "rank": 16, "num_iterations": 60, "num_eigenvalues": 60, "half_subset_models": 3,
+    "subsets": 24,
+}  # fmt: skip
 """Largest value of a number that decides what a method costs."""
 
 
@@ -47,13 +50,15 @@ def _quick_method(
     result = dict(settings)
     if spec.hyperparameter("epochs") is not None:
         result["epochs"] = list(epochs) if spec.recipe == "spectrum" or spec.name == "tracin" else [epochs[-1]]
-    if spec.recipe == "spectrum":
-        result |= {"projection_dim": [dim, NONE]}
-        if spec.hyperparameter("unprojected_epochs") is not None:
-            result["unprojected_epochs"] = list(epochs)
-    if spec.name == "if-explicit" and num_parameters > 2000:  # a whole Hessian takes long to decompose
-        curvatures = ["ggn" if name == "hessian" else name for name in result.get("curvature", ["ggn"])]
+    curvatures = result.get("curvature", getattr(spec.hyperparameter("curvature"), "default", ()))
+    explicit = spec.name == "if-explicit" or (spec.recipe == "spectrum" and set(curvatures) - {"empirical-fisher"})
+    if explicit and num_parameters > 2000:  # a whole Hessian takes long to decompose
+        curvatures = ["ggn" if name == "hessian" else name for name in curvatures]
         result |= {"projection_dim": [dim], "curvature": list(dict.fromkeys(curvatures))}
+    elif spec.recipe == "spectrum":
+        result |= {"projection_dim": [NONE] if "hessian" in curvatures else [dim, NONE]}
+    if spec.hyperparameter("unprojected_epochs") is not None:
+        result["unprojected_epochs"] = list(epochs)
     for item in spec.hyperparameters:
         limit = QUICK_LIMITS.get(item.name)
         if limit is None:

@@ -51,6 +51,8 @@ def test_defaults_and_grids_are_allowed_and_others_are_refused(spec, item):
         (Hyperparameter("x", "whole", "m", (1,)), 1.5),
         (Hyperparameter("x", "real", "m", (0.5,), low=0, high=1), 1),
         (Hyperparameter("x", "real", "m", (0.5,), low=0), float("nan")),
+        (Hyperparameter("x", "whole", "m", (1,)), 10**400),
+        (Hyperparameter("x", "real", "m", (0.5,), low=0), 10**400),
         (Hyperparameter("x", "dimension", "m", (1,)), "all"),
         (Hyperparameter("x", "dimension", "m", (1,)), False),
     ],
@@ -108,7 +110,8 @@ def test_models_of_half_subsets_are_told_apart_from_the_seeds_own(seeds: int):
     content = {**_study("trak"), "methods": {"trak": {"half_subset_models": [0, seeds]}}}
     rows = configurations(resolve({**content, "training": {"epochs": [2], "seeds": seeds}}))
     own, half = sorted(rows, key=lambda row: len(row["parameters"]))
-    assert own["label"] != half["label"] and own["title"] != half["title"]
+    assert own["label"] != half["label"]
+    assert own["title"] != half["title"]
     assert preview([half]) is None  # its models are not the seeds': a preview would attribute those
     assert preview(rows) is own
 
@@ -117,6 +120,7 @@ def test_filters_carry_the_configurations_parameters():
     assert spectral_filter(METHODS["if-cg"], {"max_iter": 7}) == Krylov(7)
     assert spectral_filter(METHODS["if-lissa"], {"scaling": 9, "depth": 4}) == LissaMean(9.0, 4)
     assert spectral_filter(METHODS["if-explicit"], {}, 3, 10) == StrictDampedInverse(3, 10)
+    assert spectral_filter(METHODS["if-arnoldi"], {}, 3, 10) == StrictDampedInverse(3, 10)
     assert spectral_filter(METHODS["ekfac"], {}).name == "damped_inverse"
 
 

@@ -1,0 +1,66 @@
+"""What a study asks of task and model in vain is refused before anything is computed; quick versions never do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tda_backend.errors import StudyError
+from tda_backend.runs.facts import TaskFacts, task_facts
+from tda_backend.runs.plan import build_plan
+from tda_backend.runs.quick import quick
+from tda_backend.runs.study import resolve
+from tda_backend.training.registry import load_task
+
+
+@pytest.fixture(scope="module")
+def facts() -> TaskFacts:
+    return task_facts(load_task("mnist-lr"), "mnist-lr")
+
+
+def study(method: str, **settings) -> dict:
+    content = {"name": "s", "task": "mnist-lr", "training": {"epochs": [1, 8]}, "methods": {method: settings}}
+    return {**content, "data": {"train": 200, "validation": 20, "queries": 20}}
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "expected"),
+    [
+        ("if-explicit", {"projection_dim": [64]}, "projects the Hessian"),
+        ("if-lissa", {"curvature": ["hessian", "ggn"], "projection_dim": [64, "none"]}, "projects the Hessian"),
+        ("if-arnoldi", {"num_iterations": [20, 100]}, "num_eigenvalues = 50 of num_iterations = 20 to 100"),
+        ("if-arnoldi", {"num_iterations": 10**6}, "has 7850 parameters"),
+        ("empirical-influence", {"subset_fraction": [0.5, 0.999]}, "200 of 200"),
+        ("empirical-influence", {"subset_fraction": 0.001}, "0 of 200"),
+        ("source", {}, "Method source to epoch 1: SOURCE got 6 checkpoints"),
+        ("source", {"epochs": 8, "num_checkpoints": 4}, "4 checkpoints for 3 segments"),
+    ],
+)
+def test_what_cannot_be_computed_is_refused_first(facts: TaskFacts, method: str, settings: dict, expected: str):
+    with pytest.raises(StudyError, match=expected) as refused:
+        build_plan(resolve(study(method, **settings)), facts)
+    assert refused.value.hint
+
+
+def test_models_of_half_subsets_need_training(facts: TaskFacts):
+    given = replace(facts, trains=False)
+    content = {**study("trak", half_subset_models=[0, 2]), "ground_truth": {"subsets": 0}}
+    build_plan(resolve(content), facts)
+    with pytest.raises(StudyError, match="half_subset_models needs a training run"):
+        build_plan(resolve(content), given)
+
+
+@pytest.mark.parametrize("num_parameters", [7850, 109_386])
+@pytest.mark.parametrize("method", ["if-explicit", "if-cg", "if-lissa"])
+@pytest.mark.parametrize("curvature", ["hessian", "ggn", "empirical-fisher"])
+def test_the_quick_version_can_be_computed(facts: TaskFacts, num_parameters: int, method: str, curvature: str):
+    larger = replace(facts, num_parameters=num_parameters)
+    content = study(method, curvature=curvature, projection_dim=["none" if curvature == "hessian" else 512])
+    plan = build_plan(resolve(quick(content, num_parameters)), larger)
+    assert any(step.name in ("spectrum", "curvature") for step in plan.steps)
+
+
+def test_the_quick_version_keeps_no_more_eigenvalues_than_iterations(facts: TaskFacts):
+    content = study("if-arnoldi", num_iterations=200, num_eigenvalues=[50, 100])
+    build_plan(resolve(quick(content, facts.num_parameters)), facts)
