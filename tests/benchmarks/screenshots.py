@@ -19,6 +19,7 @@ SHOTS = (
     ("explorer", "explorer", 1440, 1180, "light"),
     ("selection", "selection", 1440, 1180, "light"),
     ("sensitivity", "sensitivity", 1440, 1180, "light"),
+    ("methods", "methods", 1440, 1180, "light"),
     ("explorer-dark", "explorer", 1440, 1180, "dark"),
     ("explorer-mobile", "explorer", 390, 1500, "light"),
 )
