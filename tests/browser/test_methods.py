@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
+from app.settings import parse_settings, settings_text
 from tda_backend.runs.api import Study
 from tests.app.catalogues import copy_of
 from tests.browser.harness import cards, dashboard, settled
@@ -54,11 +55,12 @@ def test_method_and_hyper_parameters_switch_the_ranking(page, zoo_address, zoo_s
     assert_matches_engine(page, zoo_study)
     expect(page.locator(".kind")).to_contain_text("exact filter")
     before = cards(page, "helpful")
-    choose(page, "damping", "relative" if "absolute" in str(in_url(page, "set")) else "absolute")
-    wait_for_change(page, "set", in_url(page, "set"))
-    choose(page, "fisher", "empirical" if "fisher:true" in str(in_url(page, "set")) else "true")
-    page.wait_for_function("new URL(location.href).searchParams.get('set').includes('fisher')")
-    settled(page)
+    chosen = dict(parse_settings(str(in_url(page, "set")))[0])
+    for name, other in (("damping", {"absolute": "relative"}), ("fisher", {"true": "empirical"})):
+        value = other.get(chosen[name], next(iter(other)))
+        choose(page, name, value)
+        chosen[name] = value
+        wait_for_url(page, "set", settings_text(tuple(chosen.items())))
     assert_matches_engine(page, zoo_study)
     assert cards(page, "helpful") != before
     choose(page, "Method", "Gradient similarity")
