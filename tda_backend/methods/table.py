@@ -170,7 +170,7 @@ _ROWS = (
     ),
     MethodSpec(
         "repsim", "Representation similarity", "scores", "no λ", "last hidden activations", "none", "mean",
-        "cos(h(z'), h(z_i))", (EPOCHS,), "one forward pass", "arXiv 2404.01439", filter_name="identity",
+        "cos(h(z'), h(z_i))", (EPOCHS,), "one forward pass", "arXiv 2405.12186, appendix B.4", filter_name="identity",
         has_self_influence=False,
     ),
     MethodSpec(
@@ -178,7 +178,7 @@ _ROWS = (
         "−φ'·∇ℓ_i, or its cosine",
         (EPOCHS, Hyperparameter("similarity", "choice", "dot product or cosine", ("dot", "cosine"),
                                 choices=("dot", "cosine"))),
-        "one gradient pass", "arXiv 1912.01705", filter_name="identity",
+        "one gradient pass", "arXiv 2002.08484, at one checkpoint", filter_name="identity",
     ),
     MethodSpec(
         "nearest-inputs", "Nearest inputs", "scores", "no λ", "inputs", "none", "mean",
