@@ -14,7 +14,7 @@ PREVIEW_DIM = 512
 
 
 def configurations(study: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the study's configurations in the order of its file, each with its ``configuration_id`` and label."""
+    """Return the study's configurations in the order of the method table, with ``configuration_id`` and label."""
     rows = [row for name, settings in study["methods"].items() for row in _of_method(METHODS[name], settings, study)]
     for row in rows:
         row["configuration_id"] = content_key(

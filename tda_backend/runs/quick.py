@@ -34,7 +34,7 @@ def quick(content: Mapping[str, Any], num_parameters: int = 100_000) -> dict[str
     truth = {**DEFAULTS["ground_truth"], **result.get("ground_truth", {})}
     result["ground_truth"] = {**truth, "subsets": min(truth["subsets"], QUICK_SUBSETS), "alphas": truth["alphas"][:1]}
     named = sorted({epoch for settings in result.get("methods", {}).values() for epoch in settings.get("epochs", [])})
-    wanted = result.get("training", {}).get("epochs") or named or QUICK_EPOCHS
+    wanted = sorted(result.get("training", {}).get("epochs") or named or QUICK_EPOCHS)
     epochs = [epoch for epoch in QUICK_EPOCHS if epoch in wanted] or wanted[:2]
     result["training"] = {**result.get("training", {}), "epochs": epochs}
     result.get("projection", {}).pop("max_dim", None)

@@ -301,6 +301,11 @@ def _unprojected_epochs(name: str, filled: Mapping[str, Any]) -> list[int]:
     if NONE not in filled["projection_dim"]:
         return []
     wanted = sorted(set(filled.get("unprojected_epochs", filled["epochs"])))
+    if not wanted and set(filled["projection_dim"]) == {NONE}:
+        raise StudyError(
+            f'methods.{name} has nothing to compute: projection_dim is "none" alone and unprojected_epochs is empty.',
+            f"Choose unprojected_epochs among {filled['epochs']}, or give projection_dim a number.",
+        )
     unknown = sorted(set(wanted) - set(filled["epochs"]))
     if unknown:
         raise StudyError(

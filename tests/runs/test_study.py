@@ -81,6 +81,14 @@ def test_quick_is_small_whatever_the_study():
     assert resolved["training"]["epochs"] == [1, 5]
     assert resolved["ground_truth"]["subsets"] == 12
     assert resolved["name"] == "a-quick"
+    assert resolve(quick({**MINIMAL, "training": {"epochs": [50, 10, 20]}}))["training"]["epochs"] == [10, 20]
+
+
+def test_a_method_without_anything_to_compute_is_refused():
+    settings = {"projection_dim": "none", "unprojected_epochs": []}
+    with pytest.raises(StudyError, match="nothing to compute"):
+        resolve({**MINIMAL, "methods": {"iffim": settings}})
+    resolve({**MINIMAL, "methods": {"iffim": {**settings, "projection_dim": ["none", 8]}}})
 
 
 def test_default_grid_is_zero_and_32_values():
