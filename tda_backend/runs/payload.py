@@ -34,7 +34,10 @@ def payload_of(source: Source, query: int, positions: Sequence[int] | np.ndarray
     }
     if isinstance(source, ScoreMatrix):
         return payload
-    payload |= {"filter": source[0].filter.name, "parameters": dict(source[0].filter.parameters())}
+    parameters = dict(source[0].filter.parameters())
+    if any(part.filter.parameters().get("refuses_zero") for part in source):  # one singular curvature is enough
+        parameters["refuses_zero"] = True
+    payload |= {"filter": source[0].filter.name, "parameters": parameters}
     if source[0].filter.depends_on_query:
         rows = [[segment.rows("query", [query])[0].double() for segment in part.segments()] for part in source]
         payload["parts"] = [sum(len(row) for row in part) for part in rows]

@@ -95,8 +95,9 @@ def _source(context: RunContext, step: Step) -> Scored:
         context.task, context.data, states, segments, train, fisher=settings["fisher"],
         seed=settings["seed"], weight_decay=settings["weight_decay"], untracked=settings["untracked"],
         fast=settings["method"] == "fast-source", device=context.device,
+        on_progress=lambda done, total: context.on_progress(done, 2 * total),
     )  # fmt: skip
-    scores = fit.scores(queries)
+    scores = fit.scores(queries, lambda done, total: context.on_progress(total + done, 2 * total))
     return (scores, fit.self_influence()) if settings["self_influence"] else scores
 
 

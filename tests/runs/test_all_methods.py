@@ -9,12 +9,21 @@ import pytest
 import torch
 
 import tda_backend as tda
-from tda_backend.errors import UsageError
+from tda_backend.errors import NumericalError, UsageError
 from tda_backend.methods import METHODS
 from tda_backend.runs.api import Study
 from tda_backend.runs.cli import main
+from tda_backend.runs.context import RunContext
+from tda_backend.runs.facts import task_facts
+from tda_backend.runs.page_data import payload_scores
+from tda_backend.runs.payload import payload_of
+from tda_backend.runs.plan import build_plan
+from tda_backend.runs.score_steps import SCORERS
 from tda_backend.spectral.contraction import ScoreMatrix, admissible
 from tda_backend.spectral.contraction import scores as contract
+from tda_backend.spectral.coordinates import Spectrum
+from tda_backend.spectral.solver_filters import StrictDampedInverse
+from tda_backend.training.registry import load_task
 from tests.runs.conftest import TASK
 
 STUDY = """
@@ -267,6 +276,27 @@ def test_the_study_s_grid_means_those_of_its_values_that_the_method_has(every: S
     assert (len(grid) < len(every.info["regularizations"])) == (method == "if-explicit")
     assert every.lds(method, **parameters)["regularization"].tolist() == grid
     assert every.self_influence(method, **parameters).shape == (len(grid), 40)
+
+
+def test_source_says_how_far_it_is(every: Study):
+    task = load_task(every.info["task_spec"])
+    plan = build_plan(every.config, task_facts(task, every.info["task_spec"]))
+    shares: list[float] = []
+    context = RunContext(plan, dict(task.datasets()), every._store, lambda done, total: shares.append(done / total))
+    SCORERS["source"](context, next(step for step in plan.steps if step.settings.get("method") == "source"))
+    assert shares == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_one_singular_curvature_of_an_ensemble_refuses_zero():
+    rows = torch.eye(3)
+    regular, singular = (
+        Spectrum(torch.ones(3, dtype=torch.float64), rows, rows, rows, None, cut, StrictDampedInverse(cut, 3 + cut))
+        for cut in (0, 2)
+    )
+    assert payload_of([regular, regular], 0, [0, 1])["parameters"] == {"refuses_zero": False}
+    for ensemble in ([regular, singular], [singular, regular]):
+        with pytest.raises(NumericalError, match="singular"):
+            payload_scores(payload_of(ensemble, 0, [0, 1]), 0.0)
 
 
 def test_own_subsets_are_not_those_of_lds(every: Study):
