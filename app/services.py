@@ -109,7 +109,7 @@ def _costs(study_id: str, version: str) -> pd.DataFrame:
 
 
 def costs(opened: Study) -> pd.DataFrame:
-    """Return configuration_id, seconds and peak_memory_mib of each configuration's scores."""
+    """Return configuration_id and seconds of each configuration's scores."""
     return _costs(opened.study_id, version())
 
 

@@ -51,7 +51,17 @@ class NumericalError(TDAError):
 
 
 class IncompleteError(TDAError):
-    """Some steps of a run could not be computed; all others are kept."""
+    """Some steps of a run could not be computed; all others are kept.
+
+    Attributes:
+        num_computed: Steps that were computed by this run.
+        num_cached: Steps that were finished before.
+        seconds: Wall time of the run.
+    """
+
+    num_computed = 0
+    num_cached = 0
+    seconds = 0.0
 
 
 class CatalogueError(TDAError):

@@ -122,7 +122,26 @@ class Study(StudyReader):
             raise UsageError(
                 f"Study {self.name} has no {method} with {wanted}.", f"It has: {'; '.join(frame['label'].tolist())}."
             )
-        return str(rows["configuration_id"].tolist()[int(np.argmax(rows["training_epoch"].to_numpy()))])
+        latest = rows.loc[rows["training_epoch"] == rows["training_epoch"].max()]
+        return str(self._by_defaults(method, latest)["configuration_id"].tolist()[0])
+
+    def _by_defaults(self, method: str, rows: pd.DataFrame) -> pd.DataFrame:
+        """Return the one of several configurations whose settings are the method's defaults."""
+        if len(rows) == 1:
+            return rows
+        settings = [json.loads(text) for text in rows["parameters"]]
+        defaults = {
+            item.name: item.default[0]
+            for item in method_row(method).swept
+            if len({json.dumps(each.get(item.name, item.default[0])) for each in settings}) > 1
+        }
+        usual = [all(each.get(name, value) == value for name, value in defaults.items()) for each in settings]
+        if sum(usual) != 1:
+            raise UsageError(
+                f"Study {self.name} has {len(rows)} configurations of {method} that fit what was asked for.",
+                f"Say which by its settings ({', '.join(defaults)}): {'; '.join(rows['label'])}.",
+            )
+        return rows.loc[usual]
 
     def scores(
         self,
@@ -152,7 +171,11 @@ class Study(StudyReader):
         if query is not None:
             several = isinstance(query, Iterable) and not isinstance(query, str) and getattr(query, "ndim", 1)
             rows = [self._query(value) for value in query] if several else self._query(query)  # type: ignore
-        if isinstance(regularization, Iterable) and getattr(regularization, "ndim", 1):
+        if (
+            isinstance(regularization, Iterable)
+            and not isinstance(regularization, str)
+            and getattr(regularization, "ndim", 1)
+        ):
             self._regularization(method, source, next(iter(regularization), None))
             return score_table(source, regularizations(regularization), rows)
         return scores(source, self._regularization(method, source, regularization), rows)

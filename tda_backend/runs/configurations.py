@@ -79,7 +79,7 @@ def _label(
     for item in spec.swept:
         if item.name in parameters and item.name != "half_subset_models":
             several = len(settings[item.name]) > 1
-            if several or parameters[item.name] != item.default[0]:
+            if several or item.name == "damping" or parameters[item.name] != item.default[0]:
                 parts.append(setting_text(item, parameters[item.name]))
     if spec.hyperparameter("epochs") is not None:
         parts.append(f"epoch {epoch}")

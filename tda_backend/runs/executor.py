@@ -9,6 +9,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import torch
+
 from tda_backend.errors import (
     CatalogueError,
     DataError,
@@ -134,19 +136,24 @@ def execute(plan: Plan, workspace: Workspace, listener: Listener, memory: float 
         close_pool()
         context.memo.clear()
     num_waiting = courier.finish()
+    outcome = Outcome(computed, skipped, time.perf_counter() - started, num_waiting, peak_memory_mib())
     if failed:
-        _report_failures(plan, failed)
-    return Outcome(computed, skipped, time.perf_counter() - started, num_waiting, peak_memory_mib())
+        raise _failures(plan, failed, outcome)
+    return outcome
 
 
-def _report_failures(plan: Plan, failed: Mapping[str, TDAError]) -> None:
-    """Raise what went wrong: the error itself where there is one cause, else how many and the first."""
+def _failures(plan: Plan, failed: Mapping[str, TDAError], outcome: Outcome) -> IncompleteError:
+    """Return an error that says what went wrong: which step, how many others, and the first cause."""
     causes = list(dict.fromkeys(failed.values()))
     label = next(step.label for step in plan.steps if step.key in failed)
     more = f" and {len(causes) - 1} other steps" if len(causes) > 1 else ""
-    raise IncompleteError(
+    error = IncompleteError(
         f"{label}{more} could not be computed; all else is kept. {causes[0].message}", causes[0].hint
-    ) from causes[0]
+    )
+    error.num_computed, error.num_cached = len(outcome.computed), len(outcome.cached)
+    error.seconds = outcome.seconds
+    error.__cause__ = causes[0]
+    return error
 
 
 def compute(context: RunContext, step: Step, listener: Listener) -> float:
@@ -162,7 +169,14 @@ def compute(context: RunContext, step: Step, listener: Listener) -> float:
     inputs = [key for keys in step.inputs.values() for key in keys]
     facts = {"version": VERSIONS[step.name], "label": step.label, "device": context.device}
     with context.store.writing(step.key, step.name, dict(step.settings), inputs, facts) as writer:
-        STEPS[step.name](context, step, writer)
+        try:
+            STEPS[step.name](context, step, writer)
+        except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
+            reason = str(error).strip().splitlines()[0]
+            raise NumericalError(
+                f"A decomposition of {step.label} did not converge: {reason}",
+                "Look for extreme values in the gradients of this checkpoint; use another epoch, or a projection.",
+            ) from error
         writer.facts["peak_memory_mib"] = peak_memory_mib()
         faults.reach(step.name, "computed")
     return time.perf_counter() - started

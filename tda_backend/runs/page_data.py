@@ -104,7 +104,7 @@ def layer_scores_of(
 
 
 def configuration_costs(study: StudyReader) -> pd.DataFrame:
-    """Return what the scores of each configuration cost: configuration_id, seconds, peak_memory_mib.
+    """Return what the scores of each configuration cost: configuration_id, seconds.
 
     The sum over the steps behind its coordinates or score matrix, those that it shares with others counted in full;
     training the attributed model, the retraining for LDS, and the evaluation are no method's own.
@@ -121,10 +121,9 @@ def configuration_costs(study: StudyReader) -> pd.DataFrame:
             {
                 "configuration_id": identity,
                 "seconds": sum(float(manifest["seconds"]) for manifest in needed),
-                "peak_memory_mib": max((float(m.get("peak_memory_mib") or 0.0) for m in needed), default=0.0),
             }
         )
-    return pd.DataFrame(records, columns=["configuration_id", "seconds", "peak_memory_mib"])
+    return pd.DataFrame(records, columns=["configuration_id", "seconds"])
 
 
 def _behind(

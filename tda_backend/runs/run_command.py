@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from tda_backend.errors import MachineError, StudyError, TDAError, UsageError
+from tda_backend.errors import IncompleteError, MachineError, StudyError, TDAError, UsageError
 from tda_backend.runs.progress import JobFile
 from tda_backend.runs.quick import quick
 from tda_backend.runs.reporting import RunReport, duration
@@ -122,7 +122,8 @@ def run_command(arguments: argparse.Namespace, console: Console) -> int:
         report.end()
         job.close("failed", error.message, error.hint)
         with contextlib.suppress(TDAError):  # a full disk or a damaged catalogue is what is being reported
-            _drop_job(workspace, job, "failed", 0, 0, 0.0)
+            done = error if isinstance(error, IncompleteError) else IncompleteError("")
+            _drop_job(workspace, job, "failed", done.num_computed, done.num_cached, done.seconds)
         raise
     except KeyboardInterrupt:
         report.end()

@@ -196,7 +196,7 @@ def test_the_payload_respects_filters_and_methods_without_lambda(study: Study):
         (lambda s: s.scores("iffim", 1e-3, seeds="a"), "Training seeds: 0"),
         (lambda s: s.scores("iffim", 1e-3, seeds=[]), "Training seeds: 0"),
         (lambda s: s.scores("iffim", "a"), "λ ≥ 0"),
-        (lambda s: s.scores("iffim", [1e-3]), "λ ≥ 0"),
+        (lambda s: s.scores("iffim", ["a"]), "λ ≥ 0"),
         (lambda s: s.scores("iffim", 1e-3, query="a"), "0 to 9"),
         (lambda s: s.scores("iffim", 1e-3, query=1.7), "0 to 9"),
         (lambda s: s.scores("iffim", 1e-3, query=[0, 1.7]), "0 to 9"),
