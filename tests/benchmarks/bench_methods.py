@@ -29,6 +29,7 @@ from tda_backend.seeds import hashed_seed
 from tda_backend.training.fit import train
 from tda_backend.training.registry import load_task
 from tests.benchmarks.bench_training import machine_name
+from tests.peers.cases import VERSIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 FULL = {
@@ -96,10 +97,16 @@ class Bench:
         """Run the pieces in turns, ``rounds`` times; medians of seconds, the largest peak."""
         names = [name for name in names if name.startswith("ours") or self.peers_python]
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+        if self.quick:  # starting a process takes longer than the work: one for each side
+            sides = [[n for n in names if n.startswith("ours") is ours] for ours in (True, False)]
+        else:
+            sides = [[name] for name in names]
         for _ in range(self.rounds):
-            for name in names:
-                if name not in self.failed and (result := self.run(name)[0]):
-                    found[name].append(result)
+            for side in sides:
+                wanted = [name for name in side if name not in self.failed]
+                for name, result in zip(wanted, self.run(*wanted) if wanted else (), strict=True):
+                    if result is not None:
+                        found[name].append(result)
         return {
             name: runs[0]
             | {key: statistics.median(run[key] for run in runs) for key in ("seconds", "cpu")}
@@ -141,7 +148,7 @@ def trak(bench: Bench) -> None:
     """TRAK for every k and λ against dattri."""
     dims, count = bench.settings["dims"], len(bench.settings["regularizations"])
     print(f"TRAK: k in {dims} × {count} λ, [m, n] scores at each")
-    ours = ["ours-trak-gaussian", "ours-trak-kronecker", "ours-trak-sparse"]
+    ours = ["ours-trak-gaussian", "ours-trak-kronecker"] + ["ours-trak-sparse"] * (not bench.quick)
     found = bench.take_turns([*ours, *(f"dattri-trak-{dim}" for dim in dims)])
     for name, result in found.items():
         print(f"  {name:<22}{took(result)}  {parts(result) if name in ours else 'one λ'}")
@@ -214,12 +221,20 @@ def prepare(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 def find_peers(python: str) -> tuple[str | None, str]:
     """Return the Python that has the peers and what it has, or ``None`` and what is missing."""
-    command = [python, "-c", "from tests.peers.recipe import missing_peers as m; print('; '.join(m()))"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    # No torch for this: it is a question of versions.
+    lines = "import importlib.metadata as m\nfor d in m.distributions(): print(d.name, d.version)"
+    try:
+        done = subprocess.run([python, "-c", lines], capture_output=True, text=True, check=False)
+    except OSError as error:
+        return None, f"{python} does not run ({error.strerror})"
     if done.returncode:
         return None, (done.stderr.strip().splitlines() or [f"{python} does not run"])[-1]
-    missing = done.stdout.strip()
+    present = dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)
+    missing = "; ".join(
+        f"{name} {version} is not installed" if name not in present else f"{name} is {present[name]}, not {version}"
+        for name, version in VERSIONS.items()
+        if present.get(name) != version
+    )
     return (None, missing) if missing else (python, "")
 
 
