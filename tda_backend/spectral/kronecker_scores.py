@@ -24,7 +24,7 @@ from tda_backend.spectral.kronecker_rows import FactoredRows, LayerRows
 
 TOLERANCE = 1e-6
 
-_WINDOW = 2048
+_WINDOW = 1024
 """Coordinates per window. Wider ones need a higher rank, narrower ones more passes over the result (measured)."""
 
 _NUMBERS = 2**25

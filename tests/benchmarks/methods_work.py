@@ -36,6 +36,7 @@ from tda_backend.attribution.logra import logra_spectrum
 from tda_backend.attribution.tracin import tracin_scores
 from tda_backend.features.checkpoint_features import checkpoint_features
 from tda_backend.features.projection import Projection, gaussian_from_gram, nested, project_factors
+from tda_backend.runs.score_table import score_table
 from tda_backend.seeds import hashed_seed
 from tda_backend.solvers.arnoldi import arnoldi_spectrum
 from tda_backend.solvers.conjugate_gradient import conjugate_gradient_scores
@@ -113,13 +114,13 @@ def _features(work: Work, index: int = -1) -> Any:
 def ours_kronecker(work: Work, kind: Any = "ekfac", dampings: list[float] | None = None) -> Scores:
     """Fit factors once, then score at every damping."""
 
-    labels, found = work.labels, {}
+    labels = work.labels
     with work.timed("factors"):
         spectrum = ekfac_spectrum(work.task, work.model(), work.data, *work.groups, kind=kind, targets=labels)
-    for value in dampings or work.settings["dampings"]:
-        with work.timed("scores"):
-            found[str(value)] = scores([spectrum], value)
-    return found
+    values = dampings or work.settings["dampings"]
+    with work.timed("scores"):
+        table = score_table([spectrum], values)
+    return {str(value): each for value, each in zip(values, table, strict=True)}
 
 
 def kronfluence_ekfac(work: Work) -> Scores:
