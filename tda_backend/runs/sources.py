@@ -44,6 +44,7 @@ def read_spectrum(store: ArtifactStore, key: str, filter_of: FilterOf | None = N
     artifact = store.open(key)
     arrays = {name: torch.from_numpy(values) for name, values in artifact.arrays().items()}
     num_cut = int(artifact.manifest["num_cut"])
+    blocks = artifact.manifest.get("blocks", [])
     return Spectrum(
         eigenvalues=arrays["eigenvalues"],
         train=arrays["train"],
@@ -53,7 +54,7 @@ def read_spectrum(store: ArtifactStore, key: str, filter_of: FilterOf | None = N
         num_cut=num_cut,
         filter=DampedInverse() if filter_of is None else filter_of(num_cut, num_cut + len(arrays["eigenvalues"])),
         query_outside=arrays.get("query_outside"),
-        blocks=tuple(Block(str(name), int(size), float(scale)) for name, size, scale in artifact.manifest["blocks"]),
+        blocks=tuple(Block(str(name), int(size), float(scale)) for name, size, scale in blocks),
     )
 
 
