@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 import tda_backend as tda
 from tda_backend.runs.api import Study
 from tda_backend.store.workspace import Workspace
 from tests.app import catalogues
 from tests.browser import harness
+
+# Playwright's default of 5 s is a quarter of what a page takes while another worker loads torch on the same two cores.
+expect.set_options(timeout=30_000)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

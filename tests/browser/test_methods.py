@@ -187,6 +187,8 @@ def test_the_form_s_study_is_run(page, quick, tmp_path):
     place = copy_of(quick, tmp_path)
     with dashboard(place.catalogue) as address:
         page.goto(f"{address}/methods")
+        page.wait_for_selector("h1")
+        settled(page)
         name = page.get_by_role("textbox", name="Name", exact=True)
         name.fill("from-form")
         name.press("Enter")
