@@ -22,14 +22,29 @@ def multinomial_weights(num_subsets: int, num_draws: int, seed: int) -> np.ndarr
     return rng.multinomial(num_subsets, np.full(num_subsets, 1.0 / num_subsets), size=num_draws).astype(np.float64)
 
 
-def ranks(values: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Return average ranks along an axis, centred and scaled to unit norm; columns of zeros where constant."""
+def double_ranks(values: np.ndarray) -> np.ndarray:
+    """Return twice the average rank (from 1) along the first axis, uint16: exact, ties included, and small to store.
+
+    Args:
+        values: ``[S, m]``, S ≤ 32 767.
+    """
     from scipy.stats import rankdata  # takes a second to import, and pages that only read need none of it
 
-    ranked = rankdata(values, method="average", axis=axis)
-    ranked -= ranked.mean(axis=axis, keepdims=True)
-    norm = np.linalg.norm(ranked, axis=axis, keepdims=True)
-    return np.divide(ranked, norm, out=np.zeros_like(ranked), where=norm > 0)
+    return np.rint(2 * rankdata(values, method="average", axis=0)).astype(np.uint16)
+
+
+def standardised(ranked: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Return ranks along an axis, centred and scaled to unit norm; zeros where constant."""
+    centred = ranked - ranked.mean(axis=axis, keepdims=True, dtype=np.float64)
+    norm = np.linalg.norm(centred, axis=axis, keepdims=True)
+    return np.divide(centred, norm, out=np.zeros_like(centred), where=norm > 0)
+
+
+def ranks(values: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Return average ranks along an axis, centred and scaled to unit norm; columns of zeros where constant."""
+    from scipy.stats import rankdata
+
+    return standardised(rankdata(values, method="average", axis=axis), axis)
 
 
 class RankBootstrap:
@@ -58,6 +73,13 @@ class RankBootstrap:
         Queries whose ranks are constant within a draw are left out of that draw's average; a draw without any query
         left gives NaN.
         """
+        correlations, defined = self.correlations(predicted_ranks)
+        counts = defined.sum(1)
+        total = correlations.sum(1, dtype=np.float64)
+        return np.divide(total, counts, out=np.full(len(counts), np.nan), where=counts > 0)
+
+    def correlations(self, predicted_ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return each query's correlation in each draw, ``[B, m]`` float32, 0 where undefined; and where defined."""
         predicted = predicted_ranks.astype(np.float32)
         # One product instead of three: on a busy machine its threads' meeting points cost more than the arithmetic.
         stacked = np.concatenate([predicted, np.square(predicted), predicted * self._target], axis=1)
@@ -70,9 +92,7 @@ class RankBootstrap:
         variance[~defined] = np.inf  # makes the correlation 0; the ufuncs' own `where` is five times slower
         np.sqrt(variance, out=variance)
         covariance /= variance
-        counts = defined.sum(1)
-        total = covariance.sum(1, dtype=np.float64)
-        return np.divide(total, counts, out=np.full(len(counts), np.nan), where=counts > 0)
+        return covariance, defined
 
 
 def reranked_means(predictions: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:

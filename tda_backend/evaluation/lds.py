@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tda_backend.errors import DataError, NumericalError, UsageError
-from tda_backend.evaluation.bootstrap import RankBootstrap, multinomial_weights, ranks
+from tda_backend.evaluation.bootstrap import RankBootstrap, double_ranks, multinomial_weights, ranks, standardised
 from tda_backend.spectral.contraction import ScoreMatrix, Source, num_queries, subset_sums
 
 
@@ -25,6 +25,7 @@ class LDSCurve:
         num_undefined: ``[L]`` number of queries dropped.
         num_subsets: S.
         bootstrap_means: ``[B, L]`` on request, for paired comparisons between configurations.
+        predicted_ranks: ``[L, S, m]`` uint16 on request: twice the average rank over subsets of each predicted sum.
     """
 
     regularizations: np.ndarray
@@ -35,6 +36,7 @@ class LDSCurve:
     num_undefined: np.ndarray
     num_subsets: int
     bootstrap_means: np.ndarray | None = None
+    predicted_ranks: np.ndarray | None = None
 
 
 def lds_curve(
@@ -46,6 +48,7 @@ def lds_curve(
     num_bootstrap: int = 1000,
     seed: int = 0,
     keep_bootstrap: bool = False,
+    keep_ranks: bool = False,
 ) -> LDSCurve:
     """Return Spearman's correlation over subsets between retrained goodness and summed scores, for every λ.
 
@@ -57,6 +60,7 @@ def lds_curve(
         num_bootstrap: Number of draws B; 0 leaves the interval NaN.
         seed: Draws of one seed and S are the same for every configuration (paired).
         keep_bootstrap: Keep the draws' means.
+        keep_ranks: Keep the ranks of the predictions.
 
     Raises:
         UsageError: Shapes do not match, or fewer than two subsets.
@@ -72,8 +76,12 @@ def lds_curve(
     per_query = np.empty((len(values), targets.shape[1]))
     draws = np.full((num_bootstrap, len(values)), np.nan)
     known = np.abs(target_ranks).sum(0) > 0
+    kept = np.empty((len(values), *targets.shape), dtype=np.uint16) if keep_ranks else None
     for index, prediction in enumerate(sums):
-        predicted_ranks = ranks(prediction)
+        doubled = double_ranks(prediction)
+        if kept is not None:
+            kept[index] = doubled
+        predicted_ranks = standardised(doubled)
         defined = known & (np.abs(predicted_ranks).sum(0) > 0)
         per_query[index] = np.where(defined, (predicted_ranks * target_ranks).sum(0), np.nan)
         if not defined.any():
@@ -95,6 +103,7 @@ def lds_curve(
         num_undefined=np.isnan(per_query).sum(1),
         num_subsets=len(targets),
         bootstrap_means=draws if keep_bootstrap else None,
+        predicted_ranks=kept,
     )
 
 

@@ -103,6 +103,8 @@ class MethodSpec:
         needs: What a task must have: ``margin`` (the margin identity), ``outputs`` (outputs, output_loss and
             sample_targets), ``training`` (a training run of ours) or ``labels``.
         has_self_influence: Whether an example's influence on its own loss is defined.
+        default_regularization: The λ that the method's paper or reference implementation uses where nothing is tuned
+            (METHODS §8), in the units of its configurations (relative for LoGra); ``None``: it has no λ.
     """
 
     name: str
@@ -119,6 +121,7 @@ class MethodSpec:
     filter_name: str = "damped_inverse"
     needs: tuple[str, ...] = ()
     has_self_influence: bool = True
+    default_regularization: float | None = None
 
     @property
     def has_regularization(self) -> bool:

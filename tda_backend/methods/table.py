@@ -58,6 +58,7 @@ def _kronecker(name: str, title: str, curvature: str, formula: str, cost: str, r
     return MethodSpec(
         name, title, "kronecker", "exact filter", INFLUENCE, curvature, "mean", formula,
         (EPOCHS, FISHER, DAMPING, UNTRACKED), cost, reference, needs=("outputs",),
+        default_regularization=1e-8,
     )  # fmt: skip
 
 
@@ -75,7 +76,7 @@ _ROWS = (
         "iffim", "Influence function (FIM)", "spectrum", "exact filter", INFLUENCE, "empirical Fisher", "mean",
         "−φ'ᵀ (F + λI)⁻¹ g_i,  F = JᵀJ/n", (EPOCHS, PROJECTION, UNPROJECTED),
         "one gradient pass; N²·(d_in+d_out) products; one eigendecomposition of min(n, k)",
-        "arXiv 2505.24261, §2 and appendix A",
+        "arXiv 2505.24261, §2 and appendix A", default_regularization=0.0,
     ),
     MethodSpec(
         "trak", "TRAK", "spectrum", "exact filter", "∇margin · ∇margin", "margin Gram", "product of means",
@@ -83,7 +84,7 @@ _ROWS = (
         (EPOCHS, PROJECTION, UNPROJECTED,
          Hyperparameter("half_subset_models", "whole", "models trained on random halves of the data; 0: the seeds' own",
                         (0,), (0, 10), low=0)),
-        "as iffim, once per model", "arXiv 2303.14186, §3", needs=("margin",),
+        "as iffim, once per model", "arXiv 2303.14186, §3", needs=("margin",), default_regularization=0.0,
     ),
     MethodSpec(
         "tracin", "TracIn", "scores", "no λ", INFLUENCE, "none", "weighted sum", "−Σ_c η_c φ'_c · ∇ℓ(z_i; θ_c)",
@@ -100,7 +101,7 @@ _ROWS = (
         (EPOCHS, Hyperparameter("curvature", "choice", CURVATURE.meaning, ("hessian",), choices=CURVATURES),
          PROJECTION, INDEFINITE),
         "p × p matrix (p ≤ 10 000), or k × k when projected; one eigendecomposition",
-        "arXiv 1703.04730; 2505.24261, appendix A",
+        "arXiv 1703.04730; 2505.24261, appendix A", default_regularization=1e-5,
     ),
     MethodSpec(
         "if-cg", "Influence function (CG)", "spectrum", "exact filter", INFLUENCE,
@@ -108,6 +109,7 @@ _ROWS = (
         "−p_t(F + λI; φ')ᵀ g_i,  t steps of conjugate gradients from x₀ = φ'",
         (EPOCHS, PROJECTION, CURVATURE, Hyperparameter(**{**vars(MAX_ITER), "in_filter": True}), INDEFINITE),
         "the coordinates of iffim; t·r per query and λ", "arXiv 2505.24261, appendix A.1", filter_name="krylov",
+        default_regularization=1e-2,
     ),
     MethodSpec(
         "if-cg-run", "Influence function (CG, run)", "scores", "measured run", INFLUENCE,
@@ -123,6 +125,7 @@ _ROWS = (
         (EPOCHS, PROJECTION, CURVATURE, Hyperparameter(**{**vars(SCALING), "in_filter": True}),
          Hyperparameter(**{**vars(DEPTH), "in_filter": True}), INDEFINITE),
         "the coordinates of iffim", "arXiv 1602.03943; 2505.24261, appendix A.1", filter_name="lissa_mean",
+        default_regularization=1e-3,
     ),
     MethodSpec(
         "if-lissa-run", "Influence function (LiSSA, run)", "scores", "measured run", INFLUENCE,
@@ -140,7 +143,7 @@ _ROWS = (
         "Krylov basis of the curvature", "mean", "−φ'ᵀ V (Θ + λ)⁻¹ Vᵀ g_i,  (Θ, V) the largest Ritz pairs",
         (EPOCHS, CURVATURE, Hyperparameter("num_iterations", "whole", "Krylov dimension", (200,)),
          Hyperparameter("num_eigenvalues", "whole", "Ritz pairs that are kept", (50,), (50, 100)), INDEFINITE),
-        "one curvature product per iteration", "arXiv 2112.03052",
+        "one curvature product per iteration", "arXiv 2112.03052", default_regularization=1e-5,
     ),
     _kronecker("ekfac", "EK-FAC influence", "Kronecker basis, corrected eigenvalues",
                "−Σ_layers (Q_SᵀΦ'Q_A) · (Q_Sᵀ G_i Q_A) ⊘ (Λ + λ)",
@@ -157,6 +160,7 @@ _ROWS = (
                         choices=("random", "pca")),
          Hyperparameter(**{**vars(DAMPING), "default": ("relative",)}), UNTRACKED),
         "one gradient pass; one eigendecomposition of min(n, rank²) per layer", "arXiv 2405.13954, §3",
+        default_regularization=1e-3,
     ),
     _source("source", "SOURCE", "Σ_ℓ v_ℓ·ḡ_ℓ,  v = (1−e^{−cH̄})H̄⁻¹q,  q ← e^{−cH̄}q backwards",
             "three passes per checkpoint; 2·m·n·p products per checkpoint", "arXiv 2405.12186, §3"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,17 +30,34 @@ def bootstrap_seed(study_seed: int) -> int:
     return hashed_seed("bootstrap", study_seed)
 
 
-def evaluation_tables(source: Source, settings: Mapping[str, Any], truth: Truth) -> dict[str, pa.Table | pd.DataFrame]:
-    """Return the tables ``lds, lds_query, indicator, selections, top_examples`` that exist for this source.
+@dataclass(frozen=True)
+class Evaluated:
+    """One evaluated configuration.
+
+    Attributes:
+        tables: ``lds, lds_query, indicator, selections, top_examples``, those that exist for its source.
+        arrays: For every α: ``values_α`` float64 ``[L']`` (λ of the grid, λ*, the spectrum quantiles; one NaN without
+            λ), ``ranks_α`` uint16 ``[L', S, m]`` (twice the average rank of the summed scores over subsets) and
+            ``draws_α`` float32 ``[B, L']`` (bootstrap means, paired between configurations).
+    """
+
+    tables: dict[str, pa.Table | pd.DataFrame]
+    arrays: dict[str, np.ndarray]
+
+
+def evaluated(source: Source, settings: Mapping[str, Any], truth: Truth) -> Evaluated:
+    """Evaluate one configuration.
 
     The LDS grid is the study's grid and λ*; the quantile baselines are evaluated too and kept with the selection.
     """
     evaluation = settings["evaluation"]
     if isinstance(source, ScoreMatrix):
         tables: dict[str, Any] = {"top_examples": top_examples(source, None, evaluation["top"])}
+        arrays: dict[str, np.ndarray] = {}
         if truth:
-            tables |= _lds_tables(source, None, None, settings, truth)[0]
-        return tables
+            lds_tables, _, arrays = _lds_tables(source, None, None, settings, truth)
+            tables |= lds_tables
+        return Evaluated(tables, arrays)
     wanted = list(settings["regularizations"])
     grid = admissible(source, wanted)
     chosen = _within(select_regularization(source, evaluation["threshold"]), source, grid)
@@ -56,16 +73,17 @@ def evaluation_tables(source: Source, settings: Mapping[str, Any], truth: Truth)
         "top_examples": top_examples(source, chosen.regularization, evaluation["top"]),
     }
     lds_at: dict[float, dict[float, tuple[float, float, float]]] = {}
+    arrays = {}
     if truth:
         extra = [chosen.regularization, *quantiles.values()]
-        lds_tables, lds_at = _lds_tables(source, grid, extra, settings, truth)
+        lds_tables, lds_at, arrays = _lds_tables(source, grid, extra, settings, truth)
         tables |= lds_tables
     rows = [
         _selection_row(alpha, chosen, quantiles, grid, lds_at.get(alpha), truth)
         for alpha in settings["alphas"]
     ]  # fmt: skip
     tables["selections"] = pa.Table.from_pylist(rows, schema=_SELECTION_SCHEMA)
-    return tables
+    return Evaluated(tables, arrays)
 
 
 def _within(chosen: Selection, source: Source, grid: list[float]) -> Selection:
@@ -81,18 +99,23 @@ def _within(chosen: Selection, source: Source, grid: list[float]) -> Selection:
 
 def _lds_tables(
     source: Source, grid: list[float] | None, extra: list[float] | None, settings: Mapping[str, Any], truth: Truth
-) -> tuple[dict[str, pa.Table], dict[float, dict[float, tuple[float, float, float]]]]:
-    """Return LDS tables over grid ∪ {λ*} (``extra[0]``), and LDS with interval by α and λ for all of ``extra`` too."""
+) -> tuple[dict[str, pa.Table], dict[float, dict[float, tuple[float, float, float]]], dict[str, np.ndarray]]:
+    """Return LDS tables over grid ∪ {λ*} (``extra[0]``), LDS with interval by α and λ for all of ``extra``, arrays."""
     rows: list[dict[str, Any]] = []
     per_query: list[dict[str, Any]] = []
     found: dict[float, dict[float, tuple[float, float, float]]] = {}
+    arrays: dict[str, np.ndarray] = {}
     values = None if grid is None else [*grid, *(extra or [])]
     kept = 1 if grid is None else len(grid) + 1
     for alpha, (masks, outputs) in truth.items():
         curve = lds_curve(
             source, masks, outputs, values,
             num_bootstrap=settings["evaluation"]["bootstrap"], seed=bootstrap_seed(settings["seed"]),
+            keep_bootstrap=True, keep_ranks=True,
         )  # fmt: skip
+        arrays[f"values_{alpha:g}"] = curve.regularizations
+        arrays[f"ranks_{alpha:g}"] = np.asarray(curve.predicted_ranks)
+        arrays[f"draws_{alpha:g}"] = np.asarray(curve.bootstrap_means, dtype=np.float32)
         found[alpha] = {}
         for index, value in enumerate([None] if values is None else values):
             mean, low, high = (float(part[index]) for part in (curve.mean, curve.ci_low, curve.ci_high))
@@ -110,7 +133,7 @@ def _lds_tables(
         "lds": pa.Table.from_pylist(rows, schema=_LDS_SCHEMA),
         "lds_query": pa.Table.from_pylist(per_query, schema=_LDS_QUERY_SCHEMA),
     }
-    return tables, found
+    return tables, found, arrays
 
 
 def _indicator_table(source: Sequence, grid: list[float], selected: float) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from functools import partial
 from tda_backend.methods import method, spectral_filter
 from tda_backend.runs.context import RunContext
 from tda_backend.runs.coordinate_steps import run_curvature, run_features, run_kronecker, run_spectrum
-from tda_backend.runs.evaluate_step import evaluation_tables
+from tda_backend.runs.evaluate_step import evaluated
 from tda_backend.runs.example_steps import run_examples
 from tda_backend.runs.plan import Step
 from tda_backend.runs.score_steps import run_scores
@@ -30,8 +30,11 @@ def run_evaluate(context: RunContext, step: Step, writer: ArtifactWriter) -> Non
         keys = step.inputs.get(f"retrain {alpha:g}", ())
         if keys:
             truth[alpha] = (read_masks(store, keys), read_outputs(store, keys, queries))
-    for name, table in evaluation_tables(source, settings, truth).items():
+    result = evaluated(source, settings, truth)
+    for name, table in result.tables.items():
         writer.table(name, table)
+    for name, array in result.arrays.items():
+        writer.array(name, array)
 
 
 STEPS: dict[str, Callable[[RunContext, Step, ArtifactWriter], None]] = {

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tda_backend.errors import NumericalError, UsageError
 from tda_backend.evaluation.indicator import indicator_curve
 from tda_backend.evaluation.selection import regret, select_regularization, spectrum_quantiles
-from tda_backend.runs.evaluate_step import evaluation_tables
+from tda_backend.runs.evaluate_step import evaluated
 from tda_backend.spectral.solver_filters import LissaMean
 from tests.helpers_numerics import make_spectrum, random_rows
 
@@ -144,7 +144,7 @@ def test_a_selection_that_is_moved_says_the_indicator_where_it_went():
         "evaluation": {"threshold": 0.99, "quantiles": [0.5], "top": 3},
         "regularizations": grid, "alphas": [0.5],
     }  # fmt: skip
-    row = evaluation_tables([spectrum], settings, {})["selections"].to_pylist()[0]
+    row = evaluated([spectrum], settings, {}).tables["selections"].to_pylist()[0]
     moved = row["lambda_selected"]
     assert moved in grid
     assert moved + largest < 1.02 * largest < wanted + largest
