@@ -1,26 +1,34 @@
-"""Make ``mnist.npz``: a stratified cut of MNIST, 7 000 training and 2 000 test images.
+"""Make a stratified cut of MNIST or Fashion-MNIST: 7 000 training and 2 000 test images.
 
-    python data/make_mnist.py FOLDER
+    python data/make_idx.py mnist FOLDER
+    python data/make_idx.py fashion_mnist FOLDER
 
-FOLDER holds the four IDX files of MNIST as its authors distribute them (gzipped or not): ``train-images-idx3-ubyte``,
+FOLDER holds the four IDX files as their authors distribute them (gzipped or not): ``train-images-idx3-ubyte``,
 ``train-labels-idx1-ubyte``, ``t10k-images-idx3-ubyte``, ``t10k-labels-idx1-ubyte``. The cut is a function of the files
 alone: within each class the examples are drawn by a fixed seed, in proportion to the class, and kept in file order.
+Fashion-MNIST is written in three files, so that each stays below 3 MB: the first and second half of the training
+examples, and the test examples.
 """
 
 from __future__ import annotations
 
 import gzip
-import hashlib
-import io
-import json
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
+from packing import ship
 
 SIZES = {"train": ("train", 7000), "test": ("t10k", 2000)}
 SEED = 20250523
+FILES = {
+    "mnist": {"mnist.npz": {"train": slice(None), "test": slice(None)}},
+    "fashion_mnist": {
+        "fashion_mnist_train_a.npz": {"train": slice(0, 3500)},
+        "fashion_mnist_train_b.npz": {"train": slice(3500, 7000)},
+        "fashion_mnist_test.npz": {"test": slice(None)},
+    },
+}
 
 
 def read_idx(folder: Path, name: str) -> np.ndarray:
@@ -48,36 +56,22 @@ def stratified(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.nd
     return np.sort(np.concatenate(chosen))
 
 
-def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write a compressed npz whose bytes depend on the arrays alone (no time stamps)."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name, array in arrays.items():
-            buffer = io.BytesIO()
-            np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
-            info = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-            archive.writestr(info, buffer.getvalue(), zipfile.ZIP_DEFLATED, 9)
-
-
-def main(folder: Path) -> None:
+def main(name: str, folder: Path) -> None:
+    """Write the files of one data set."""
     rng = np.random.default_rng(SEED)
-    arrays: dict[str, np.ndarray] = {}
+    cut: dict[str, dict[str, np.ndarray]] = {}
     for split, (prefix, size) in SIZES.items():
         images = read_idx(folder, f"{prefix}-images-idx3-ubyte")
         labels = read_idx(folder, f"{prefix}-labels-idx1-ubyte")
         keep = stratified(labels, size, rng)
-        arrays[f"{split}_images"] = images[keep]
-        arrays[f"{split}_labels"] = labels[keep]
-        arrays[f"{split}_source_index"] = keep.astype(np.uint16)
-    here = Path(__file__).parent
-    write_npz(here / "mnist.npz", arrays)
-    digest = hashlib.sha256((here / "mnist.npz").read_bytes()).hexdigest()
-    checksums = here / "checksums.json"
-    known = json.loads(checksums.read_text()) if checksums.exists() else {}
-    checksums.write_text(json.dumps(known | {"mnist.npz": digest}, indent=2, sort_keys=True) + "\n")
-    print(f"mnist.npz  {(here / 'mnist.npz').stat().st_size} bytes  sha256 {digest}")
+        cut[split] = {"images": images[keep], "labels": labels[keep], "source_index": keep.astype(np.uint16)}
+    for file, parts in FILES[name].items():
+        ship(
+            file, {f"{split}_{key}": array[rows] for split, rows in parts.items() for key, array in cut[split].items()}
+        )
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 3 or sys.argv[1] not in FILES:
         sys.exit(__doc__)
-    main(Path(sys.argv[1]))
+    main(sys.argv[1], Path(sys.argv[2]))
