@@ -8,6 +8,7 @@ from typing import Any
 
 from tda_backend.methods import METHODS, MethodSpec
 from tda_backend.methods.spec import NONE
+from tda_backend.runs.counterfactual_study import quick_sections
 from tda_backend.runs.study import DEFAULTS, check_study
 
 QUICK_COUNTS = {"train": 600, "validation": 100, "queries": 100}
@@ -38,8 +39,24 @@ def quick(content: Mapping[str, Any], num_parameters: int = 100_000) -> dict[str
     epochs = [epoch for epoch in QUICK_EPOCHS if epoch in wanted] or wanted[:2]
     result["training"] = {**result.get("training", {}), "epochs": epochs}
     result.get("projection", {}).pop("max_dim", None)
+    result |= quick_sections(
+        result, data["train"], result["data"]["train"], lambda selector: quick_selector(selector, epochs, dim)
+    )
     for name, settings in result.get("methods", {}).items():
         result["methods"][name] = _quick_method(METHODS[name], settings, epochs, dim, num_parameters)
+    return result
+
+
+def quick_selector(selector: Mapping[str, Any], epochs: Sequence[int], dim: int) -> dict[str, Any]:
+    """Return a selector of the quick study's configuration that comes nearest."""
+    result = dict(selector)
+    if "epoch" in result:
+        result["epoch"] = min(epochs, key=lambda epoch: abs(epoch - selector["epoch"]))
+    if result.get("projection_dim", NONE) != NONE:
+        result["projection_dim"] = dim
+    for name, limit in QUICK_LIMITS.items():
+        if name in result:
+            result[name] = min(result[name], limit)
     return result
 
 

@@ -9,12 +9,13 @@
     train = 5000
     validation = 500    # for ξ; disjoint from the queries
     queries = 500
+    flip_labels = 0.1   # optional: this share of the training rows gets another class before anything is trained
     [training]
     epochs = [1, 5, 10, 20, 50]     # saved checkpoints: where features may be taken
     seeds = 1                       # training runs of the attributed model
     [ground_truth]
     subsets = 50        # 0: no retraining, no LDS
-    alphas = [0.5]
+    alphas = [0.5]      # shares of the training rows; "1-1/n" leaves one out
     repeats = 1
     [projection]
     kind = "gaussian"   # gaussian (drawn from the Gram matrix), sparse, kronecker, gaussian-dense or rademacher
@@ -33,6 +34,8 @@
     threshold = 0.5
     quantiles = [0.1, 0.3, 0.5, 0.7, 0.9]
     top = 100
+
+and, optional, [removal] and [loo]: see :mod:`tda_backend.runs.counterfactual_study`.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ from __future__ import annotations
 import copy
 import difflib
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,55 +53,14 @@ from tda_backend.errors import StudyError
 from tda_backend.features.projection import PROJECTION_KINDS
 from tda_backend.methods import METHODS, MethodSpec, method
 from tda_backend.methods.spec import NONE
-
-Rule = Callable[[str, Any], Any]
-
-
-def _whole(low: int) -> Rule:
-    def check(key: str, value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise StudyError(f"{key} = {value!r} is not allowed.", f"Give a whole number of at least {low}.")
-        return value
-
-    return check
-
-
-def _real(low: float, high: float) -> Rule:
-    def check(key: str, value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
-            raise StudyError(f"{key} = {value!r} is not allowed.", f"Give a number between {low:g} and {high:g}.")
-        return float(value)
-
-    return check
-
-
-def _one_of(*allowed: Any) -> Rule:
-    def check(key: str, value: Any) -> Any:
-        if value not in allowed or isinstance(value, bool) != isinstance(allowed[0], bool):
-            names = ", ".join(str(item).lower() if isinstance(item, bool) else repr(item) for item in allowed)
-            raise StudyError(f"{key} = {value!r} is not allowed.", f"Allowed: {names}.")
-        return value
-
-    return check
-
-
-def _text(key: str, value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise StudyError(f"{key} = {value!r} is not allowed.", "Give a text.")
-    return value
-
-
-def _many(rule: Rule, allow_one: bool = False, may_be_empty: bool = False) -> Rule:
-    def check(key: str, value: Any) -> list:
-        values = [value] if allow_one and not isinstance(value, list) else value
-        if not isinstance(values, list) or not (values or may_be_empty):
-            raise StudyError(f"{key} = {value!r} is not allowed.", "Give a list, e.g. [1, 5].")
-        checked = [rule(key, item) for item in values]
-        if len(set(checked)) < len(checked):
-            raise StudyError(f"{key} = {value!r} names a value twice.", "Name each value once.")
-        return checked
-
-    return check
+from tda_backend.runs.counterfactual_study import SECTION_RULES, fill_sections
+from tda_backend.runs.study_rules import Rule, all_but_one
+from tda_backend.runs.study_rules import many as _many
+from tda_backend.runs.study_rules import one_of as _one_of
+from tda_backend.runs.study_rules import real as _real
+from tda_backend.runs.study_rules import share as _share
+from tda_backend.runs.study_rules import text as _text
+from tda_backend.runs.study_rules import whole as _whole
 
 
 def _method_rules(spec: MethodSpec) -> dict[str, Rule]:
@@ -115,11 +77,11 @@ RULES: dict[str, Any] = {
     "name": _text,
     "task": _text,
     "seed": _whole(0),
-    "data": {"train": _whole(2), "validation": _whole(1), "queries": _whole(1)},
+    "data": {"train": _whole(2), "validation": _whole(1), "queries": _whole(1), "flip_labels": _real(0.0, 1.0)},
     "training": {"epochs": _many(_whole(1), allow_one=True), "seeds": _whole(1)},
     "ground_truth": {
         "subsets": _whole(0),
-        "alphas": _many(_real(0.0, 1.0), allow_one=True),
+        "alphas": _many(_share, allow_one=True),
         "repeats": _whole(1),
     },
     "projection": {"kind": _one_of(*PROJECTION_KINDS), "max_dim": _whole(1), "seed": _whole(0)},
@@ -136,6 +98,7 @@ RULES: dict[str, Any] = {
         "quantiles": _many(_real(0.0, 1.0), allow_one=True),
         "top": _whole(1),
     },
+    **SECTION_RULES,
 }
 DEFAULTS: dict[str, Any] = {
     "seed": 0,
@@ -251,6 +214,9 @@ def resolve(content: Mapping[str, Any]) -> dict[str, Any]:
     for section, defaults in DEFAULTS.items():
         if isinstance(defaults, dict):
             study[section] = {**defaults, **checked.get(section, {})}
+    truth = study["ground_truth"]
+    loo = all_but_one(study["data"]["train"])
+    truth["alphas"] = list(dict.fromkeys(loo if isinstance(alpha, str) else alpha for alpha in truth["alphas"]))
     if study["regularization"]["low"] >= study["regularization"]["high"]:
         raise StudyError("regularization.low is not below regularization.high.", "E.g. low = 1e-7, high = 10.")
     methods = checked.get("methods") or {"iffim": {}}
@@ -270,7 +236,8 @@ def resolve(content: Mapping[str, Any]) -> dict[str, Any]:
             f"projection.max_dim = {study['projection']['max_dim']} is below projection_dim {largest}.",
             "Raise it, or leave it out.",
         )
-    return {key: study[key] for key in RULES}
+    study |= fill_sections(study)
+    return {key: study[key] for key in RULES if key in study}
 
 
 def _method(name: str, settings: Mapping[str, Any], epochs: Sequence[int]) -> dict[str, Any]:
