@@ -5,8 +5,8 @@ of a query (:func:`~tda_backend.evaluation.bootstrap.double_ranks`). LDS needs n
 ranks among the first s subsets follow from them.
 
 Two configurations that are judged by the same retrainings err together: an easy draw of subsets is easy for both. The
-paired difference keeps that out (METHODS §7). Measured on MNIST with a perceptron, 50 subsets, exact IFFIM: ±.017 paired
-and ±.030 unpaired between epochs 5 and 50; ±.005 and ±.030 between neighbouring λ.
+paired difference keeps that out (METHODS §7). Measured on MNIST with a perceptron, 50 subsets, exact IFFIM: ±.017
+paired and ±.030 unpaired between epochs 5 and 50; ±.005 and ±.030 between neighbouring λ.
 """
 
 from __future__ import annotations
