@@ -36,6 +36,8 @@ from tda_backend.types import Batch, Task, TrainingSettings, to_device
 
 STACK_SIZE = 32
 """Models per stack. The last stack is filled up with copies, so that every stack runs the same kernels."""
+Reader = Callable[[Task, nn.Module, Batch], Tensor]
+"""(task, retrained model in eval mode, test split) → what is kept of it."""
 _PROBE_ROWS = 16
 _WORTH_A_POOL = 30e9  # floating-point operations (about half a second of one core): below, starting costs more
 _MINIMUM_STEP_OPERATIONS = 2e6  # a step of a tiny model costs its calls, not its arithmetic
@@ -80,6 +82,7 @@ def retrain_subsets(
     route: Route = "auto",
     num_processes: int | None = None,
     on_progress: Progress | None = None,
+    read: Reader | None = None,
 ) -> np.ndarray:
     """Retrain on each subset and return the goodness of the whole test split at the final epoch.
 
@@ -99,9 +102,10 @@ def retrain_subsets(
             ``auto``: stacked on an accelerator, else mlp, else loop; what cannot be stacked falls back by itself.
         num_processes: Processes on the CPU; default: one per core when the work is worth it. 1: in this process.
         on_progress: Called with model-epochs done and in total, at least about twice a second when processes train.
+        read: What is read of each model on the test split instead of its goodness.
 
     Returns:
-        float32 ``[c, R, N_test]``.
+        float32 ``[c, R, N_test]``, or ``[c, R]`` and the shape of what ``read`` returns.
 
     Raises:
         UsageError: Shapes that do not match, an unknown route, or a route the model does not allow.
@@ -111,14 +115,18 @@ def retrain_subsets(
     plan = _plan(task, data["train"], train_indices, masks, subset_ids, repeats, seed, device, route)
     total = len(plan.jobs) * plan.settings.num_epochs
     report = on_progress or (lambda done, total: None)
-    outputs = np.full((len(masks), repeats, num_rows(data["test"])), np.nan, dtype=np.float32)
+    read = read or goodness_of
+    outputs = np.empty((len(masks), repeats, 0), dtype=np.float32)
     states = _states(plan, route, num_processes, lambda done: report(done, total))
     model = task.build_model(0).eval()
     with contextlib.closing(states):  # an error here must end what computes for us
         for number, state in states:
             job = plan.jobs[number]
             model.load_state_dict(state)
-            outputs[job.row, job.repeat] = goodness_of(task, model, data["test"]).numpy()
+            values = read(task, model, data["test"]).numpy()
+            if not outputs.size:
+                outputs = np.full((len(masks), repeats, *values.shape), np.nan, dtype=np.float32)
+            outputs[job.row, job.repeat] = values
     report(total, total)
     return outputs
 
