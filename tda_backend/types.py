@@ -45,6 +45,17 @@ class TrainingSettings:
     """Mini-batch SGD as the benchmark tasks use it (Taming, appendix A). Schedules are fractions of the total steps.
 
     The last partial batch is kept and its loss is the mean over its own size.
+
+    Attributes:
+        num_epochs: Epochs of a full run, ≥ 1.
+        batch_size: Examples per step.
+        learning_rate: η₀.
+        momentum: Heavy-ball β.
+        weight_decay: ω: adds ω·θ to every gradient (L2 decay).
+        schedule: How η falls over the run.
+        optimizer: ``sgd``, or ``lbfgs``: the exact optimum of mean loss + ½·ω·‖θ‖² instead of a run of SGD. It needs
+            ω > 0, which makes the optimum of a convex loss unique, and ``num_epochs = 1``; batch size, learning rate,
+            momentum and schedule then mean nothing.
     """
 
     num_epochs: int
@@ -53,6 +64,23 @@ class TrainingSettings:
     momentum: float = 0.0
     weight_decay: float = 0.0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
+    optimizer: Literal["sgd", "lbfgs"] = "sgd"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of multi-stage training (SOURCE, arXiv 2405.12186, §3.3 and §5.3).
+
+    Attributes:
+        name: What a person calls it.
+        num_epochs: Its epochs; those of all stages add up to the task's ``training.num_epochs``.
+        learning_rate: Its η₀, ``None`` for the task's. Batch size, momentum, decay and schedule are the task's; a
+            schedule runs over the stage's own epochs.
+    """
+
+    name: str
+    num_epochs: int
+    learning_rate: float | None = None
 
 
 class Task(ABC):
@@ -72,6 +100,10 @@ class Task(ABC):
         num_classes: Number of classes for classification, else ``None``.
         class_names: Names of the classes for display (empty: the numbers).
         label_key: Key of the target in a batch.
+        stages: Stages of training, one after the other, each with a fresh optimizer and only its own examples; empty
+            for ordinary training. Attributed are the examples of the first stage: retraining leaves some of them out
+            and keeps all later ones.
+        stage_key: Key of the stage's number, an integer tensor ``[N]`` in both splits, where there are stages.
     """
 
     name: str
@@ -82,6 +114,8 @@ class Task(ABC):
     num_classes: int | None = None
     class_names: Sequence[str] = ()
     label_key: str = "y"
+    stages: Sequence[Stage] = ()
+    stage_key: str = "stage"
 
     @abstractmethod
     def datasets(self) -> dict[str, Any]:
@@ -134,13 +168,22 @@ class Task(ABC):
         """Return how example ``index`` of ``split`` is displayed; override it for pictures, text or tables."""
         return Display("text", caption=f"{split} example {index}", text=f"{split} #{index}")
 
+    def target_text(self, value: float) -> str:
+        """Return how a target or a predicted value is written where it is no class: a regression's own unit."""
+        return f"{value:g}"
+
+    def noisy_rows(self) -> Tensor | None:
+        """Return which training labels the task itself made wrong, bool ``[N]``, or ``None`` where that is unknown."""
+        return None
+
     def source(self) -> str:
         """Return the text that identifies this task's code and settings; artifacts are keyed by its hash."""
         try:
             code = inspect.getsource(type(self))
         except (OSError, TypeError):
             code = type(self).__qualname__
-        return f"{self.name}\n{self.training!r}\n{[str(p) for p in self.checkpoint_files]!r}\n{code}"
+        settings = f"{self.training!r}" + (f"\n{tuple(self.stages)!r} {self.stage_key}" if self.stages else "")
+        return f"{self.name}\n{settings}\n{[str(p) for p in self.checkpoint_files]!r}\n{code}"
 
 
 @dataclass(frozen=True)

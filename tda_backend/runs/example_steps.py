@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,22 +14,10 @@ from torch import Tensor
 from tda_backend.errors import TaskError
 from tda_backend.runs.context import RunContext
 from tda_backend.runs.plan import Step
-from tda_backend.seeds import hashed_rng
+from tda_backend.runs.study_data import label_noise, split_indices
 from tda_backend.store.artifacts import ArtifactWriter
 from tda_backend.training.contract import persons_code
 from tda_backend.types import Display, Task
-
-
-def split_indices(settings: Mapping[str, Any], num_train: int, num_test: int) -> dict[str, np.ndarray]:
-    """Draw which examples take part: ascending train indices; validation and queries disjoint in the test set."""
-    train_order = hashed_rng("split", settings["seed"], "train").permutation(num_train)
-    test_order = hashed_rng("split", settings["seed"], "test").permutation(num_test)
-    validation, queries = settings["validation"], settings["queries"]
-    return {
-        "train": np.sort(train_order[: settings["train"]]),
-        "validation": np.sort(test_order[:validation]),
-        "queries": np.sort(test_order[validation : validation + queries]),
-    }
 
 
 def run_examples(context: RunContext, step: Step, writer: ArtifactWriter) -> None:
@@ -39,6 +26,16 @@ def run_examples(context: RunContext, step: Step, writer: ArtifactWriter) -> Non
     indices = split_indices(step.settings, facts.num_train, facts.num_test)
     for name, values in indices.items():
         writer.array(name, values)
+    noise = label_noise(task, context.clean_labels, context.data, indices["train"])
+    originals: dict[int, str | None] = {}
+    if noise is not None:
+        known = [None] * len(noise.positions) if noise.originals is None else noise.originals
+        texts = [None if value is None else label_text(task, value) for value in known]
+        originals = dict(zip(noise.positions.tolist(), texts, strict=True))
+        writer.array("noisy", noise.positions)
+        schema = pa.schema([("position", pa.int32()), ("original_label", pa.string())])
+        rows_of_noise = [{"position": key, "original_label": text} for key, text in originals.items()]
+        writer.table("noisy_rows", pa.Table.from_pylist(rows_of_noise, schema=schema))
     shown: dict[tuple[str, int], dict[str, Any]] = {}
     rows: list[dict[str, Any]] = []
     for split, values in {**indices, "test": np.arange(facts.num_test)}.items():
@@ -48,13 +45,22 @@ def run_examples(context: RunContext, step: Step, writer: ArtifactWriter) -> Non
             if (source, index) not in shown:
                 shown[source, index] = _display_row(task, source, index)
             label = "" if labels is None else label_text(task, labels[index])
-            rows.append({"split": split, "position": position, "index": index, "label": label, **shown[source, index]})
+            row = {"split": split, "position": position, "index": index, "label": label, **shown[source, index]}
+            if split == "train" and position in originals:
+                row["caption"] = wrong_label_caption(row["caption"], originals[position])
+            rows.append(row)
         context.on_progress(len(rows), sum(map(len, indices.values())) + facts.num_test)
     schema = pa.schema([
         ("split", pa.string()), ("position", pa.int32()), ("index", pa.int32()), ("label", pa.string()),
         ("kind", pa.string()), ("caption", pa.string()), ("image", pa.binary()), ("text", pa.string()),
     ])  # fmt: skip
     writer.table("examples", pa.Table.from_pylist(rows, schema=schema))
+
+
+def wrong_label_caption(caption: str, original: str | None) -> str:
+    """Return the caption of an example whose label is wrong on purpose."""
+    what = "wrong label" if original is None else f"wrong label, was {original}"
+    return f"{caption} ({what})" if caption else what
 
 
 def label_text(task: Task, value: Tensor) -> str:
@@ -69,7 +75,7 @@ def label_text(task: Task, value: Tensor) -> str:
                 f"Classes are 0 to {task.num_classes - 1}.",
             )
         return str(task.class_names[int(number)]) if task.class_names else str(int(number))
-    return f"{number:g}"
+    return task.target_text(number)
 
 
 def _display_row(task: Task, split: str, index: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch.utils.data import default_collate
 
 from tda_backend.errors import DataError, TaskError
 from tda_backend.training.contract import one_line, persons_code
+from tda_backend.training.stages import check_stage_numbers
 from tda_backend.types import Batch, Task
 
 SPLITS = ("train", "test")
@@ -196,5 +197,7 @@ def validate_data(task: Task) -> dict[str, dict[str, Tensor]]:
                     "Name the labels' key in label_key of the task.",
                 )
             _check_labels(split, batch[task.label_key], task.num_classes)
+        if task.stages:
+            check_stage_numbers(task, split, batch)
     object.__setattr__(task, _MEMO, data)
     return data

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,21 +16,15 @@ from tda_backend.training.contract import persons_code
 from tda_backend.training.data import num_rows, take
 from tda_backend.training.loop import LoopTrainer
 from tda_backend.training.mlp import MLPTrainer, mlp_architecture
-from tda_backend.training.schedule import learning_rate, steps_per_epoch, training_settings
-from tda_backend.types import Batch, Checkpoint, Task, to_device
+from tda_backend.training.optimum import OptimumTrainer
+from tda_backend.training.schedule import Trainer, training_settings
+from tda_backend.training.stages import StagedTrainer, epoch_learning_rate, load_states, stage_plan
+from tda_backend.types import Batch, Checkpoint, Task, TrainingSettings, to_device
 
 Progress = Callable[[int, int], None]
 """``(done, total)`` in model-epochs."""
 Route = Literal["auto", "loop", "mlp", "stacked"]
 ROUTES = ("auto", "loop", "mlp", "stacked")
-
-
-class Trainer(Protocol):
-    """What every route offers: one epoch at a time for one or several models."""
-
-    def train_epoch(self, epoch: int) -> None: ...
-
-    def states(self) -> list[dict[str, Tensor]]: ...
 
 
 @contextlib.contextmanager
@@ -112,15 +106,14 @@ def train(
         )
     rows = row_numbers(indices, num_rows(data))
     with reproducible(device):
-        trainer = single_trainer(task, data, rows, seed, device, route)
-        steps = steps_per_epoch(settings, len(rows))
+        trainer = run_trainer(task, data, rows, seed, device, route)
         checkpoints = []
         for epoch in range(1, wanted[-1] + 1):
             trainer.train_epoch(epoch)
             if epoch in wanted:
                 state = trainer.states()[0]
                 check_finite([state], epoch)
-                rate = learning_rate(settings, epoch * steps - 1, steps * settings.num_epochs)
+                rate = epoch_learning_rate(task, data, rows, epoch)
                 checkpoints.append(Checkpoint(seed_index, epoch, rate, state))
             if on_progress is not None:
                 on_progress(epoch, wanted[-1])
@@ -138,22 +131,66 @@ def row_numbers(indices: Sequence[int] | np.ndarray | Tensor, num_examples: int)
     return rows
 
 
+def run_trainer(
+    task: Task, data: Batch, rows: np.ndarray, seed: int, device: torch.device | str, route: Route
+) -> Trainer:
+    """Return the trainer of one model: by SGD through all stages, or to the optimum."""
+    settings = training_settings(task)
+    plan = stage_plan(task)
+    if plan is not None:
+        return StagedTrainer(
+            plan, data, [rows], [seed],
+            lambda settings, rows, seeds, states: _sgd_trainer(
+                task, settings, data, rows[0], seeds[0], device, route, states
+            ),
+        )  # fmt: skip
+    if settings.optimizer == "lbfgs":
+        with persons_code(task, "build_model"):
+            model = task.build_model(seed)
+        return OptimumTrainer(task, model, settings, data, rows, device)
+    return single_trainer(task, data, rows, seed, device, route)
+
+
 def single_trainer(
     task: Task, data: Batch, rows: np.ndarray, seed: int, device: torch.device | str, route: Route
 ) -> LoopTrainer | MLPTrainer:
-    """Return the trainer of one model by ``route``."""
+    """Return the trainer of one model by ``route``, whose steps can be looked at.
+
+    Raises:
+        TaskError: The task is trained in stages or to its optimum: there is no one run of SGD steps.
+    """
     settings = training_settings(task)
+    if task.stages or settings.optimizer != "sgd":
+        raise TaskError(
+            f'Task "{task.name}" is trained {"in stages" if task.stages else "to its optimum"}, not in one run of SGD.',
+            "Take a method that looks at checkpoints only, or another task.",
+        )
+    return _sgd_trainer(task, settings, data, rows, seed, device, route, None)
+
+
+def _sgd_trainer(
+    task: Task,
+    settings: TrainingSettings,
+    data: Batch,
+    rows: np.ndarray,
+    seed: int,
+    device: torch.device | str,
+    route: Route,
+    states: Sequence[Mapping[str, Tensor]] | None,
+) -> LoopTrainer | MLPTrainer:
     with persons_code(task, "build_model"):
         model = task.build_model(seed)
+    load_states([model], states)
     if route != "loop":
         architecture = mlp_architecture(task, model, data)
         if architecture is not None:
             keys = (getattr(task, "input_key", "x"), task.label_key)
-            states = [dict(model.state_dict())]
-            return MLPTrainer(architecture, settings, data, keys, states, [rows], [seed], device, stacked=False)
+            state = [dict(model.state_dict())]
+            return MLPTrainer(architecture, settings, data, keys, state, [rows], [seed], device, stacked=False)
         if route == "mlp":
             raise UsageError(
-                f'The model of task "{task.name}" is not a plain perceptron with cross-entropy.', 'Take route "loop".'
+                f'The model of task "{task.name}" is not a plain perceptron with cross-entropy or squared error.',
+                'Take route "loop".',
             )
     return LoopTrainer(task, model, settings, data, rows, seed, device)
 

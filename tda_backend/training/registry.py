@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -16,14 +16,9 @@ from types import ModuleType
 from tda_backend.errors import TaskError, TDAError, UsageError
 from tda_backend.training.contract import one_line
 from tda_backend.training.schedule import training_settings
-from tda_backend.training.tasks import MnistLR, MnistMLP, MnistMLPEarly
+from tda_backend.training.tasks import BUILT_IN
 from tda_backend.types import Task
 
-BUILT_IN: dict[str, Callable[[], Task]] = {
-    "mnist-mlp": MnistMLP,
-    "mnist-mlp-early": MnistMLPEarly,
-    "mnist-lr": MnistLR,
-}
 _SPEC, _FOLDER = "_tda_spec", "_tda_folder"  # kept on the task itself: a task may be an unhashable dataclass
 _FORMS = "Write package.module:factory or path/to/file.py:factory; the factory takes no argument."
 

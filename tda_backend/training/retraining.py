@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,19 +18,19 @@ from tda_backend.training.data import num_rows, take
 from tda_backend.training.fit import (
     Progress,
     Route,
-    Trainer,
     check_finite,
     check_route,
     goodness_of,
     reproducible,
     row_numbers,
-    single_trainer,
+    run_trainer,
 )
 from tda_backend.training.mlp import MLPArchitecture, MLPTrainer, mlp_architecture
 from tda_backend.training.processes import can_start_processes, default_num_processes, num_warm_processes, shared_pool
 from tda_backend.training.registry import task_folder, task_spec
-from tda_backend.training.schedule import training_settings
+from tda_backend.training.schedule import Trainer, training_settings
 from tda_backend.training.stacked import StackedTrainer, why_not_stackable
+from tda_backend.training.stages import StagedTrainer, StagePlan, load_states, stage_plan
 from tda_backend.training.subsets import retraining_seed
 from tda_backend.types import Batch, Task, TrainingSettings, to_device
 
@@ -40,6 +40,7 @@ Reader = Callable[[Task, nn.Module, Batch], Tensor]
 """(task, retrained model in eval mode, test split) → what is kept of it."""
 _PROBE_ROWS = 16
 _WORTH_A_POOL = 30e9  # floating-point operations (about half a second of one core): below, starting costs more
+_PASSES_TO_OPTIMUM = 100  # over the data, for a linear model
 _MINIMUM_STEP_OPERATIONS = 2e6  # a step of a tiny model costs its calls, not its arithmetic
 
 
@@ -67,6 +68,10 @@ class _Plan:
     @property
     def keys(self) -> tuple[str, str]:
         return getattr(self.task, "input_key", "x"), self.task.label_key
+
+    @property
+    def stages(self) -> StagePlan | None:
+        return stage_plan(self.task)
 
 
 def retrain_subsets(
@@ -164,10 +169,13 @@ def _plan(
     chosen = to_device(take(train, rows), device)
     with persons_code(task, "build_model"):
         model = task.build_model(0)
-    architecture = None if route == "loop" else mlp_architecture(task, model, chosen)
+    by_steps = route != "loop" and settings.optimizer == "sgd"
+    architecture = mlp_architecture(task, model, chosen) if by_steps else None
     if route == "mlp" and architecture is None:
         raise UsageError(
-            f'The model of task "{task.name}" is not a plain perceptron with cross-entropy.', 'Take route "auto".'
+            f'The model of task "{task.name}" is not a plain perceptron with cross-entropy or squared error, trained '
+            "by SGD.",
+            'Take route "auto".',
         )
     return _Plan(task, settings, chosen, jobs, architecture, torch.device(device))
 
@@ -183,7 +191,10 @@ def _states(plan: _Plan, route: Route, num_processes: int | None, report: _Repor
         rows = plan.jobs[0].indices
         sample = to_device(take(plan.data, rows[:_PROBE_ROWS]), "cpu")
         some = np.arange(len(rows[:_PROBE_ROWS]))
-        reason = None if plan.architecture else why_not_stackable(plan.task, plan.settings, sample, some)
+        if plan.settings.optimizer != "sgd":
+            reason = "they are trained to their optimum"
+        else:
+            reason = None if plan.architecture else why_not_stackable(plan.task, plan.settings, sample, some)
         if reason is None:
             return _stacked(plan, report)
         if route == "stacked":
@@ -209,6 +220,7 @@ def _num_processes(plan: _Plan, wanted: int | None) -> int:
     else:
         each = 6 * sum(p.numel() for p in plan.task.build_model(0).parameters())
     work = examples * max(each, _MINIMUM_STEP_OPERATIONS / plan.settings.batch_size)
+    work *= _PASSES_TO_OPTIMUM if plan.settings.optimizer != "sgd" else 1
     return helpers if len(plan.jobs) > 1 and (work > _WORTH_A_POOL or num_warm_processes() >= helpers) else 1
 
 
@@ -216,7 +228,7 @@ def _one_by_one(plan: _Plan, route: Route, report: _Report) -> _States:
     epochs = plan.settings.num_epochs
     for number, job in enumerate(plan.jobs):
         with reproducible(plan.device):
-            trainer = single_trainer(plan.task, plan.data, job.indices, job.seed, plan.device, route)
+            trainer = run_trainer(plan.task, plan.data, job.indices, job.seed, plan.device, route)
             _train(trainer, epochs, lambda epoch, number=number: report(number * epochs + epoch))
         yield number, trainer.states()[0]
 
@@ -245,6 +257,7 @@ def _in_processes(plan: _Plan, helpers: int, report: _Report) -> _States:
         "keys": plan.keys,
         "spec": task_spec(plan.task),
         "folder": task_folder(plan.task),
+        "stages": plan.stages,
     }
     beat = lambda running: report(finished * epochs + sum(running.values()))  # noqa: E731
     with contextlib.closing(shared_pool().run(setup, plan.data, jobs(), min(helpers, len(plan.jobs)), beat)) as results:
@@ -257,9 +270,10 @@ def _in_processes(plan: _Plan, helpers: int, report: _Report) -> _States:
 def _stacked(plan: _Plan, report: _Report) -> _States:
     """Train stacks of ``STACK_SIZE`` models of equal subset size."""
     epochs = plan.settings.num_epochs
-    sizes: dict[int, list[int]] = {}
+    sizes: dict[tuple[int, ...], list[int]] = {}
     for number, job in enumerate(plan.jobs):
-        sizes.setdefault(len(job.indices), []).append(number)
+        parts = [job.indices] if plan.stages is None else plan.stages.rows(plan.data, job.indices)
+        sizes.setdefault(tuple(len(part) for part in parts), []).append(number)
     finished = 0
     for numbers in sizes.values():
         for start in range(0, len(numbers), STACK_SIZE):
@@ -277,11 +291,23 @@ def _stacked(plan: _Plan, report: _Report) -> _States:
 def _stack(plan: _Plan, jobs: Sequence[_Job]) -> Trainer:
     indices = [job.indices for job in jobs]
     seeds = [job.seed for job in jobs]
-    with persons_code(plan.task, "build_model"):
-        models: list[nn.Module] = [plan.task.build_model(seed) for seed in seeds]
-    if plan.architecture is None:
-        return StackedTrainer(plan.task, models, plan.settings, plan.data, indices, seeds, plan.device)
-    states = [dict(model.state_dict()) for model in models]
-    return MLPTrainer(
-        plan.architecture, plan.settings, plan.data, plan.keys, states, indices, seeds, plan.device, stacked=True
-    )
+
+    def build(
+        settings: TrainingSettings,
+        indices: Sequence[np.ndarray],
+        seeds: Sequence[int],
+        states: Sequence[Mapping[str, Tensor]] | None,
+    ) -> Trainer:
+        with persons_code(plan.task, "build_model"):
+            models: list[nn.Module] = [plan.task.build_model(seed) for seed in seeds]
+        load_states(models, states)
+        if plan.architecture is None:
+            return StackedTrainer(plan.task, models, settings, plan.data, indices, seeds, plan.device)
+        initial = [dict(model.state_dict()) for model in models]
+        return MLPTrainer(
+            plan.architecture, settings, plan.data, plan.keys, initial, indices, seeds, plan.device, stacked=True
+        )
+
+    if plan.stages is not None:
+        return StagedTrainer(plan.stages, plan.data, indices, seeds, build)
+    return build(plan.settings, indices, seeds, None)

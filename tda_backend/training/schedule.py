@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from numbers import Integral, Real
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from tda_backend.errors import TaskError
-from tda_backend.types import Task, TrainingSettings
+from tda_backend.types import Stage, Task, TrainingSettings
 
 StepHook = Callable[[Mapping[str, Tensor], Tensor, float], None]
 """Called before every step with the live parameters and buffers, the batch's rows ``[b]`` and the learning rate."""
+
+
+class Trainer(Protocol):
+    """What every route offers: one epoch at a time for one or several models."""
+
+    def train_epoch(self, epoch: int) -> None:
+        """Run one epoch, 1-based."""
+        ...
+
+    def states(self) -> list[dict[str, Tensor]]:
+        """Return a copy of each model's state dict, on the CPU."""
+        ...
+
 
 foreach_add = torch._foreach_add_  # type: ignore[reportPrivateImportUsage]
 foreach_multiply = torch._foreach_mul_  # type: ignore[reportPrivateImportUsage]
@@ -42,15 +57,53 @@ def training_settings(task: Task) -> TrainingSettings:
         "momentum": _is(settings.momentum, Real) and 0 <= settings.momentum < 1,
         "weight_decay": _is(settings.weight_decay, Real) and settings.weight_decay >= 0,
         "schedule": settings.schedule in ("constant", "linear", "cosine"),
+        "optimizer": settings.optimizer in ("sgd", "lbfgs"),
     }
     for key, good in rules.items():
         if not good:
             raise TaskError(
                 f'training.{key} of task "{task.name}" is {getattr(settings, key)!r}.',
                 "Epochs and batch size are whole numbers ≥ 1, learning rate > 0, momentum in [0, 1), weight decay ≥ 0, "
-                "schedule constant, linear or cosine.",
+                "schedule constant, linear or cosine, optimizer sgd or lbfgs.",
             )
+    if settings.optimizer == "lbfgs" and (settings.num_epochs != 1 or not settings.weight_decay or task.stages):
+        found = f"{len(task.stages)} stages" if task.stages else f"weight decay {settings.weight_decay:g}"
+        raise TaskError(
+            f'Task "{task.name}" is trained to its optimum, but has {settings.num_epochs} epochs and {found}.',
+            "optimizer lbfgs needs num_epochs = 1 (there is no path), weight_decay > 0 (else the optimum may not be "
+            "unique) and no stages.",
+        )
+    _check_stages(task, settings)
     return settings
+
+
+def _check_stages(task: Task, settings: TrainingSettings) -> None:
+    stages = task.stages
+    if not stages:
+        return
+    for stage in stages:
+        rate = stage.learning_rate if isinstance(stage, Stage) else None
+        good = isinstance(stage, Stage) and _is(stage.num_epochs, Integral) and stage.num_epochs >= 1
+        if not good or not (rate is None or (_is(rate, Real) and rate > 0)):
+            raise TaskError(
+                f'A stage of task "{task.name}" is {stage!r}.',
+                "Give Stage(name, num_epochs ≥ 1, learning_rate > 0 or None).",
+            )
+    total = sum(stage.num_epochs for stage in stages)
+    if total != settings.num_epochs:
+        raise TaskError(
+            f'The stages of task "{task.name}" have {total} epochs, its training settings {settings.num_epochs}.',
+            "training.num_epochs counts the epochs of all stages.",
+        )
+
+
+def stage_settings(task: Task) -> tuple[TrainingSettings, ...]:
+    """Return the settings of each stage, one for ordinary training; as :func:`training_settings`."""
+    settings = training_settings(task)
+    return tuple(
+        replace(settings, num_epochs=stage.num_epochs, learning_rate=stage.learning_rate or settings.learning_rate)
+        for stage in task.stages
+    ) or (settings,)
 
 
 def _is(value: object, kind: type) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ import safetensors.torch
 import torch
 
 from tda_backend.errors import TaskError, TDAError
-from tda_backend.training.contract import one_line, persons_code
-from tda_backend.training.fit import Trainer, check_finite
-from tda_backend.training.loop import LoopTrainer
+from tda_backend.training.contract import one_line
+from tda_backend.training.fit import check_finite, run_trainer
 from tda_backend.training.mlp import MLPArchitecture, MLPTrainer
 from tda_backend.training.registry import load_task
+from tda_backend.training.schedule import Trainer
+from tda_backend.training.stages import StagedTrainer, StagePlan
 from tda_backend.types import TrainingSettings
 
 _SECONDS_BETWEEN_REPORTS = 0.2
@@ -37,19 +39,29 @@ class _Workload:
         self.keys: tuple[str, str] = setup["keys"]
         # Mapped, not read: the processes share the pages of one file, which the parent unlinks once all have it.
         self.data = safetensors.torch.load_file(Path(setup["data"]))
+        self.stages: StagePlan | None = setup["stages"]
         self.task = None if self.architecture is not None else load_task(setup["spec"], setup["folder"])
 
     def trainer(self, seed: int, indices: np.ndarray, state: bytes | None) -> Trainer:
-        if self.architecture is not None and state is not None:
-            initial = [safetensors.torch.load(state)]
+        if self.architecture is None or state is None:
+            if self.task is None:
+                raise TaskError("A training process has neither an architecture nor a task.")
+            return run_trainer(self.task, self.data, indices, seed, "cpu", "loop")
+        architecture, initial = self.architecture, [safetensors.torch.load(state)]
+
+        def build(
+            settings: TrainingSettings,
+            rows: Sequence[np.ndarray],
+            seeds: Sequence[int],
+            states: Sequence[Mapping[str, torch.Tensor]] | None,
+        ) -> Trainer:
             return MLPTrainer(
-                self.architecture, self.settings, self.data, self.keys, initial, [indices], [seed], stacked=False
-            )
-        if self.task is None:
-            raise TaskError("A training process has neither an architecture nor a task.")
-        with persons_code(self.task, "build_model"):
-            model = self.task.build_model(seed)
-        return LoopTrainer(self.task, model, self.settings, self.data, indices, seed)
+                architecture, settings, self.data, self.keys, states or initial, rows, seeds, stacked=False
+            )  # fmt: skip
+
+        if self.stages is not None:
+            return StagedTrainer(self.stages, self.data, [indices], [seed], build)
+        return build(self.settings, [indices], [seed], None)
 
 
 def serve(inbox: Any, outbox: Connection) -> None:

@@ -79,7 +79,7 @@ def test_an_edited_file_is_loaded_afresh(tmp_path):
     ("spec", "words"),
     [
         ("mnist-mpl", 'Did you mean "mnist-mlp"'),
-        ("nothing", "Built-in tasks: mnist-lr, mnist-mlp, mnist-mlp-early"),
+        ("nothing", "Built-in tasks: concrete-linear, .*mnist-mlp, mnist-mlp-512"),
         (":factory", "no built-in task"),
         ("module:", "no built-in task"),
     ],
