@@ -91,6 +91,7 @@ _ROWS = (
         (EPOCHS,
          Hyperparameter("normalization", "flag", "divide both gradients by their norm", (False,), (False, True)),
          Hyperparameter("num_checkpoints", "whole", "the last so many of the epochs", 10, sweep=False),
+         Hyperparameter("maximum_epochs", "epochs", "epochs at which the sum ends; default: the last", sweep=False),
          PROJECTION),
         "one gradient pass per checkpoint; m·n·(d_in+d_out) products", "arXiv 2002.08484, eq. 1; 2505.24261, app. A",
         filter_name="identity",

@@ -5,62 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
-from tda_backend.errors import UsageError
+from tda_backend.errors import CatalogueError, UsageError
 from tda_backend.methods import METHODS, MethodSpec
 from tda_backend.runs import jobs
 from tda_backend.runs.api import Study, list_studies, open_study
+from tda_backend.runs.paper_commands import export, papers, print_verdicts, shipped_record, show_shipped
+from tda_backend.runs.printing import print_json, print_table
 from tda_backend.runs.reporting import duration, size
+from tda_backend.runs.shipped import shipped_names, shipped_results
 from tda_backend.runs.study_reader import selection_record
 from tda_backend.store import rebuild as rebuilding
 from tda_backend.store.workspace import Workspace
-
-
-def plain(value: Any) -> Any:
-    """Return a value as JSON knows it: no NumPy, no NaN (null), times in ISO form."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [plain(item) for item in value]
-    if value is None or value is pd.NA or value is pd.NaT:
-        return None
-    if isinstance(value, np.bool_ | bool):
-        return bool(value)
-    if isinstance(value, np.integer):
-        return int(value)
-    if isinstance(value, float | np.floating):
-        return float(value) if np.isfinite(value) else None
-    return value.isoformat() if isinstance(value, pd.Timestamp) else value
-
-
-def _print_json(content: Any) -> None:
-    sys.stdout.write(json.dumps(plain(content), indent=2, ensure_ascii=False) + "\n")
-
-
-def _table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "") -> None:
-    numeric = [all(isinstance(row[i], int | float) or row[i] in ("–", "") or _is_number(row[i]) for row in rows)
-               for i in range(len(columns))]  # fmt: skip
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name, right in zip(columns, numeric, strict=True):
-        table.add_column(name, justify="right" if right and rows else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(str(value)) for value in row))
-    wide = console if console.is_terminal else Console(file=console.file, width=160)
-    wide.print(table)
-
-
-def _is_number(text: Any) -> bool:
-    return isinstance(text, str) and bool(text) and text[0] in "-0123456789" and text.replace(" ", "")[-1:].isdigit()
 
 
 def _number(value: Any, digits: str = ".3f") -> str:
@@ -78,7 +40,7 @@ def studies(arguments: argparse.Namespace, console: Console) -> int:
     use = rebuilding.disk_use(workspace)
     frame["bytes"] = [use.get(study_id, 0) for study_id in frame["study_id"]]
     if arguments.json:
-        _print_json(frame.to_dict("records"))
+        print_json(frame.to_dict("records"))
         return 0
     rows = [
         [row["name"], row["study_id"], row["task"], row["status"], f"{row['steps_done']}/{row['steps_total']}",
@@ -87,7 +49,7 @@ def studies(arguments: argparse.Namespace, console: Console) -> int:
         for row in frame.astype(object).where(frame.notna(), None).to_dict("records")
     ]  # fmt: skip
     columns = ["study", "id", "task", "status", "steps", "configurations", "best", "LDS [95 %]", "disk"]
-    _table(console, columns, rows)
+    print_table(console, columns, rows)
     for name in ("unused", "damaged"):
         if use[name]:
             console.print(f"{size(use[name])} of {name} artifacts: tda rm --unused", highlight=False)
@@ -107,13 +69,24 @@ def _study_rows(study: Study) -> list[dict[str, Any]]:
 
 
 def show(arguments: argparse.Namespace, console: Console) -> int:
-    """``tda show``."""
-    study = open_study(arguments.study, arguments.db)
+    """``tda show``: a study of the catalogue, else the shipped results of that name."""
+    try:
+        study = open_study(arguments.study, arguments.db)
+    except (UsageError, CatalogueError):
+        if arguments.study not in shipped_names():
+            raise
+        results = shipped_results(arguments.study)
+        if arguments.json:
+            print_json(shipped_record(results))
+        else:
+            show_shipped(results, console)
+        return 0
     overview = list_studies(study.workspace).set_index("study_id").loc[study.study_id].to_dict()
     rows, timings = _study_rows(study), study.timings()
     if arguments.json:
         facts = {**study.info, **overview, "study_id": study.study_id, "bytes": _bytes(study)}
-        _print_json({**facts, "configurations": rows, "timings": timings.to_dict("records")})
+        verdicts = study.verdicts().to_dict("records")
+        print_json({**facts, "configurations": rows, "verdicts": verdicts, "timings": timings.to_dict("records")})
         return 0
     info = study.info
     console.print(
@@ -138,9 +111,10 @@ def show(arguments: argparse.Namespace, console: Console) -> int:
             if mine.get("lds_selected") is not None else "–",
             top["num_subsets"] if top else "–",
         ])  # fmt: skip
-    _table(
+    print_table(
         console, ["configuration", "curve over λ", "best LDS [95 %]", "at λ", "λ*", "LDS at λ* [95 %]", "subsets"], best
     )
+    print_verdicts(console, study.verdicts().to_dict("records"))
     by_step = timings.groupby("step", sort=False).agg(
         number=("seconds", "size"), seconds=("seconds", "sum"), peak=("peak_memory_mib", "max"), bytes=("bytes", "sum")
     )
@@ -148,7 +122,7 @@ def show(arguments: argparse.Namespace, console: Console) -> int:
         [r["step"], r["number"], duration(r["seconds"]), f"{_number(r['peak'], '.0f')} MiB", size(r["bytes"])]
         for r in by_step.reset_index().to_dict("records")
     ]
-    _table(console, ["step", "number", "time", "peak memory so far", "disk"], cost)
+    print_table(console, ["step", "number", "time", "peak memory so far", "disk"], cost)
     return 0
 
 
@@ -164,7 +138,7 @@ def select(arguments: argparse.Namespace, console: Console) -> int:
     frame = study.selections(arguments.alpha)
     records = [selection_record(row) for row in frame.to_dict("records")]
     if arguments.json:
-        _print_json(records)
+        print_json(records)
         return 0
     quantiles = list(records[0]["quantiles"]) if records else []
     columns = ["configuration", "α", "λ*", "ξ̄", "LDS at λ* [95 %]", "best λ", "LDS", "regret", "λ = 0"]
@@ -176,7 +150,7 @@ def select(arguments: argparse.Namespace, console: Console) -> int:
          *(_number(r["quantiles"][quantile]["lds"]) for quantile in quantiles)]
         for r in records
     ]  # fmt: skip
-    _table(console, [*columns, *(f"σ q{quantile}" for quantile in quantiles)], rows)
+    print_table(console, [*columns, *(f"σ q{quantile}" for quantile in quantiles)], rows)
     for record, label in zip(records, frame["label"], strict=True):
         for warning in record["warnings"]:
             console.print(f"{label}: {warning}", highlight=False, markup=False, soft_wrap=True)
@@ -192,7 +166,7 @@ def check(arguments: argparse.Namespace, console: Console) -> int:
 
     checks = check_task(load_task(arguments.task))
     if arguments.json:
-        _print_json([{"name": row.name, "passed": row.passed, "detail": row.detail} for row in checks])
+        print_json([{"name": row.name, "passed": row.passed, "detail": row.detail} for row in checks])
     else:
         for row in checks:
             mark = "ok  " if row.passed else "FAIL"
@@ -203,12 +177,12 @@ def check(arguments: argparse.Namespace, console: Console) -> int:
 def methods(arguments: argparse.Namespace, console: Console) -> int:
     """``tda methods``."""
     if arguments.json:
-        _print_json([_method_record(spec) for spec in METHODS.values()])
+        print_json([_method_record(spec) for spec in METHODS.values()])
         return 0
-    _table(console, ["method", "title", "curve over λ", "score (positive helps)", "cost", "source"], [
+    print_table(console, ["method", "title", "curve over λ", "score (positive helps)", "cost", "source"], [
         [spec.name, spec.title, spec.curve, spec.formula, spec.cost, spec.reference] for spec in METHODS.values()
     ])  # fmt: skip
-    _table(console, ["method", "setting", "allowed", "default", "the papers' grid", "meaning"], [
+    print_table(console, ["method", "setting", "allowed", "default", "the papers' grid", "meaning"], [
         [spec.name, item.name, item.range, _values_text(item.default), _values_text(item.grid), item.meaning]
         for spec in METHODS.values() for item in spec.hyperparameters
     ])  # fmt: skip
@@ -288,7 +262,7 @@ def doctor(arguments: argparse.Namespace, console: Console) -> int:
 
     findings = examine(Workspace.at(arguments.db), arguments.repair)
     if arguments.json:
-        _print_json([vars(finding) for finding in findings])
+        print_json([vars(finding) for finding in findings])
     else:
         for finding in findings:
             text = f"{finding.state:<8} {finding.name}: {finding.detail}"
@@ -298,5 +272,5 @@ def doctor(arguments: argparse.Namespace, console: Console) -> int:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "studies": studies, "show": show, "select": select, "check": check, "methods": methods, "rebuild": rebuild,
-    "rm": remove, "doctor": doctor,
+    "rm": remove, "doctor": doctor, "papers": papers, "export": export,
 }  # fmt: skip

@@ -27,10 +27,12 @@ def configurations(study: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _of_method(spec: MethodSpec, settings: Mapping[str, Any], study: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     num_seeds = study["training"]["seeds"]
     last = study["training"]["epochs"][-1]
-    epochs = settings.get("epochs", [last])
+    epochs: list[int] = list(settings.get("epochs", [last]))
+    sums: dict[int, list[int]] = {}
     if spec.name == "tracin":  # one configuration sums over epochs
-        chosen = epochs[-settings["num_checkpoints"] :]
-        epochs = chosen[-1:]
+        for end in settings.get("maximum_epochs") or epochs[-1:]:
+            sums[end] = [epoch for epoch in epochs if epoch <= end][-settings["num_checkpoints"] :]
+        epochs = list(sums)
     fixed = {h.name: settings[h.name] for h in spec.hyperparameters if not h.sweep and h.kind != "epochs"}
     for epoch, values, dim in itertools.product(
         epochs,
@@ -42,7 +44,7 @@ def _of_method(spec: MethodSpec, settings: Mapping[str, Any], study: Mapping[str
             continue
         parameters = {**fixed, **{item.name: value for item, value in zip(spec.swept, values, strict=True)}}
         if spec.name == "tracin":
-            parameters = {"normalization": parameters["normalization"], "epochs": chosen}
+            parameters = {"normalization": parameters["normalization"], "epochs": sums[epoch]}
         if spec.name == "trak" and not parameters["half_subset_models"]:
             parameters = {}
         if parameters.get("curvature") == "empirical-fisher":

@@ -37,8 +37,9 @@ class Evaluated:
     Attributes:
         tables: ``lds, lds_query, indicator, selections, top_examples``, those that exist for its source.
         arrays: For every α: ``values_α`` float64 ``[L']`` (λ of the grid, λ*, the spectrum quantiles; one NaN without
-            λ), ``ranks_α`` uint16 ``[L', S, m]`` (twice the average rank of the summed scores over subsets) and
-            ``draws_α`` float32 ``[B, L']`` (bootstrap means, paired between configurations).
+            λ), ``means_α`` float64 ``[L']`` (LDS), ``ranks_α`` uint16 ``[L', S, m]`` (twice the average rank of the
+            summed scores over subsets) and ``draws_α`` float32 ``[B, L']`` (bootstrap means, paired between
+            configurations).
     """
 
     tables: dict[str, pa.Table | pd.DataFrame]
@@ -59,8 +60,7 @@ def evaluated(source: Source, settings: Mapping[str, Any], truth: Truth) -> Eval
             tables |= lds_tables
         return Evaluated(tables, arrays)
     wanted = list(settings["regularizations"])
-    grid = admissible(source, wanted)
-    chosen = _within(select_regularization(source, evaluation["threshold"]), source, grid)
+    grid, chosen = grid_and_selection(source, wanted, evaluation["threshold"])
     if len(grid) < len(wanted):
         left_out = [f"{value:.3g}" for value in wanted if value not in grid]
         note = f"the method has no value at λ = {', '.join(left_out[:6])}{' …' if len(left_out) > 6 else ''}"
@@ -84,6 +84,12 @@ def evaluated(source: Source, settings: Mapping[str, Any], truth: Truth) -> Eval
     ]  # fmt: skip
     tables["selections"] = pa.Table.from_pylist(rows, schema=_SELECTION_SCHEMA)
     return Evaluated(tables, arrays)
+
+
+def grid_and_selection(source: Source, wanted: list[float], threshold: float) -> tuple[list[float], Selection]:
+    """Return those λ of a grid at which the method has a value, and λ* of Algorithm 1 among what is possible."""
+    grid = admissible(source, wanted)
+    return grid, _within(select_regularization(source, threshold), source, grid)
 
 
 def _within(chosen: Selection, source: Source, grid: list[float]) -> Selection:
@@ -114,6 +120,7 @@ def _lds_tables(
             keep_bootstrap=True, keep_ranks=True,
         )  # fmt: skip
         arrays[f"values_{alpha:g}"] = curve.regularizations
+        arrays[f"means_{alpha:g}"] = curve.mean
         arrays[f"ranks_{alpha:g}"] = np.asarray(curve.predicted_ranks)
         arrays[f"draws_{alpha:g}"] = np.asarray(curve.bootstrap_means, dtype=np.float32)
         found[alpha] = {}

@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
+from tda_backend.runs.claim_plan import add_claims
 from tda_backend.runs.configurations import configurations, order, preview
+from tda_backend.runs.counterfactual_plan import COUNTERFACTUAL_VERSIONS, Counterfactuals
 from tda_backend.runs.facts import TaskFacts, check_against_task, study_record
 from tda_backend.runs.plan_checks import check_methods
 from tda_backend.runs.plan_sources import Sources, checkpoint_epochs
@@ -32,7 +34,9 @@ VERSIONS = {
     "kronecker": 1,
     "scores": 2,
     "evaluate": 3,
+    "claims": 1,
     "study": 1,
+    **COUNTERFACTUAL_VERSIONS,
 }
 """Bumped by hand when a step's code changes what it computes."""
 FIRST_CHUNK, NEXT_CHUNK = 20, 10
@@ -148,8 +152,14 @@ def build_plan(study: Mapping[str, Any], facts: TaskFacts, device: str = "cpu") 
                 retrain(alpha, 0, min(FIRST_CHUNK, total))
             for start in range(FIRST_CHUNK, total, NEXT_CHUNK):
                 retrain(alpha, start, min(start + NEXT_CHUNK, total))
-    for configuration in sorted(rows, key=lambda row: order(row, first_row)):
-        _evaluate(make, study, configuration, examples, sources.of(configuration), chunks, "")
+    evaluations = {
+        row["configuration_id"]: _evaluate(make, study, row, examples, sources.of(row), chunks, "")
+        for row in sorted(rows, key=lambda row: order(row, first_row))
+    }
+    counterfactuals = Counterfactuals(make.add, study, rows, examples, evaluations, sources.of, model_epochs)
+    counterfactuals.add_all(has_noise="flip_labels" in data or facts.task.noisy_rows() is not None)
+    if study.get("claims") and total:
+        add_claims(make.add, study, rows, {"examples": examples}, evaluations, sources.of, chunks)
     record = study_record(study, facts, device, rows, [_entry(step) for step in make.steps])
     key = content_key(
         step="study", version=VERSIONS["study"], study_id=record["study_id"], steps=[step.key for step in make.steps]
@@ -164,7 +174,7 @@ def _entry(step: Step) -> dict[str, Any]:
 def _evaluate(
     make: _Builder, study: Mapping[str, Any], row: Mapping[str, Any], examples: str, sources: list[str],
     chunks: Mapping[float, list[str]], prefix: str,
-) -> None:  # fmt: skip
+) -> str:  # fmt: skip
     settings: dict[str, Any] = {
         "evaluation": study["evaluation"],
         "seed": study["seed"],
@@ -181,4 +191,4 @@ def _evaluate(
     context = {"configuration_id": row["configuration_id"], "num_subsets": num_subsets}
     cost = 0.5 + (row["projection_dim"] or study["data"]["train"]) / 2500
     inputs = {"examples": examples, "sources": sources, **used}
-    make.add("evaluate", f"{prefix}evaluate {row['label']}", settings, inputs, context, cost)
+    return make.add("evaluate", f"{prefix}evaluate {row['label']}", settings, inputs, context, cost)

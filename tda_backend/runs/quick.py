@@ -18,6 +18,12 @@ QUICK_LIMITS = {
     "subsets": 24,
 }  # fmt: skip
 """Largest value of a number that decides what a method costs."""
+QUICK_SEEDS = 2
+QUICK_REPETITIONS = {
+    ("", "half_subset_models"): 3, ("empirical-influence", "subsets"): 24, ("if-lissa-run", "depth"): 50,
+    ("", "seeds"): 1,
+}  # fmt: skip
+"""(method, or any; name) → largest value where a study's grids are kept."""
 
 
 def quick(content: Mapping[str, Any], num_parameters: int = 100_000) -> dict[str, Any]:
@@ -27,6 +33,8 @@ def quick(content: Mapping[str, Any], num_parameters: int = 100_000) -> dict[str
         content: The study, not resolved.
         num_parameters: p of the model: no projection is larger.
     """
+    if content.get("claims"):
+        return quick_claims(content)
     dim = max(1, min(QUICK_DIM, num_parameters // 2))
     result = copy.deepcopy(check_study(content))  # names what is wrong, and makes lists of single values
     result["name"] = f"{result.get('name', 'study')}-quick"
@@ -45,6 +53,45 @@ def quick(content: Mapping[str, Any], num_parameters: int = 100_000) -> dict[str
     for name, settings in result.get("methods", {}).items():
         result["methods"][name] = _quick_method(METHODS[name], settings, epochs, dim, num_parameters)
     return result
+
+
+def quick_claims(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the small version of a study that tests claims: few examples and subsets, but its grids whole.
+
+    The claims are about the grids, and with few examples a large grid costs little; only what is retrained or measured
+    by repetition is shortened.
+    """
+    result = copy.deepcopy(check_study(content))
+    result["name"] = f"{result.get('name', 'study')}-quick"
+    before = {**DEFAULTS["data"], **result.get("data", {})}
+    result["data"] = {key: min(value, QUICK_COUNTS.get(key, value)) for key, value in before.items()}
+    truth = {**DEFAULTS["ground_truth"], **result.get("ground_truth", {})}
+    result["ground_truth"] = {**truth, "subsets": min(truth["subsets"], QUICK_SUBSETS), "repeats": 1}
+    training = result.setdefault("training", {})
+    training["seeds"] = min(training.get("seeds", 1), QUICK_SEEDS)
+    for name, settings in result.get("methods", {}).items():
+        for item in METHODS[name].hyperparameters:
+            if item.name in settings:
+                value = settings[item.name]
+                small = [_shortened(name, item.name, entry) for entry in value] if item.sweep else None
+                settings[item.name] = (
+                    list(dict.fromkeys(small)) if small is not None else _shortened(name, item.name, value)
+                )
+    for claim in result["claims"]:
+        for side in ("left", "right"):
+            if side in claim:
+                claim[side] = [_shortened_selector(item) if isinstance(item, Mapping) else item for item in claim[side]]
+    return result | quick_sections(result, before["train"], result["data"]["train"], _shortened_selector)
+
+
+def _shortened(method: str, name: str, value: Any) -> Any:
+    limit = QUICK_REPETITIONS.get((method, name), QUICK_REPETITIONS.get(("", name)))
+    return value if limit is None else min(value, limit)
+
+
+def _shortened_selector(selector: Mapping[str, Any]) -> dict[str, Any]:
+    method = selector["method"]
+    return {name: _shortened(method, name, value) for name, value in selector.items()}
 
 
 def quick_selector(selector: Mapping[str, Any], epochs: Sequence[int], dim: int) -> dict[str, Any]:

@@ -146,8 +146,10 @@ def _run(arguments: argparse.Namespace, workspace: Workspace, job: JobFile, repo
     job.update(study=study["name"], step="loading the task")
     if arguments.memory is not None and arguments.memory <= 0:
         raise StudyError(f"--memory {arguments.memory:g} is not allowed.", "Give GiB, e.g. --memory 4.")
+    from tda_backend.runs.api import open_study
     from tda_backend.runs.executor import execute
     from tda_backend.runs.facts import task_facts
+    from tda_backend.runs.paper_commands import print_verdicts
     from tda_backend.runs.plan import build_plan
     from tda_backend.training.registry import load_task
 
@@ -170,6 +172,9 @@ def _run(arguments: argparse.Namespace, workspace: Workspace, job: JobFile, repo
     message = f"{computed} steps computed, {cached} cached"
     job.close("done", message)
     _drop_job(workspace, job, "done", computed, cached, outcome.seconds)
+    if study.get("claims") and not outcome.num_waiting:
+        verdicts = open_study(plan.study_id, workspace).verdicts().to_dict("records")
+        print_verdicts(console, verdicts, arguments.quick)
     tail = f"; peak memory {outcome.peak_memory_mib:.0f} MiB" if computed else ""
     db = f" --db {arguments.db}" if arguments.db else ""
     console.print(f"{message} in {duration(outcome.seconds)}{tail}.", highlight=False, markup=False)

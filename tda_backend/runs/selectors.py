@@ -1,6 +1,7 @@
 """Selectors: how a study file names one of its configurations and a λ, for claims and counterfactual retraining.
 
-A selector is an inline table such as ``{method = "iffim", epoch = 5, regularization = "selected"}``.
+A selector is an inline table such as ``{method = "iffim", epoch = 5, regularization = "selected"}``; ``alpha`` names
+the ground truth, ``seeds`` takes the first so many models of an ensemble alone.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from typing import Any
 from tda_backend.errors import StudyError
 from tda_backend.methods import METHODS, MethodSpec, method
 from tda_backend.methods.spec import NONE
+from tda_backend.runs.study_rules import share
 
 Row = Mapping[str, Any]
 WORDS = ("selected", "best", "zero", "default")
-_KEYS = ("method", "epoch", "projection_dim", "regularization", "alpha")
+_KEYS = ("method", "epoch", "projection_dim", "regularization", "alpha", "seeds")
 
 
 def check_selector(key: str, value: Any) -> dict[str, Any]:
@@ -36,14 +38,12 @@ def check_selector(key: str, value: Any) -> dict[str, Any]:
             continue
         if name == "regularization":
             checked[name] = _check_regularization(key, spec, given)
-        elif name == "epoch":
+        elif name in ("epoch", "seeds"):
             if isinstance(given, bool) or not isinstance(given, int) or given < 1:
-                raise StudyError(f"{key}.epoch = {given!r} is not allowed.", "Give a saved epoch, e.g. 5.")
+                raise StudyError(f"{key}.{name} = {given!r} is not allowed.", "Give a whole number ≥ 1.")
             checked[name] = given
         elif name == "alpha":
-            if not isinstance(given, Real) or isinstance(given, bool) or not 0 < float(given) < 1:
-                raise StudyError(f"{key}.alpha = {given!r} is not allowed.", "Give one of ground_truth.alphas.")
-            checked[name] = float(given)
+            checked[name] = share(f"{key}.alpha", given)
         else:
             item = spec.hyperparameter(name)
             if item is None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
+from tda_backend.methods import method, spectral_filter
 from tda_backend.spectral.contraction import ScoreMatrix, Source
 from tda_backend.spectral.coordinates import Block, Spectrum
 from tda_backend.spectral.filters import DampedInverse, SpectralFilter
@@ -84,6 +86,12 @@ def read_source(store: ArtifactStore, kind: str, keys: Sequence[str], filter_of:
         return [KroneckerSpectrum.from_arrays(store.open(key).arrays()) for key in keys]
     matrices = score_matrices(store, keys)
     return matrices[0] if len(matrices) == 1 else ScoreMatrix(torch.stack([m.values for m in matrices]).mean(0))
+
+
+def read_configuration(store: ArtifactStore, row: Mapping[str, Any], keys: Sequence[str]) -> Source:
+    """Return the source of one configuration (``method``, ``parameters``) from some of its artifacts."""
+    filter_of = partial(spectral_filter, method(row["method"]), row["parameters"])
+    return read_source(store, store.open(keys[0]).step, keys, filter_of)
 
 
 def score_matrices(store: ArtifactStore, keys: Sequence[str]) -> list[ScoreMatrix]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
-from tda_backend.methods import method, spectral_filter
+from tda_backend.runs.claim_step import run_claims
 from tda_backend.runs.context import RunContext
 from tda_backend.runs.coordinate_steps import run_curvature, run_features, run_kronecker, run_spectrum
+from tda_backend.runs.detect_step import run_detect
 from tda_backend.runs.evaluate_step import evaluated
 from tda_backend.runs.example_steps import run_examples
+from tda_backend.runs.loo_steps import run_loo, run_loo_choice, run_loo_scores
 from tda_backend.runs.plan import Step
+from tda_backend.runs.removal_steps import run_base, run_removal, run_removal_order
 from tda_backend.runs.score_steps import run_scores
-from tda_backend.runs.sources import read_masks, read_outputs, read_source
+from tda_backend.runs.sources import read_configuration, read_masks, read_outputs
 from tda_backend.runs.training_steps import run_retrain, run_train, run_train_half
 from tda_backend.store.artifacts import ArtifactWriter
 
@@ -21,10 +23,8 @@ def run_evaluate(context: RunContext, step: Step, writer: ArtifactWriter) -> Non
     """Evaluate one configuration: LDS and ξ over λ, λ* with its baselines, top examples at λ*."""
     store, settings = context.store, step.settings
     queries = context.positions(step)["queries"]
-    kind = store.open(step.inputs["sources"][0]).step
-    spec = method(settings["method"])
-    filter_of = partial(spectral_filter, spec, settings.get("parameters", {}))
-    source = read_source(store, kind, step.inputs["sources"], filter_of)
+    row = {"method": settings["method"], "parameters": settings.get("parameters", {})}
+    source = read_configuration(store, row, step.inputs["sources"])
     truth = {}
     for alpha in settings["alphas"]:
         keys = step.inputs.get(f"retrain {alpha:g}", ())
@@ -49,4 +49,12 @@ STEPS: dict[str, Callable[[RunContext, Step, ArtifactWriter], None]] = {
     "kronecker": run_kronecker,
     "scores": run_scores,
     "evaluate": run_evaluate,
+    "claims": run_claims,
+    "counterfactual-base": run_base,
+    "removal-order": run_removal_order,
+    "removal": run_removal,
+    "loo-choice": run_loo_choice,
+    "loo": run_loo,
+    "loo-scores": run_loo_scores,
+    "detect": run_detect,
 }

@@ -35,7 +35,8 @@
     quantiles = [0.1, 0.3, 0.5, 0.7, 0.9]
     top = 100
 
-and, optional, [removal] and [loo]: see :mod:`tda_backend.runs.counterfactual_study`.
+and, optional, [removal] and [loo]: see :mod:`tda_backend.runs.counterfactual_study`; and [[claims]], what a paper says
+that the study tests: see :mod:`tda_backend.runs.claim_rules`.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ from tda_backend.errors import StudyError
 from tda_backend.features.projection import PROJECTION_KINDS
 from tda_backend.methods import METHODS, MethodSpec, method
 from tda_backend.methods.spec import NONE
+from tda_backend.runs.claim_rules import check_claims, with_alpha
 from tda_backend.runs.counterfactual_study import SECTION_RULES, fill_sections
 from tda_backend.runs.study_rules import Rule, all_but_one
 from tda_backend.runs.study_rules import many as _many
@@ -99,6 +101,7 @@ RULES: dict[str, Any] = {
         "top": _whole(1),
     },
     **SECTION_RULES,
+    "claims": check_claims,
 }
 DEFAULTS: dict[str, Any] = {
     "seed": 0,
@@ -237,6 +240,8 @@ def resolve(content: Mapping[str, Any]) -> dict[str, Any]:
             "Raise it, or leave it out.",
         )
     study |= fill_sections(study)
+    if "claims" in study:
+        study["claims"] = [with_alpha(claim, loo) for claim in study["claims"]]
     return {key: study[key] for key in RULES if key in study}
 
 
@@ -259,6 +264,11 @@ def _method(name: str, settings: Mapping[str, Any], epochs: Sequence[int]) -> di
                 f"methods.{name}.epochs has {unknown}, where no checkpoint is saved.",
                 f"training.epochs is {list(epochs)}.",
             )
+    if "maximum_epochs" in settings:
+        filled["maximum_epochs"] = sorted(settings["maximum_epochs"])
+        unknown = sorted(set(filled["maximum_epochs"]) - set(filled["epochs"]))
+        if unknown:
+            raise StudyError(f"methods.{name}.maximum_epochs has {unknown}.", f"Choose among {filled['epochs']}.")
     if spec.hyperparameter("unprojected_epochs") is not None:
         filled["unprojected_epochs"] = _unprojected_epochs(name, filled)
     return filled

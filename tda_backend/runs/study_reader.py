@@ -116,6 +116,17 @@ class StudyReader:
         frame["projection_dim"] = frame["projection_dim"].astype("Int64")
         return frame
 
+    def verdicts(self) -> pd.DataFrame:
+        """Return what papers state and whether this study shows it.
+
+        Columns: claim_id, paper, place, statement, check_name, verdict (reproduced, not reproduced, inconclusive),
+        value, low, high, bound, numbers (list of sentences), note, configuration_ids, num_subsets.
+        """
+        frame = self._read(repository.verdicts)
+        for name in ("numbers", "configuration_ids"):
+            frame[name] = [list(values) for values in frame[name]]
+        return frame
+
     def selection(self, configuration_id: str, alpha: float | None = None) -> dict[str, Any]:
         """Return one object of ``tda select --json``; empty if nothing was selected yet."""
         frame = self.selections(self._alpha(alpha))

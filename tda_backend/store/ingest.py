@@ -24,7 +24,8 @@ from tda_backend.store.workspace import Workspace, read_json, write_json
 
 STUDY_TABLES = (
     "studies", "tasks", "examples", "predictions", "checkpoints", "configurations", "spectra", "lds", "lds_query",
-    "indicator", "selections", "retrainings", "top_examples", "timings", "jobs", "ingested",
+    "indicator", "selections", "verdicts", "retrainings", "top_examples", "removals", "loo_effects", "loo_scores",
+    "noisy_labels", "noisy_rows", "timings", "jobs", "ingested",
 )  # fmt: skip
 
 
@@ -160,7 +161,9 @@ def _ingest_study(connection: duckdb.DuckDBPyConnection, artifact: Artifact, stu
 
 
 def _ingest_examples(connection: duckdb.DuckDBPyConnection, artifact: Artifact, study_id: str, context: dict) -> None:
-    _insert(connection, "examples", artifact, "examples", {"study_id": study_id})
+    for table in ("examples", "noisy_rows"):
+        if f"{table}.parquet" in artifact.manifest["files"]:
+            _insert(connection, table, artifact, table, {"study_id": study_id})
 
 
 def _ingest_train(connection: duckdb.DuckDBPyConnection, artifact: Artifact, study_id: str, context: dict) -> None:
@@ -202,6 +205,29 @@ def _ingest_evaluate(connection: duckdb.DuckDBPyConnection, artifact: Artifact, 
             _insert(connection, table, artifact, table, constants)
 
 
+def _ingest_claims(connection: duckdb.DuckDBPyConnection, artifact: Artifact, study_id: str, context: dict) -> None:
+    _insert(connection, "verdicts", artifact, "verdicts", {"study_id": study_id})
+
+
+def _ingest_removal(connection: duckdb.DuckDBPyConnection, artifact: Artifact, study_id: str, context: dict) -> None:
+    constants = {"study_id": study_id, "configuration_id": context["configuration_id"], "label": context["label"]}
+    _insert(connection, "removals", artifact, "removals", constants)
+
+
+def _ingest_loo(connection: duckdb.DuckDBPyConnection, artifact: Artifact, study_id: str, context: dict) -> None:
+    _insert(connection, "loo_effects", artifact, "loo_effects", {"study_id": study_id})
+
+
+def _ingest_of_configuration(table: str) -> Callable[[duckdb.DuckDBPyConnection, Artifact, str, dict], None]:
+    """Return a handler that inserts the artifact's rows of one table for one configuration."""
+
+    def handle(connection: duckdb.DuckDBPyConnection, artifact: Artifact, study_id: str, context: dict) -> None:
+        constants = {"study_id": study_id, "configuration_id": context["configuration_id"]}
+        _insert(connection, table, artifact, table, constants)
+
+    return handle
+
+
 HANDLERS: dict[str, Callable[[duckdb.DuckDBPyConnection, Artifact, str, dict], None]] = {
     "study": _ingest_study,
     "examples": _ingest_examples,
@@ -212,6 +238,12 @@ HANDLERS: dict[str, Callable[[duckdb.DuckDBPyConnection, Artifact, str, dict], N
     "kronecker": _ingest_source,
     "scores": _ingest_source,
     "evaluate": _ingest_evaluate,
+    "claims": _ingest_claims,
+    "removal-order": _ingest_removal,
+    "removal": _ingest_removal,
+    "loo": _ingest_loo,
+    "loo-scores": _ingest_of_configuration("loo_scores"),
+    "detect": _ingest_of_configuration("noisy_labels"),
 }
 
 

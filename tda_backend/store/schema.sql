@@ -92,6 +92,53 @@ COMMENT ON TABLE selections IS 'λ* of Algorithm 1 beside the spectrum quantiles
 COMMENT ON COLUMN selections.regret IS 'lds_best - lds_selected, never negative';
 COMMENT ON COLUMN selections.quantiles IS 'quantile → {lambda, lds, regret}';
 
+CREATE TABLE verdicts (
+    study_id VARCHAR, claim_id VARCHAR, paper VARCHAR, place VARCHAR, statement VARCHAR, check_name VARCHAR,
+    verdict VARCHAR, value DOUBLE, low DOUBLE, high DOUBLE, bound DOUBLE, numbers VARCHAR[], note VARCHAR,
+    configuration_ids VARCHAR[], num_subsets INTEGER);
+COMMENT ON TABLE verdicts IS 'What a paper states, and whether this study''s figures show it';
+COMMENT ON COLUMN verdicts.verdict IS 'reproduced, not reproduced or inconclusive (95 % intervals over subsets)';
+COMMENT ON COLUMN verdicts.value IS 'The comparison nearest to its bound (or farthest beyond it); low and high: 95 %';
+COMMENT ON COLUMN verdicts.configuration_ids IS 'What was compared, the left side first';
+COMMENT ON COLUMN verdicts.numbers IS 'Every comparison in words, with its numbers';
+
+CREATE TABLE removals (
+    study_id VARCHAR, configuration_id VARCHAR, label VARCHAR, regularization DOUBLE, query INTEGER, size INTEGER,
+    available INTEGER, num_seeds INTEGER, mean_correct DOUBLE, mean_goodness DOUBLE, flipped BOOLEAN);
+COMMENT ON TABLE removals IS 'Retraining without the most helpful training examples of a query; size 0: trained on everything';
+COMMENT ON COLUMN removals.configuration_id IS 'Who said what helps; NULL: random examples of the query''s class';
+COMMENT ON COLUMN removals.label IS 'Configuration and λ in words; one curve each';
+COMMENT ON COLUMN removals.size IS 'How many examples were removed; a query that has flipped is not retrained again';
+COMMENT ON COLUMN removals.available IS 'Examples that could be removed: positive scores, at most the largest size';
+COMMENT ON COLUMN removals.mean_correct IS 'Share of the retrained seeds that predict the query right; NULL without classes';
+COMMENT ON COLUMN removals.flipped IS 'True where fewer than half of the seeds predict it right';
+
+CREATE TABLE loo_effects (
+    study_id VARCHAR, position INTEGER, num_seeds INTEGER, effects FLOAT[], standard_errors FLOAT[]);
+COMMENT ON TABLE loo_effects IS 'What leaving out one training example really did: mean over seeds of f(D) - f(D without it)';
+COMMENT ON COLUMN loo_effects.position IS 'Training position left out';
+COMMENT ON COLUMN loo_effects.effects IS 'Effect on the goodness of every query; element i (1-based) is query i-1';
+COMMENT ON COLUMN loo_effects.standard_errors IS 'Of those means, over seeds; NaN with one seed';
+
+CREATE TABLE loo_scores (
+    study_id VARCHAR, configuration_id VARCHAR, regularization DOUBLE, mean DOUBLE, ci_low DOUBLE, ci_high DOUBLE,
+    per_example DOUBLE, ceiling DOUBLE, num_undefined INTEGER, num_examples INTEGER, is_selected BOOLEAN);
+COMMENT ON TABLE loo_scores IS 'Spearman correlation of scores with leave-one-out effects, mean over queries';
+COMMENT ON COLUMN loo_scores.ci_low IS 'ci_low to ci_high: 95 % bootstrap over the examples left out';
+COMMENT ON COLUMN loo_scores.per_example IS 'The same correlation over queries, mean over the examples left out';
+COMMENT ON COLUMN loo_scores.ceiling IS 'What perfect scores could reach, given the noise between seeds';
+
+CREATE TABLE noisy_labels (
+    study_id VARCHAR, configuration_id VARCHAR, regularization DOUBLE, is_selected BOOLEAN, auc DOUBLE,
+    auc_low DOUBLE, auc_high DOUBLE, recall FLOAT[], recall_low FLOAT[], recall_high FLOAT[], num_flipped INTEGER);
+COMMENT ON TABLE noisy_labels IS 'Finding wrong labels by self-influence, highest first';
+COMMENT ON COLUMN noisy_labels.auc IS 'Area under the ROC curve; .5 is chance; auc_low to auc_high: 95 % over examples';
+COMMENT ON COLUMN noisy_labels.recall IS 'Share of wrong labels among the first 10, 20 … 90 % inspected';
+
+CREATE TABLE noisy_rows (study_id VARCHAR, position INTEGER, original_label VARCHAR);
+COMMENT ON TABLE noisy_rows IS 'Training positions whose label is known to be wrong';
+COMMENT ON COLUMN noisy_rows.original_label IS 'Label before the study flipped it; NULL where the task does not say';
+
 CREATE TABLE retrainings (
     study_id VARCHAR, alpha DOUBLE, subset_index INTEGER, repeat INTEGER, subset_size INTEGER, mean_goodness FLOAT,
     artifact VARCHAR);

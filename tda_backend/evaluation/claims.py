@@ -1,0 +1,163 @@
+"""Whether a paper's statement holds in our figures: *reproduced*, *not reproduced* or *inconclusive*.
+
+A statement becomes one or several comparisons, each a number with its 95 % bootstrap interval over retrained subsets
+and a bound that it must pass. It is reproduced when the whole interval of every comparison lies on the right side of
+its bound, not reproduced when the whole interval of some comparison lies on the wrong side, and inconclusive otherwise:
+too few subsets to tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from tda_backend.errors import UsageError
+
+Status = Literal["reproduced", "not reproduced", "inconclusive"]
+STATUSES: tuple[Status, ...] = ("reproduced", "not reproduced", "inconclusive")
+_INTERVAL = (2.5, 97.5)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A number and what it would have been with other subsets.
+
+    Attributes:
+        name: For people.
+        value: The number.
+        draws: ``[B]`` bootstrap draws; draws of two numbers are paired when they come from the same subsets.
+    """
+
+    name: str
+    value: float
+    draws: np.ndarray
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One number against the bound that a statement sets it.
+
+    Attributes:
+        sentence: What was compared, with the numbers.
+        value: The number.
+        low: 2.5 % quantile of its draws.
+        high: 97.5 % quantile.
+        bound: What it must pass.
+        above: Whether it must lie above the bound (else below).
+    """
+
+    sentence: str
+    value: float
+    low: float
+    high: float
+    bound: float
+    above: bool
+
+    @property
+    def status(self) -> Status:
+        """Which side of the bound the interval lies on; inconclusive where it contains the bound or is undefined."""
+        if not np.isfinite([self.value, self.low, self.high]).all():
+            return "inconclusive"
+        if self.low > self.bound:
+            return "reproduced" if self.above else "not reproduced"
+        if self.high < self.bound:
+            return "not reproduced" if self.above else "reproduced"
+        return "inconclusive"
+
+
+def overall(comparisons: Sequence[Comparison]) -> Status:
+    """Return the verdict on a statement that makes all of these comparisons.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if not comparisons:
+        raise UsageError("A statement without any comparison has no verdict.", "Give it something to compare.")
+    found = {comparison.status for comparison in comparisons}
+    if "not reproduced" in found:
+        return "not reproduced"
+    return "reproduced" if found == {"reproduced"} else "inconclusive"
+
+
+def _interval(draws: np.ndarray) -> tuple[float, float]:
+    finite = draws[np.isfinite(draws)]
+    if not len(finite):
+        return float("nan"), float("nan")
+    low, high = np.percentile(finite, _INTERVAL)
+    return float(low), float(high)
+
+
+def _paired(left: Measured, right: Measured) -> int:
+    if left.draws.shape != right.draws.shape:
+        raise UsageError(
+            f"{left.name} has {len(left.draws)} bootstrap draws, {right.name} {len(right.draws)}.",
+            "Compare numbers of one study.",
+        )
+    return len(left.draws)
+
+
+def difference(left: Measured, right: Measured, bound: float = 0.0, above: bool = True) -> Comparison:
+    """Compare left − right with a bound, draw by draw."""
+    _paired(left, right)
+    value = left.value - right.value
+    low, high = _interval(left.draws - right.draws)
+    text = (
+        f"{left.name} {left.value:.3f} − {right.name} {right.value:.3f} = {value:+.3f} [{low:+.3f}, {high:+.3f}], "
+        f"{'above' if above else 'below'} {bound:g} expected"
+    )
+    return Comparison(text, value, low, high, bound, above)
+
+
+def ratio(left: Measured, right: Measured, bound: float) -> Comparison:
+    """Compare left / right with a lower bound; draws where the right side is not positive have no ratio."""
+    _paired(left, right)
+    positive = right.draws > 0
+    low, high = _interval(np.divide(left.draws, right.draws, out=np.full(len(positive), np.nan), where=positive))
+    if positive.mean() < 0.975:  # the interval would be that of the draws that happen to have a ratio
+        low, high = float("nan"), float("nan")
+    value = left.value / right.value if right.value > 0 else float("nan")
+    text = (
+        f"{left.name} {left.value:.3f} / {right.name} {right.value:.3f} = {value:.2f} [{low:.2f}, {high:.2f}], "
+        f"above {bound:g} expected"
+    )
+    return Comparison(text, value, low, high, bound, True)
+
+
+def level(measured: Measured, bound: float, above: bool = True) -> Comparison:
+    """Compare one number with a bound."""
+    low, high = _interval(measured.draws)
+    side = "above" if above else "below"
+    text = f"{measured.name} {measured.value:.3f} [{low:.3f}, {high:.3f}], {side} {bound:g} expected"
+    return Comparison(text, measured.value, low, high, bound, above)
+
+
+def spread(name: str, means: np.ndarray, draws: np.ndarray) -> Measured:
+    """Return the range max − min of a curve, its two ends fixed where the means have them.
+
+    Fixing them keeps the draws from choosing the most favourable points anew, which would bias the range upwards.
+
+    Args:
+        name: For people.
+        means: ``[L]``.
+        draws: ``[B, L]``.
+    """
+    top, bottom = int(np.nanargmax(means)), int(np.nanargmin(means))
+    return Measured(name, float(means[top] - means[bottom]), draws[:, top] - draws[:, bottom])
+
+
+def mean_of(name: str, parts: Sequence[Measured]) -> Measured:
+    """Return the mean of several numbers, draw by draw.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if not parts:
+        raise UsageError(f"{name} is the mean of nothing.", "Name methods that the study has.")
+    for part in parts[1:]:
+        _paired(parts[0], part)
+    return Measured(
+        name, float(np.mean([part.value for part in parts])), np.mean([part.draws for part in parts], axis=0)
+    )

@@ -1,0 +1,235 @@
+"""The step that says which of a study's claims hold: from stored evaluations to verdicts."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tda_backend.errors import StudyError
+from tda_backend.evaluation.bootstrap import ranks
+from tda_backend.evaluation.claims import Comparison, Measured, difference, level, mean_of, overall, ratio, spread
+from tda_backend.evaluation.lds import lds_curve
+from tda_backend.runs.claim_rules import rows_of
+from tda_backend.runs.context import RunContext
+from tda_backend.runs.evaluate_step import bootstrap_seed
+from tda_backend.runs.plan import Step
+from tda_backend.runs.selectors import choose, regularization_of
+from tda_backend.runs.sources import read_configuration, read_masks, read_outputs
+from tda_backend.store.artifacts import Artifact, ArtifactWriter
+
+_NEAR = 1.45
+"""A λ named by a claim is taken from the grid within this factor; the λ taken is named with the number."""
+_FALL = 0.01
+
+
+@dataclass(frozen=True)
+class Curve:
+    """LDS of one configuration at one α: values, means ``[L']`` and draws ``[B, L']``; ``grid`` of them a grid."""
+
+    values: np.ndarray
+    means: np.ndarray
+    draws: np.ndarray
+    grid: int
+
+
+class Evidence:
+    """What claims are compared with: the evaluated configurations of a study."""
+
+    def __init__(self, context: RunContext, step: Step) -> None:
+        self._context, self._step = context, step
+        self.rows: list[Mapping[str, Any]] = list(step.context["rows"])
+        self.alphas: list[float] = list(step.settings["alphas"])
+        self.num_subsets: int = int(step.settings["num_subsets"])
+
+    def artifact(self, row: Mapping[str, Any]) -> Artifact:
+        """Return the evaluation of a configuration."""
+        return self._context.store.open(self._step.inputs[f"evaluate {row['configuration_id']}"][0])
+
+    def selection(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Return the configuration's selected λ, or ``None`` if it has no λ."""
+        artifact = self.artifact(row)
+        if "selections.parquet" not in artifact.manifest["files"]:
+            return None
+        return artifact.table("selections").to_pylist()[0]
+
+    def curve(self, row: Mapping[str, Any], alpha: float | None = None) -> Curve:
+        """Return LDS over λ of a configuration, grid first."""
+        name = f"{self.alphas[0] if alpha is None else alpha:g}"
+        artifact = self.artifact(row)
+        if f"values_{name}.npy" not in artifact.manifest["files"]:
+            raise StudyError(
+                f"The study has no ground truth at α = {name} for {row['label']}.",
+                f"ground_truth.alphas has {', '.join(f'{each:g}' for each in self.alphas)}.",
+            )
+        values, means, draws = (artifact.array(f"{part}_{name}") for part in ("values", "means", "draws"))
+        extra = 0
+        if row["has_regularization"]:
+            selection = self.selection(row) or {}
+            extra = 1 + len(json.loads(selection.get("quantiles") or "{}"))
+        return Curve(values, means, np.asarray(draws, dtype=np.float64), len(values) - extra)
+
+    def measured(self, selector: Mapping[str, Any]) -> Measured:
+        """Return the LDS that a selector names, with its draws."""
+        row = choose(self.rows, selector)
+        curve = self.curve(row, selector.get("alpha"))
+        index, name = self._index(row, selector, curve)
+        if "alpha" in selector:
+            name += f" · α={selector['alpha']:g}"
+        draws = curve.draws[:, index]
+        if "alpha" in selector and selector["alpha"] != self.alphas[0]:
+            draws = np.roll(draws, 1)  # other subsets: equal draw numbers must not look paired
+        if selector.get("seeds"):
+            return self._of_seeds(row, selector, float(curve.values[index]), name)
+        return Measured(name, float(curve.means[index]), draws)
+
+    def _index(self, row: Mapping[str, Any], selector: Mapping[str, Any], curve: Curve) -> tuple[int, str]:
+        if not row["has_regularization"]:
+            return 0, str(row["label"])
+        word = selector.get("regularization", "selected")
+        if word == "best":
+            index = int(np.nanargmax(curve.means[: curve.grid + 1]))
+        elif word == "selected":
+            index = curve.grid
+        else:
+            selection = self.selection(row) or {}
+            quantiles = {name: each["lambda"] for name, each in json.loads(selection.get("quantiles") or "{}").items()}
+            wanted = regularization_of(selector, selection, (), quantiles)
+            index = _nearest(curve.values, float(wanted or 0.0), row)
+        said = f" ({word})" if isinstance(word, str) else ""
+        return index, f"{row['label']} · λ={curve.values[index]:.2g}{said}"
+
+    def _of_seeds(self, row: Mapping[str, Any], selector: Mapping[str, Any], value: float, name: str) -> Measured:
+        """Return the LDS of an ensemble's first models alone."""
+        keys = self._step.inputs[f"sources {row['configuration_id']}"][: selector["seeds"]]
+        source = read_configuration(self._context.store, row, keys)
+        alpha = selector.get("alpha", self.alphas[0])
+        retrained = self._step.inputs[f"retrain {alpha:g}"]
+        queries = self._context.positions(self._step)["queries"]
+        curve = lds_curve(
+            source, read_masks(self._context.store, retrained), read_outputs(self._context.store, retrained, queries),
+            [value] if row["has_regularization"] else None, num_bootstrap=self._step.settings["bootstrap"],
+            seed=bootstrap_seed(self._step.settings["seed"]), keep_bootstrap=True,
+        )  # fmt: skip
+        many = "1 model" if selector["seeds"] == 1 else f"{selector['seeds']} models"
+        return Measured(f"{name} · {many}", float(curve.mean[0]), np.asarray(curve.bootstrap_means)[:, 0])
+
+    def of_methods(self, methods: Sequence[str]) -> list[Mapping[str, Any]]:
+        """Return the configurations of some methods."""
+        return [row for row in self.rows if row["method"] in methods]
+
+    def spread(self, selector: Mapping[str, Any]) -> Measured:
+        """Return the range of LDS over the positive λ of the grid of a configuration."""
+        row = choose(self.rows, selector)
+        curve = self.curve(row, selector.get("alpha"))
+        kept = np.flatnonzero(curve.values[: curve.grid] > 0)
+        return spread(f"range over λ of {row['label']}", curve.means[kept], curve.draws[:, kept])
+
+
+def _nearest(values: np.ndarray, wanted: float, row: Mapping[str, Any]) -> int:
+    if wanted == 0.0:
+        found = np.flatnonzero(values == 0.0)
+        if len(found):
+            return int(found[0])
+    else:
+        distance = np.abs(np.log(np.maximum(values, 1e-300) / wanted))
+        index = int(np.argmin(distance))
+        if distance[index] <= math.log(_NEAR):
+            return index
+    raise StudyError(
+        f"{row['label']} has no LDS at λ = {wanted:g}.",
+        f"The grid has {values.min():.2g} to {values.max():.2g}; change [regularization] or the claim.",
+    )
+
+
+def compare(evidence: Evidence, claim: Mapping[str, Any]) -> list[Comparison]:
+    """Return the comparisons that a claim makes."""
+    check, bound = claim["check"], claim["bound"]
+    if check == "level":
+        return [level(evidence.measured(selector), bound) for selector in claim["left"]]
+    if check in ("greater", "ratio"):
+        left = evidence.measured(claim["left"][0])
+        pairs = [(left, evidence.measured(selector)) for selector in claim["right"]]
+        return [ratio(a, b, bound) if check == "ratio" else difference(a, b, bound) for a, b in pairs]
+    if check == "wider":
+        left = evidence.spread(claim["left"][0])
+        return [difference(left, evidence.spread(selector), bound) for selector in claim["right"]]
+    rows = evidence.of_methods(claim["methods"])
+    if check in ("rule", "regret"):
+        firsts, seconds = (["best"], claim["left"]) if check == "regret" else (claim["left"], claim["right"])
+        first = _mean(evidence, rows, firsts[0])
+        return [difference(first, _mean(evidence, rows, second), bound, check == "rule") for second in seconds]
+    if check == "same-shape":
+        return [_same_shape(evidence, row, alpha, bound) for row in rows for alpha in evidence.alphas[1:]]
+    return [_rising(evidence, rows, bound)]
+
+
+def _mean(evidence: Evidence, rows: Sequence[Mapping[str, Any]], rule: Any) -> Measured:
+    said = rule if isinstance(rule, str) else f"λ={rule:g}"
+    parts = []
+    for row in rows:
+        curve = evidence.curve(row)
+        index, _ = evidence._index(row, {"method": row["method"], "regularization": rule}, curve)
+        parts.append(Measured(row["label"], float(curve.means[index]), curve.draws[:, index]))
+    return mean_of(f"{said} (mean of {len(parts)} configurations)", parts)
+
+
+def _same_shape(evidence: Evidence, row: Mapping[str, Any], alpha: float, bound: float) -> Comparison:
+    """Compare the correlation of two LDS curves over λ, of different α, with a bound; draws of both are resampled."""
+    first, second = evidence.curve(row), evidence.curve(row, alpha)
+    kept = slice(0, min(first.grid, second.grid))
+
+    def agreement(a: np.ndarray, b: np.ndarray) -> float:
+        return float((ranks(a) * ranks(b)).sum())
+
+    draws = [agreement(a, b) for a, b in zip(first.draws[:, kept], np.roll(second.draws, 1, 0)[:, kept], strict=True)]
+    name = f"rank correlation over λ of LDS at α={evidence.alphas[0]:g} and α={alpha:g}, {row['label']}"
+    return level(Measured(name, agreement(first.means[kept], second.means[kept]), np.array(draws)), bound)
+
+
+def _rising(evidence: Evidence, rows: Sequence[Mapping[str, Any]], bound: float) -> Comparison:
+    """Compare the share of configurations whose ξ̄ rises with λ with a bound; no retraining, so no interval."""
+    good = 0
+    for row in rows:
+        frame = evidence.artifact(row).table("indicator").to_pandas()
+        frame = frame.loc[(~frame["is_selected"]) & (frame["regularization"] > 0)].sort_values("regularization")
+        mean = frame["mean"].to_numpy()
+        good += bool((np.maximum.accumulate(mean) - mean).max() <= _FALL and mean[-1] - mean[0] > _FALL)
+    share = good / len(rows)
+    text = f"ξ rises with λ (never falls by more than {_FALL:g}) in {good} of {len(rows)} configurations"
+    return Comparison(text, share, share, share, bound, True)
+
+
+def run_claims(context: RunContext, step: Step, writer: ArtifactWriter) -> None:
+    """Compare every claim with the study's figures and store the verdicts."""
+    evidence = Evidence(context, step)
+    rows = []
+    for claim in step.settings["claims"]:
+        comparisons = compare(evidence, claim)
+        decisive = min(comparisons, key=lambda each: (each.value - each.bound) * (1 if each.above else -1))
+        rows.append({
+            "claim_id": claim["id"], "paper": claim["paper"], "place": claim["place"],
+            "statement": claim["statement"], "check_name": claim["check"], "verdict": overall(comparisons),
+            "value": decisive.value, "low": decisive.low, "high": decisive.high, "bound": decisive.bound,
+            "numbers": [each.sentence for each in comparisons], "note": claim.get("note", ""),
+            "configuration_ids": [row["configuration_id"] for row in _unique(rows_of(claim, evidence.rows))],
+            "num_subsets": evidence.num_subsets,
+        })  # fmt: skip
+    writer.table("verdicts", pa.Table.from_pylist(rows, schema=VERDICT_SCHEMA))
+
+
+def _unique(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return list({row["configuration_id"]: row for row in rows}.values())
+
+
+VERDICT_SCHEMA = pa.schema([
+    ("claim_id", pa.string()), ("paper", pa.string()), ("place", pa.string()), ("statement", pa.string()),
+    ("check_name", pa.string()), ("verdict", pa.string()), ("value", pa.float64()), ("low", pa.float64()),
+    ("high", pa.float64()), ("bound", pa.float64()), ("numbers", pa.list_(pa.string())), ("note", pa.string()),
+    ("configuration_ids", pa.list_(pa.string())), ("num_subsets", pa.int32()),
+])  # fmt: skip

@@ -1,0 +1,114 @@
+"""Every claim of the papers that a study tests, with the best evidence there is: computed here, shipped, or not run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tda_backend.errors import UsageError
+from tda_backend.runs.api import open_study
+from tda_backend.runs.claim_rules import PAPERS
+from tda_backend.runs.run_command import embedded_studies
+from tda_backend.runs.shipped import shipped_names, shipped_results
+from tda_backend.runs.study import read_study_file
+from tda_backend.store import repository
+from tda_backend.store.workspace import Workspace
+
+COMPUTED, SHIPPED, NOT_RUN = "computed here", "shipped result", "not run"
+COLUMNS = [
+    "study", "claim_id", "paper", "place", "statement", "verdict", "value", "low", "high", "bound", "numbers", "note",
+    "check_name", "configuration_ids", "num_subsets", "origin", "task", "version", "created",
+]  # fmt: skip
+
+
+def paper_studies() -> dict[str, dict[str, Any]]:
+    """Return the embedded studies that test claims, by name: the content of their files."""
+    contents = {name: read_study_file(path) for name, path in embedded_studies().items()}
+    return {name: content for name, content in contents.items() if content.get("claims")}
+
+
+def paper_claims(db: str | Path | Workspace | None = None) -> pd.DataFrame:
+    """Return one row per claim of the embedded studies, papers and places in order.
+
+    Columns: ``COLUMNS``; ``origin`` is ``computed here`` (this catalogue), ``shipped result`` or ``not run`` (then
+    ``verdict`` is ``not run`` and the numbers are missing).
+    """
+    workspace = Workspace.at(db)
+    known = set(repository.studies(workspace)["name"]) if workspace.catalogue.exists() else set()
+    shipped = set(shipped_names())
+    rows: list[dict[str, Any]] = []
+    for name, content in paper_studies().items():
+        computed = _computed(workspace, name) if name in known else {}
+        carried = _shipped(name) if name in shipped else {}
+        for claim in content["claims"]:
+            found = computed.get(claim["id"]) or carried.get(claim["id"]) or {}
+            rows.append({
+                **dict.fromkeys(COLUMNS), "numbers": [], "configuration_ids": [], "origin": NOT_RUN,
+                "verdict": NOT_RUN, "note": claim.get("note", ""), "check_name": claim["check"],
+                "task": content["task"], **found,
+                "study": name, "claim_id": claim["id"], "paper": claim["paper"], "place": claim["place"],
+                "statement": claim["statement"],
+            })  # fmt: skip
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    order = {paper: number for number, paper in enumerate(PAPERS)}
+    return frame.sort_values(["paper", "study"], key=lambda c: c.map(order) if c.name == "paper" else c, kind="stable")
+
+
+def _computed(workspace: Workspace, name: str) -> dict[str, dict[str, Any]]:
+    study = open_study(name, workspace)
+    rows = study.verdicts().to_dict("records")
+    return {row["claim_id"]: {**row, "origin": COMPUTED, "version": None, "created": None} for row in rows}
+
+
+def _shipped(name: str) -> dict[str, dict[str, Any]]:
+    results = shipped_results(name)
+    if "verdicts" not in results.tables:
+        return {}
+    about = {"origin": SHIPPED, "version": results.facts["version"], "created": results.facts["created"]}
+    rows = results.tables["verdicts"].to_dict("records")
+    return {
+        row["claim_id"]: {
+            **row, **about, "numbers": list(row["numbers"]), "configuration_ids": list(row["configuration_ids"])
+        }
+        for row in rows
+    }  # fmt: skip
+
+
+def claim_curves(claim: Mapping[str, Any], db: str | Path | Workspace | None = None) -> pd.DataFrame:
+    """Return LDS(λ) of the configurations that a claim compares: the figure beside it.
+
+    Args:
+        claim: A row of :func:`paper_claims` whose ``origin`` is not ``not run``.
+
+    Returns:
+        configuration_id, label, method, training_epoch, projection_dim, alpha, regularization (NaN: no λ), mean,
+        ci_low, ci_high, is_selected; the left side of the claim first.
+
+    Raises:
+        UsageError: The claim was not run.
+    """
+    if claim["origin"] == NOT_RUN:
+        raise UsageError(f"Study {claim['study']} was not run.", f"tda run {claim['study']}")
+    if claim["origin"] == SHIPPED:
+        tables = shipped_results(claim["study"]).tables
+        lds, configurations = tables["lds"], tables["configurations"]
+    else:
+        workspace = Workspace.at(db)
+        study_id = open_study(claim["study"], workspace).study_id
+        lds, configurations = (
+            repository.query(workspace, f"SELECT * FROM {name} WHERE study_id = ?", [study_id])
+            for name in ("lds", "configurations")
+        )
+    wanted = list(claim["configuration_ids"])
+    named = configurations[["configuration_id", "label", "method", "training_epoch", "projection_dim"]]
+    rows = lds.loc[lds["configuration_id"].isin(wanted)].merge(named, on="configuration_id")
+    place = {name: number for number, name in enumerate(wanted)}
+    rows = rows.assign(order=rows["configuration_id"].map(place))
+    rows = rows.sort_values(["order", "alpha", "is_selected", "regularization"], kind="stable")
+    return rows[[
+        "configuration_id", "label", "method", "training_epoch", "projection_dim", "alpha", "regularization", "mean",
+        "ci_low", "ci_high", "is_selected", "num_subsets",
+    ]].reset_index(drop=True)  # fmt: skip
