@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from tda_backend.features.checkpoint_features import CheckpointFeatures
 from tda_backend.runs.plan import Plan, Step
+from tda_backend.runs.study_data import split_indices, study_labels
 from tda_backend.store.artifacts import ArtifactStore
+from tda_backend.training.data import validate_data
 from tda_backend.training.fit import model_from
 from tda_backend.types import Batch, Task
 
@@ -42,6 +44,7 @@ class RunContext:
         store: Where artifacts lie.
         on_progress: Called with (done, total) units of the present step.
         needed_later: Keys of spectra still to come in this run; decides when shared matrices are freed.
+        clean_labels: Labels of the train split before the study flipped some, ``[N]``; ``None``: it flips none.
     """
 
     plan: Plan
@@ -50,6 +53,19 @@ class RunContext:
     on_progress: Progress = lambda done, total: None
     memo: Memo = field(default_factory=Memo)
     needed_later: frozenset[str] = frozenset()
+    clean_labels: Tensor | None = None
+
+    @classmethod
+    def begin(cls, plan: Plan, store: ArtifactStore) -> RunContext:
+        """Return the context of a plan, its task's data loaded and the study's labels flipped."""
+        task, settings = plan.facts.task, {**plan.config["data"], "seed": plan.config["seed"]}
+        data: dict[str, Batch] = dict(validate_data(task))
+        if "flip_labels" not in settings:
+            return cls(plan, data, store)
+        rows = split_indices(settings, plan.facts.num_train, plan.facts.num_test)["train"]
+        train, key = data["train"], task.label_key
+        noisy = {**train, key: study_labels(task, data, settings, rows)}
+        return cls(plan, {**data, "train": noisy}, store, clean_labels=train[key])
 
     @property
     def task(self) -> Task:

@@ -6,7 +6,7 @@ import dataclasses
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -22,13 +22,13 @@ from tda_backend.errors import (
     UsageError,
 )
 from tda_backend.runs.context import RunContext
+from tda_backend.runs.counterfactual_plan import RETRAINING_STEPS
 from tda_backend.runs.plan import VERSIONS, Plan, Step
 from tda_backend.runs.steps import STEPS
 from tda_backend.store import catalogue, faults, repository
 from tda_backend.store.artifacts import ArtifactStore
 from tda_backend.store.ingest import check_writable, ingest_inbox, pending_drops, write_drop
 from tda_backend.store.workspace import Workspace
-from tda_backend.training.data import validate_data
 from tda_backend.training.processes import close_pool
 
 GIB = 1024.0**3
@@ -104,7 +104,7 @@ def execute(plan: Plan, workspace: Workspace, listener: Listener, memory: float 
     write_study(plan, store)
     courier.deliver(plan.key, "study", "study", {})
     listener.begin(plan, cached)
-    context = RunContext(plan, dict(validate_data(plan.facts.task)), store)
+    context = RunContext.begin(plan, store)
     computed, skipped = [], []
     failed: dict[str, TDAError] = {}
     try:
@@ -130,7 +130,7 @@ def execute(plan: Plan, workspace: Workspace, listener: Listener, memory: float 
             courier.deliver(step.key, step.name, step.label, step.context)
             listener.step_finished(step, seconds, False)
             computed.append(step.label)
-            if not any(s.name in ("retrain", "downsample") and not cached[s.key] for s in plan.steps[number + 1 :]):
+            if not _pool_is_wanted([later for later in plan.steps[number + 1 :] if not cached[later.key]]):
                 close_pool()  # their memory is wanted for the spectra
     finally:
         close_pool()
@@ -140,6 +140,12 @@ def execute(plan: Plan, workspace: Workspace, listener: Listener, memory: float 
     if failed:
         raise _failures(plan, failed, outcome)
     return outcome
+
+
+def _pool_is_wanted(waiting: Sequence[Step]) -> bool:
+    """Return whether retraining goes on soon: of subsets anywhere later, or counterfactually in the next steps."""
+    subsets = any(step.name in ("retrain", "downsample") for step in waiting)
+    return subsets or any(step.name in RETRAINING_STEPS for step in waiting[:2])
 
 
 def _failures(plan: Plan, failed: Mapping[str, TDAError], outcome: Outcome) -> IncompleteError:

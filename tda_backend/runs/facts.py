@@ -134,6 +134,20 @@ def check_against_task(study: Mapping[str, Any], facts: TaskFacts) -> None:
             "The task is an already trained model, so nothing can be retrained.",
             "Set ground_truth.subsets = 0 and training.seeds = 1.",
         )
+    if not facts.trains and ("removal" in study or "loo" in study or "flip_labels" in data):
+        raise StudyError(
+            "The task is an already trained model, so nothing can be retrained.",
+            "Leave out [removal], [loo] and data.flip_labels.",
+        )
+    if "flip_labels" in data:
+        if facts.task.num_classes is None or facts.task.num_classes < 2:
+            raise StudyError(
+                "data.flip_labels needs classes, and the task has none.", "Leave it out, or take a classification task."
+            )
+        if math.floor(data["flip_labels"] * data["train"] + 1e-9) < 1:
+            raise StudyError(
+                f"data.flip_labels = {data['flip_labels']:g} flips no label of {data['train']}.", "Give a larger share."
+            )
     truth = study["ground_truth"]
     if truth["subsets"] == 1:
         raise StudyError("ground_truth.subsets = 1 gives no rank correlation.", "Give 0 (no LDS), or at least 2.")

@@ -18,7 +18,6 @@ from tda_backend.runs.facts import task_facts
 from tda_backend.runs.plan import Plan, Step, build_plan
 from tda_backend.store.artifacts import ArtifactStore
 from tda_backend.store.workspace import Workspace
-from tda_backend.training.data import validate_data
 from tda_backend.training.registry import load_task
 
 Unit = tuple[Step, ...]
@@ -86,7 +85,7 @@ def compute_unit(
     if len(steps) != len(keys):
         raise MachineError("A Ray worker has another torch than the driver.", "Install the same versions everywhere.")
     store = ArtifactStore(Workspace.at(catalogue).artifacts)
-    context = RunContext(plan, dict(validate_data(facts.task)), store)
+    context = RunContext.begin(plan, store)
     seconds = {}
     for number, step in enumerate(steps):
         context.needed_later = frozenset(later.key for later in steps[number + 1 :])

@@ -18,6 +18,9 @@ UNITS = {
     "train-half": "epochs",
     "retrain": "model-epochs",
     "downsample": "model-epochs",
+    "counterfactual-base": "model-epochs",
+    "removal": "model-epochs",
+    "loo": "model-epochs",
     "examples": "examples",
 }
 
