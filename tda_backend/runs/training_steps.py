@@ -13,6 +13,7 @@ from tda_backend.store.artifacts import ArtifactWriter
 from tda_backend.training.checkpoints import load_checkpoints
 from tda_backend.training.fit import evaluate, model_from, train
 from tda_backend.training.retraining import retrain_subsets
+from tda_backend.training.stages import attributed_rows
 from tda_backend.training.subsets import subset_masks
 
 
@@ -60,7 +61,8 @@ def run_train_half(context: RunContext, step: Step, writer: ArtifactWriter) -> N
     settings = step.settings
     indices = context.positions(step)["train"]
     number = settings["subset"]
-    mask = subset_masks(len(indices), settings["alpha"], number + 1, settings["subset_seed"])[number]
+    drawn = attributed_rows(context.task, context.data["train"], indices)
+    mask = subset_masks(len(indices), settings["alpha"], number + 1, settings["subset_seed"], drawn)[number]
     for checkpoint in train(
         context.task, context.data["train"], indices[mask], settings["seed"], settings["epochs"], context.device,
         context.on_progress,
@@ -73,7 +75,8 @@ def run_retrain(context: RunContext, step: Step, writer: ArtifactWriter) -> None
     """Retrain a chunk of random subsets; store goodness on the whole test set."""
     settings = step.settings
     train_indices = context.positions(step)["train"]
-    masks = subset_masks(len(train_indices), settings["alpha"], settings["last"], settings["seed"])
+    drawn = attributed_rows(context.task, context.data["train"], train_indices)
+    masks = subset_masks(len(train_indices), settings["alpha"], settings["last"], settings["seed"], drawn)
     ids = list(range(settings["first"], settings["last"]))
     chunk = masks[settings["first"] :]
     outputs = retrain_subsets(

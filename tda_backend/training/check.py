@@ -18,6 +18,7 @@ from tda_backend.training.contract import one_line
 from tda_backend.training.data import num_rows, take, validate_data
 from tda_backend.training.fit import model_from, reproducible
 from tda_backend.training.mlp import mlp_architecture
+from tda_backend.training.optimum import OptimumTrainer
 from tda_backend.training.schedule import training_settings
 from tda_backend.training.stacked import why_not_stackable
 from tda_backend.types import Display, Task
@@ -338,9 +339,14 @@ def _display(task: Task) -> str:
 
 def _route(task: Task, data: _Data) -> str:
     settings = training_settings(task)
+    if settings.optimizer == "lbfgs":
+        model = task.build_model(0)
+        OptimumTrainer(task, model, settings, data["train"], np.arange(min(num_rows(data["train"]), _ROWS)))
+        return f"Trained to the optimum of loss + ½·{settings.weight_decay:g}·‖θ‖² by L-BFGS in float64."
+    stages = f" In {len(task.stages)} stages." if task.stages else ""
     if mlp_architecture(task, task.build_model(0), data["train"]) is not None:
-        return "Perceptron: trained by the hand-written loop, stacked on a GPU."
+        return f"Perceptron: trained by the hand-written loop, stacked on a GPU.{stages}"
     reason = why_not_stackable(task, settings, data["train"], np.arange(min(num_rows(data["train"]), 16)))
     if reason is None:
-        return "Trained by autograd, one model per process on the CPU, stacked on a GPU."
-    return f"Trained by autograd, one model at a time (not stackable: {reason})."
+        return f"Trained by autograd, one model per process on the CPU, stacked on a GPU.{stages}"
+    return f"Trained by autograd, one model at a time (not stackable: {reason}).{stages}"

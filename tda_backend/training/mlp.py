@@ -1,8 +1,8 @@
 """Hand-written training of multilayer perceptrons, alone or stacked: the fast route for small models.
 
-For layers z_l = W_l a_{l−1} + b_l, a_l = D_l ∘ relu(z_l) (D_l the scaled dropout mask) and cross-entropy, with δ_L =
-softmax(z_L) − onehot and δ_{l−1} = D_{l−1} ∘ 1[z_{l−1} > 0] ∘ (W_lᵀ δ_l), one SGD step with momentum μ and weight decay
-is v ← μ·v + (1/b) δ_lᵀ a_{l−1} + wd·W, W ← W − η·v.
+For layers z_l = W_l a_{l−1} + b_l, a_l = D_l ∘ relu(z_l) (D_l the scaled dropout mask), with δ_L = softmax(z_L) −
+onehot for cross-entropy or 2(z_L − y) for the squared error, and δ_{l−1} = D_{l−1} ∘ 1[z_{l−1} > 0] ∘ (W_lᵀ δ_l), one
+SGD step with momentum μ and weight decay is v ← μ·v + (1/b) δ_lᵀ a_{l−1} + wd·W, W ← W − η·v.
 
 What makes it fast on small matrices, where the cost is calls and memory passes, not arithmetic:
 the momentum is part of the gradient's matrix product (``beta`` of addmm); the factors 1/b and dropout's scale are its
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tda_backend.training.dropout import MaskStream, keep_scale
 from tda_backend.training.schedule import StepHook, foreach_add, learning_rate, steps_per_epoch
 from tda_backend.training.subsets import training_order
-from tda_backend.training.tasks import ClassificationTask
+from tda_backend.training.tasks import ClassificationTask, RegressionTask
 from tda_backend.types import Batch, Task, TrainingSettings
 
 _threshold_backward = torch.ops.aten.threshold_backward.grad_input
@@ -38,11 +38,13 @@ class MLPArchitecture:
         sizes: Widths from input to classes, ``[L+1]``.
         dropout: Drop probability after each hidden layer, ``[L−1]``; 0 for none.
         names: Parameter names in the order weight 1, bias 1, weight 2, …
+        loss: ``cross-entropy`` of classes, or ``squared`` error of one output.
     """
 
     sizes: tuple[int, ...]
     dropout: tuple[float, ...]
     names: tuple[str, ...]
+    loss: Literal["cross-entropy", "squared"] = "cross-entropy"
 
     @property
     def num_layers(self) -> int:
@@ -58,16 +60,16 @@ class MLPArchitecture:
 def mlp_architecture(task: Task, model: nn.Module, data: Batch) -> MLPArchitecture | None:
     """Return the architecture if ``task`` trains ``model`` exactly as this module does, else ``None``.
 
-    Asked for: the unchanged loss of :class:`ClassificationTask`; a Sequential of Linear (with bias), each hidden one
-    followed by ReLU and possibly Dropout; float inputs; no hooks, shared or frozen layers.
+    Asked for: the unchanged loss of :class:`ClassificationTask` or :class:`RegressionTask`; a Sequential of Linear
+    (with bias), each hidden one followed by ReLU and possibly Dropout; float inputs; no hooks, shared or frozen layers.
     """
-    if not isinstance(task, ClassificationTask) or not isinstance(model, nn.Sequential):
+    loss = _known_loss(task)
+    if loss is None or not isinstance(model, nn.Sequential):
         return None
-    kind = type(task)
-    if kind.train_loss is not ClassificationTask.train_loss or kind.logits is not ClassificationTask.logits:
+    inputs, labels = data.get(getattr(task, "input_key", "x")), data.get(task.label_key)
+    if inputs is None or labels is None or labels.ndim != 1:
         return None
-    inputs, labels = data.get(task.input_key), data.get(task.label_key)
-    if inputs is None or labels is None or labels.dtype != torch.int64 or labels.ndim != 1:
+    if labels.dtype != (torch.int64 if loss == "cross-entropy" else inputs.dtype):
         return None
     layers = [(name, module) for name, module in model.named_modules(remove_duplicate=False) if not _is_plain(module)]
     if inputs.ndim > 2:
@@ -98,11 +100,26 @@ def mlp_architecture(task: Task, model: nn.Module, data: Batch) -> MLPArchitectu
         len(sizes) != len(dropout) + 2
         or expected != (nn.ReLU,)
         or set(parameters) != set(names)
+        or (loss == "squared" and sizes[-1] != 1)
         or inputs[0].numel() != sizes[0]
         or any(p.dtype != inputs.dtype or not p.requires_grad for p in parameters.values())
     ):
         return None
-    return MLPArchitecture(tuple(sizes), tuple(dropout), tuple(names))
+    return MLPArchitecture(tuple(sizes), tuple(dropout), tuple(names), loss)
+
+
+def _known_loss(task: Task) -> Literal["cross-entropy", "squared"] | None:
+    """Return which loss this module trains the task by, ``None`` if the task defines one of its own."""
+    kind = type(task)
+    if isinstance(task, ClassificationTask):
+        own = kind.train_loss is ClassificationTask.train_loss and kind.logits is ClassificationTask.logits
+        return "cross-entropy" if own else None
+    if isinstance(task, RegressionTask):
+        own = all(
+            getattr(kind, name) is getattr(RegressionTask, name) for name in ("train_loss", "output_loss", "outputs")
+        )
+        return "squared" if own else None
+    return None
 
 
 def _is_plain(module: nn.Module) -> bool:
@@ -173,7 +190,7 @@ class MLPTrainer:
         like: dict[str, Any] = {"dtype": inputs.dtype, "device": torch.device(device)}
         self._inputs = inputs.reshape(len(inputs), -1).to(device).contiguous()
         self._labels = data[keys[1]].to(device)
-        self._eye = torch.eye(architecture.sizes[-1], **like)
+        self._eye = torch.eye(architecture.sizes[-1], **like) if architecture.loss == "cross-entropy" else None
         self._parameters, self._weights, self._biases = self._storage(like)
         self._velocities, self._weight_velocities, self._bias_velocities = self._storage(like)
         for name, target in zip(architecture.names, self._named(), strict=True):
@@ -242,7 +259,8 @@ class MLPTrainer:
         settings, size, device = self._settings, self._size, self._inputs.device
         orders = np.stack([rows[training_order(seed, epoch, size)] for rows, seed in self._each()])
         order = torch.from_numpy(orders).to(device).view(*self._stack, size)
-        targets = self._eye[self._labels[order]]
+        labels = self._labels[order]
+        targets = labels.unsqueeze(-1) if self._eye is None else self._eye[labels]
         self._draw_masks(epoch)
         steps = steps_per_epoch(settings, size)
         total = steps * settings.num_epochs
@@ -278,8 +296,12 @@ class MLPTrainer:
                 mask = masks[layer]
                 if mask is not None:
                     out.mul_(mask)
-        torch.softmax(activations[-1], -1, out=deltas[last])
-        deltas[last].sub_(targets)
+        if self._eye is None:
+            torch.sub(activations[-1], targets, out=deltas[last])
+            deltas[last].mul_(2)
+        else:
+            torch.softmax(activations[-1], -1, out=deltas[last])
+            deltas[last].sub_(targets)
         for layer in range(last, -1, -1):
             if layer:  # before this layer's weights change
                 below, scale = deltas[layer - 1], scales[layer]

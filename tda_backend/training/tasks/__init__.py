@@ -18,6 +18,7 @@ from tda_backend.training.tasks.images import (
     MnistMLP512,
     MnistMLPEarly,
 )
+from tda_backend.training.tasks.rotated import RotatedMnist
 from tda_backend.training.tasks.tables import (
     ConcreteLinear,
     ConcreteLinearOptimum,
@@ -33,7 +34,7 @@ BUILT_IN: dict[str, Callable[[], Task]] = {
     made.name: made
     for made in (
         MnistMLP, MnistMLPEarly, MnistLR, MnistLROptimum, MnistMLP512,
-        FashionMLP, FashionNoisy, FashionMLP128, FashionLR,
+        FashionMLP, FashionNoisy, FashionMLP128, FashionLR, RotatedMnist,
         ConcreteMLP, ConcreteLinear, ConcreteLinearOptimum, DiabetesLR, DiabetesOptimum,
     )
 }  # fmt: skip
