@@ -231,3 +231,55 @@ def split_indices(workspace: Workspace, study_id: str, split: str) -> pd.DataFra
         'SELECT "index" FROM examples WHERE study_id = ? AND split = ? ORDER BY position',
         [study_id, split],
     )
+
+
+def removals(workspace: Workspace, study_id: str) -> pd.DataFrame:
+    """Return every retraining without some examples, in the order of the plan's labels, queries and sizes."""
+    return query(
+        workspace,
+        """SELECT configuration_id, label, regularization, query, size, available, num_seeds, mean_correct,
+                  mean_goodness, flipped
+           FROM removals WHERE study_id = ? ORDER BY configuration_id IS NULL, label, query, size""",
+        [study_id],
+    )
+
+
+def _of_configurations(workspace: Workspace, study_id: str, table: str) -> pd.DataFrame:
+    frame = query(
+        workspace,
+        f"""SELECT configuration_id, c.method, c.label, c.training_epoch, c.projection_dim,
+                  t.* EXCLUDE (study_id, configuration_id)
+           FROM {table} t JOIN configurations c USING (study_id, configuration_id)
+           WHERE study_id = ? ORDER BY c.ordinal, t.regularization, t.is_selected""",
+        [study_id],
+    )
+    frame["projection_dim"] = frame["projection_dim"].astype("Int64")
+    return frame
+
+
+def loo_scores(workspace: Workspace, study_id: str) -> pd.DataFrame:
+    """Return the correlations of scores with leave-one-out effects, by configuration and λ."""
+    return _of_configurations(workspace, study_id, "loo_scores")
+
+
+def noisy_labels(workspace: Workspace, study_id: str) -> pd.DataFrame:
+    """Return how well self-influence finds wrong labels, by configuration and λ."""
+    return _of_configurations(workspace, study_id, "noisy_labels")
+
+
+def loo_effects(workspace: Workspace, study_id: str) -> pd.DataFrame:
+    """Return what leaving out each example did to every query."""
+    return query(
+        workspace,
+        "SELECT position, num_seeds, effects, standard_errors FROM loo_effects WHERE study_id = ? ORDER BY position",
+        [study_id],
+    )
+
+
+def noisy_rows(workspace: Workspace, study_id: str) -> pd.DataFrame:
+    """Return the training positions with a wrong label, and the label before the study flipped it."""
+    return query(
+        workspace,
+        "SELECT position, original_label FROM noisy_rows WHERE study_id = ? ORDER BY position",
+        [study_id],
+    )

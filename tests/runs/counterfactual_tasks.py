@@ -60,7 +60,7 @@ class Optimum(Deciding):
             noise = torch.randn(num, generator=generator)
             return {"x": x, "y": (x[:, 0] - x[:, 1] + 0.7 * noise > 0).long()}
 
-        return {"train": split(5, 40), "test": split(6, 24)}
+        return {"train": split(5, 160), "test": split(6, 24)}
 
 
 def deciding():
@@ -103,7 +103,7 @@ OPTIMUM = """
 name = "optimum"
 task = "tasks.py:optimum"
 [data]
-train = 40
+train = 160
 validation = 4
 queries = 20
 [training]
