@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from tda_backend.runs.claim_rules import check_against_rows, rows_of, selectors_of
+from tda_backend.errors import StudyError
+from tda_backend.runs.claim_rules import RANDOM, check_against_rows, rows_of, selectors_of
 from tda_backend.runs.plan_sources import Adder
 from tda_backend.runs.selectors import choose
 
 Row = Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Made:
+    """What a plan has when its claims are added: keys of artifacts.
+
+    Attributes:
+        examples: The examples.
+        evaluations: Configuration → its evaluation.
+        chunks: α → its retrained subsets.
+        removals: Selector (``None``: the random baseline) with the keys of its order and its last size.
+    """
+
+    examples: str
+    evaluations: Mapping[str, str]
+    chunks: Mapping[float, list[str]]
+    removals: Sequence[tuple[Row | None, tuple[str, str]]]
+
+
 def add_claims(
-    add: Adder, study: Mapping[str, Any], rows: Sequence[Row], inputs: Mapping[str, Any],
-    evaluations: Mapping[str, str], sources_of: Callable[[Row], list[str]], chunks: Mapping[float, list[str]],
-) -> str:  # fmt: skip
+    add: Adder, study: Mapping[str, Any], rows: Sequence[Row], made: Made, sources_of: Callable[[Row], list[str]]
+) -> str:
     """Add the step and return its key; it reads only what its claims name.
 
     Args:
         add: Adds a step to the plan.
         study: The resolved study.
         rows: Its configurations.
-        inputs: Further artifacts that claims read, by role.
-        evaluations: Configuration → key of its evaluation.
+        made: What the plan has so far.
         sources_of: Keys of a configuration's sources.
-        chunks: α → keys of its retrained subsets.
 
     Raises:
         StudyError: A claim names what the study does not have.
@@ -33,15 +49,37 @@ def add_claims(
     claims = study["claims"]
     check_against_rows(claims, rows)
     needed = {row["configuration_id"]: row for claim in claims for row in rows_of(claim, rows)}
-    inputs = dict(inputs) | {f"evaluate {name}": evaluations[name] for name in needed}
+    inputs: dict[str, Any] = {"examples": made.examples}
+    inputs |= {f"evaluate {name}": made.evaluations[name] for name in needed}
     apart = [item for claim in claims for item in selectors_of(claim) if item.get("seeds")]
     for selector in apart:
         row = choose(rows, selector)
         inputs[f"sources {row['configuration_id']}"] = sources_of(row)
     if apart:
-        inputs |= {f"retrain {alpha:g}": keys for alpha, keys in chunks.items()}
+        inputs |= {f"retrain {alpha:g}": keys for alpha, keys in made.chunks.items()}
+    for claim in claims:
+        if claim["check"] == "flips":
+            for selector in [*claim["left"], *claim["right"]]:
+                role, keys = _removal(claim["id"], selector, made)
+                inputs[role] = keys
     settings = {
-        "claims": claims, "alphas": list(chunks), "num_subsets": study["ground_truth"]["subsets"],
+        "claims": claims, "alphas": list(made.chunks), "num_subsets": study["ground_truth"]["subsets"],
         "bootstrap": study["evaluation"]["bootstrap"], "seed": study["seed"],
     }  # fmt: skip
     return add("claims", "compare with the papers' claims", settings, inputs, {"rows": list(needed.values())}, 2.0)
+
+
+def removal_role(selector: Row) -> str:
+    """Return the name of the input that holds a selector's subset removal."""
+    return "removal " + " ".join(f"{name}={selector[name]}" for name in sorted(selector))
+
+
+def _removal(claim: str, selector: Row, made: Made) -> tuple[str, tuple[str, str]]:
+    for known, keys in made.removals:
+        if dict(known or RANDOM) == dict(selector):
+            return removal_role(selector), keys
+    there = "; ".join(str(dict(known or RANDOM)) for known, _ in made.removals)
+    raise StudyError(
+        f"Claim {claim} compares subset removal by {dict(selector)}, which the study does not do.",
+        f"[removal] of has: {there or 'nothing'}.",
+    )

@@ -12,13 +12,17 @@ import numpy as np
 import pyarrow as pa
 
 from tda_backend.errors import StudyError
-from tda_backend.evaluation.bootstrap import ranks
+from tda_backend.evaluation.bootstrap import multinomial_weights, ranks
 from tda_backend.evaluation.claims import Comparison, Measured, difference, level, mean_of, overall, ratio, spread
 from tda_backend.evaluation.lds import lds_curve
-from tda_backend.runs.claim_rules import rows_of
+from tda_backend.evaluation.removal import removal_curve
+from tda_backend.runs.claim_plan import removal_role
+from tda_backend.runs.claim_rules import RANDOM, rows_of
 from tda_backend.runs.context import RunContext
+from tda_backend.runs.counterfactual_plan import regularization_words
 from tda_backend.runs.evaluate_step import bootstrap_seed
 from tda_backend.runs.plan import Step
+from tda_backend.runs.removal_steps import NOTHING
 from tda_backend.runs.selectors import choose, regularization_of
 from tda_backend.runs.sources import read_configuration, read_masks, read_outputs
 from tda_backend.store.artifacts import Artifact, ArtifactWriter
@@ -130,6 +134,22 @@ class Evidence:
         kept = np.flatnonzero(curve.values[: curve.grid] > 0)
         return spread(f"range over λ of {row['label']}", curve.means[kept], curve.draws[:, kept])
 
+    def area(self, selector: Mapping[str, Any]) -> Measured:
+        """Return the area under a subset-removal curve (share of queries flipped), with draws over queries."""
+        order, last = (self._context.store.open(key) for key in self._step.inputs[removal_role(selector)])
+        results = {(int(query), int(size)): float(value) for query, size, value in last.array("results")}
+        queries, positions = order.array("queries").tolist(), order.array("positions")
+        sizes = sorted({size for _, size in results})
+        curve = removal_curve(results, queries, sizes, (positions != NOTHING).sum(1).tolist(), num_bootstrap=0)
+        num = len(curve.queries)
+        weights = multinomial_weights(num, self._step.settings["bootstrap"], self._step.settings["seed"]) / num
+        draws = np.trapezoid(weights @ curve.flipped, curve.sizes, axis=-1) / curve.sizes[-1]
+        if selector == RANDOM:
+            return Measured("area of random examples of the class", curve.area, draws)
+        row = choose(self.rows, selector)
+        at = f", {regularization_words(selector)}" if row["has_regularization"] else ""
+        return Measured(f"area of {row['label']}{at}", curve.area, draws)
+
 
 def _nearest(values: np.ndarray, wanted: float, row: Mapping[str, Any]) -> int:
     if wanted == 0.0:
@@ -156,9 +176,10 @@ def compare(evidence: Evidence, claim: Mapping[str, Any]) -> list[Comparison]:
         left = evidence.measured(claim["left"][0])
         pairs = [(left, evidence.measured(selector)) for selector in claim["right"]]
         return [ratio(a, b, bound) if check == "ratio" else difference(a, b, bound) for a, b in pairs]
-    if check == "wider":
-        left = evidence.spread(claim["left"][0])
-        return [difference(left, evidence.spread(selector), bound) for selector in claim["right"]]
+    if check in ("wider", "flips"):
+        number = evidence.spread if check == "wider" else evidence.area
+        left = number(claim["left"][0])
+        return [difference(left, number(selector), bound) for selector in claim["right"]]
     rows = evidence.of_methods(claim["methods"])
     if check in ("rule", "regret"):
         firsts, seconds = (["best"], claim["left"]) if check == "regret" else (claim["left"], claim["right"])

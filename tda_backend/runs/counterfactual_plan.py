@@ -48,6 +48,8 @@ class Counterfactuals:
         self.add, self.study, self.rows, self.examples = add, study, rows, examples
         self.evaluations, self.sources_of = evaluations, sources_of
         self.retraining = model_epochs * PER_RETRAINING
+        self.removals: list[tuple[Row | None, tuple[str, str]]] = []
+        """(selector as in the study, or None for the random baseline) and the keys of its order and its last size."""
 
     def add_all(self, has_noise: bool) -> None:
         """Add what the study asks for; detection of wrong labels wherever there are some."""
@@ -90,14 +92,16 @@ class Counterfactuals:
         for selector in removal["of"]:
             complete, row, inputs = self._selected(selector)
             label = f"{row['label']}, {regularization_words(selector)}" if row["has_regularization"] else row["label"]
-            self._chain(base, label, row["configuration_id"], complete, row, inputs)
+            keys = self._chain(base, label, row["configuration_id"], complete, row, inputs)
+            self.removals.append((selector, keys))
         if removal["random"]:
-            self._chain(base, "random, same class", None, None, None, {})
+            self.removals.append((None, self._chain(base, "random, same class", None, None, None, {})))
 
     def _chain(
         self, base: str, label: str, configuration_id: str | None, selector: Row | None, row: Row | None,
         inputs: Mapping[str, Any],
-    ) -> None:  # fmt: skip
+    ) -> tuple[str, str]:  # fmt: skip
+        """Add what is removed in which order, then one step a size; return the keys of the order and the last size."""
         removal = self.study["removal"]
         settings: dict[str, Any] = {
             "queries": removal["queries"], "most": removal["sizes"][-1], "selector": selector,
@@ -113,16 +117,18 @@ class Counterfactuals:
         rounds: list[tuple[list[int], int | None]] = [(sizes[: number + 1], None) for number in range(len(sizes))]
         rounds += [(sizes, number + 1) for number in range(removal["bisections"])]
         previous: str | None = None
+        last = ""
         for tried, bisection in rounds:
             settings = {"sizes": tried, "bisection": bisection, "seeds": removal["seeds"], "seed": self.study["seed"]}
             inputs = {"examples": self.examples, "base": base, "order": order}
             if previous is not None:
                 inputs["previous"] = previous
             what = f"remove {tried[-1]}" if bisection is None else f"narrow down {bisection}"
-            previous = self.add(
+            last = previous = self.add(
                 "removal", f"{what}: {label}", settings, inputs, {**context, "num": retrainings},
                 retrainings * self.retraining,
             )  # fmt: skip
+        return order, last
 
     def _loo(self) -> None:
         loo = self.study["loo"]

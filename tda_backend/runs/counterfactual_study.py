@@ -47,7 +47,7 @@ SECTION_DEFAULTS: dict[str, dict[str, Any]] = {
     "removal": {"queries": 20, "seeds": 5, "of": [], "random": True, "bisections": 0},
     "loo": {"examples": 20, "seeds": 5, "of": [], "choice": "top"},
 }
-QUICK_LIMITS = {"removal": {"queries": 5, "seeds": 2, "bisections": 0}, "loo": {"examples": 5, "seeds": 2}}
+QUICK_LIMITS = {"removal": {"queries": 4, "seeds": 2, "bisections": 0}, "loo": {"examples": 5, "seeds": 2}}
 """Largest numbers of a quick study."""
 NUM_QUICK_SIZES = 3
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tda_backend.runs.claim_plan import add_claims
+from tda_backend.runs.claim_plan import Made, add_claims
 from tda_backend.runs.configurations import configurations, order, preview
 from tda_backend.runs.counterfactual_plan import COUNTERFACTUAL_VERSIONS, Counterfactuals
 from tda_backend.runs.facts import TaskFacts, check_against_task, study_record
@@ -158,8 +158,9 @@ def build_plan(study: Mapping[str, Any], facts: TaskFacts, device: str = "cpu") 
     }
     counterfactuals = Counterfactuals(make.add, study, rows, examples, evaluations, sources.of, model_epochs)
     counterfactuals.add_all(has_noise="flip_labels" in data or facts.task.noisy_rows() is not None)
-    if study.get("claims") and total:
-        add_claims(make.add, study, rows, {"examples": examples}, evaluations, sources.of, chunks)
+    if study.get("claims"):
+        made = Made(examples, evaluations, chunks, counterfactuals.removals)
+        add_claims(make.add, study, rows, made, sources.of)
     record = study_record(study, facts, device, rows, [_entry(step) for step in make.steps])
     key = content_key(
         step="study", version=VERSIONS["study"], study_id=record["study_id"], steps=[step.key for step in make.steps]
