@@ -56,7 +56,8 @@ def stage_plan(task: Task) -> StagePlan | None:
     """Return the stages of a task, or ``None`` for ordinary training."""
     if not task.stages:
         return None
-    return StagePlan(task.stage_key, tuple(stage.name for stage in task.stages), stage_settings(task))
+    settings = stage_settings(task)  # checks the stages first
+    return StagePlan(task.stage_key, tuple(stage.name for stage in task.stages), settings)
 
 
 def check_stage_numbers(task: Task, split: str, batch: Batch) -> None:
