@@ -46,18 +46,25 @@ def build_parser() -> argparse.ArgumentParser:
         )  # fmt: skip
 
     run = add("run", "compute a study; finished steps are never computed again", "tda run mnist-mlp --quick")
-    run.add_argument(
-        "study", nargs="?", metavar="STUDY", help="a STUDY.toml, an embedded study or one of the catalogue"
-    )
-    run.add_argument("--task", metavar="FILE.py:FACTORY", help="your own task; without STUDY a default study of it")
-    run.add_argument("--quick", action="store_true", help="a small version (600 training examples, under a minute)")
+    planning = add("plan", "what a study would compute and what that costs; starts nothing", "tda plan mnist-mlp")
+    for each in (run, planning):
+        each.add_argument(
+            "study", nargs="?", metavar="STUDY", help="a STUDY.toml, an embedded study or one of the catalogue"
+        )
+        each.add_argument(
+            "--task", metavar="FILE.py:FACTORY", help="your own task; without STUDY a default study of it"
+        )
+        each.add_argument(
+            "--quick", action="store_true", help="a small version (600 training examples, under a minute)"
+        )
+        each.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
+        each.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                          help="change a setting of the study, e.g. --set ground_truth.subsets=20")  # fmt: skip
+    _json(planning)
     run.add_argument(
         "--memory", type=float, metavar="GIB", help="refuse a study that needs more (default: what is free)"
     )
-    run.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
     run.add_argument("--executor", choices=["local", "ray"], default="local", help="ray is the optional extra 'ray'")
-    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
-                     help="change a setting of the study, e.g. --set ground_truth.subsets=20")  # fmt: skip
 
     demo = add("demo", "open the dashboard and compute the embedded study beside it", "tda demo --port 8600")
     demo.add_argument("--quick", action="store_true", help="the small version of the study")

@@ -17,6 +17,7 @@ from tda_backend.methods import METHODS, MethodSpec
 from tda_backend.runs import jobs
 from tda_backend.runs.api import Study, list_studies, open_study
 from tda_backend.runs.paper_commands import export, papers, print_verdicts, shipped_record, show_shipped
+from tda_backend.runs.plan_command import plan_command
 from tda_backend.runs.printing import print_json, print_table
 from tda_backend.runs.reporting import duration, size
 from tda_backend.runs.shipped import shipped_names, shipped_results
@@ -272,5 +273,5 @@ def doctor(arguments: argparse.Namespace, console: Console) -> int:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "studies": studies, "show": show, "select": select, "check": check, "methods": methods, "rebuild": rebuild,
-    "rm": remove, "doctor": doctor, "papers": papers, "export": export,
+    "rm": remove, "doctor": doctor, "plan": plan_command, "papers": papers, "export": export,
 }  # fmt: skip

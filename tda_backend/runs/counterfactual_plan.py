@@ -104,8 +104,7 @@ class Counterfactuals:
         """Add what is removed in which order, then one step a size; return the keys of the order and the last size."""
         removal = self.study["removal"]
         settings: dict[str, Any] = {
-            "queries": removal["queries"], "most": removal["sizes"][-1], "selector": selector,
-            "seed": self.study["seed"],
+            "queries": removal["queries"], "selector": selector, "seed": self.study["seed"],
         }  # fmt: skip
         if row is not None:
             settings |= {"row": identity(row), **self._about_regularization()}

@@ -123,9 +123,9 @@ def run_removal_order(context: RunContext, step: Step, writer: ArtifactWriter) -
         source = read_configuration(store, settings["row"], step.inputs["sources"])
         regularization = chosen_regularization(context, step, settings["selector"], source)
         orders = [removal_order(row) for row in scores(source, regularization, queries.tolist())]
-    positions = np.full((len(queries), settings["most"]), NOTHING, dtype=np.int32)
+    positions = np.full((len(queries), max(1, *map(len, orders))), NOTHING, dtype=np.int32)
     for row, order in zip(positions, orders, strict=True):
-        row[: len(order)] = order[: settings["most"]]
+        row[: len(order)] = order
     writer.array("queries", queries.astype(np.int32))
     writer.array("positions", positions)
     writer.facts["regularization"] = regularization

@@ -18,6 +18,7 @@ from tda_backend.runs.quick import quick
 from tda_backend.runs.reporting import RunReport, duration
 from tda_backend.runs.study import default_study, override, read_study_file, resolve
 from tda_backend.store import repository
+from tda_backend.store.artifacts import ArtifactStore
 from tda_backend.store.ingest import write_drop
 from tda_backend.store.workspace import Workspace
 from tda_backend.training.contract import persons_code
@@ -151,6 +152,7 @@ def _run(arguments: argparse.Namespace, workspace: Workspace, job: JobFile, repo
     from tda_backend.runs.facts import task_facts
     from tda_backend.runs.paper_commands import print_verdicts
     from tda_backend.runs.plan import build_plan
+    from tda_backend.runs.plan_command import planned_steps, retraining_line
     from tda_backend.training.registry import load_task
 
     facts = task_facts(load_task(study["task"]), study["task"])
@@ -161,6 +163,9 @@ def _run(arguments: argparse.Namespace, workspace: Workspace, job: JobFile, repo
         f"Study {plan.name} ({plan.study_id}): {len(plan.steps)} steps in {workspace.folder}", highlight=False,
         markup=False, soft_wrap=True,
     )  # fmt: skip
+    cost = retraining_line(planned_steps(plan, ArtifactStore(workspace.artifacts)))
+    if cost:
+        console.print(cost, highlight=False, markup=False, soft_wrap=True)
     if arguments.executor == "ray":
         from tda_backend.runs.ray_executor import execute_on_ray
 

@@ -109,7 +109,7 @@ COMMENT ON TABLE removals IS 'Retraining without the most helpful training examp
 COMMENT ON COLUMN removals.configuration_id IS 'Who said what helps; NULL: random examples of the query''s class';
 COMMENT ON COLUMN removals.label IS 'Configuration and λ in words; one curve each';
 COMMENT ON COLUMN removals.size IS 'How many examples were removed; a query that has flipped is not retrained again';
-COMMENT ON COLUMN removals.available IS 'Examples that could be removed: positive scores, at most the largest size';
+COMMENT ON COLUMN removals.available IS 'Examples that could be removed: those with a positive score (or of the query''s class)';
 COMMENT ON COLUMN removals.mean_correct IS 'Share of the retrained seeds that predict the query right; NULL without classes';
 COMMENT ON COLUMN removals.flipped IS 'True where fewer than half of the seeds predict it right';
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def test_the_first_removed_are_the_deciding_ones(deciding: Workspace):
     store = ArtifactStore(deciding.artifacts)
     orders = [store.open(key) for key in store.all_keys() if store.open(key).step == "removal-order"]
     chosen = [
-        set(row.tolist())
+        set(row[:NUM_DECIDING].tolist())
         for order in orders
         if order.manifest["settings"]["selector"]
         for row in order.array("positions")
@@ -284,3 +285,40 @@ def test_a_study_file_of_counterfactuals_survives_checking_twice(tmp_path: Path)
     content = read_study_file(write_study(tmp_path, DECIDING))
     assert resolve(resolve(content)) == resolve(content)
     assert check_study(content)["removal"]["of"][0] == {"method": "iffim", "regularization": 0.1}
+
+
+def test_the_plan_says_what_it_costs_before_anything_starts(tmp_path: Path, cli):
+    path, db = write_study(tmp_path, DECIDING), tmp_path / "w" / "catalogue.duckdb"
+    code, out, err = cli("plan", path, "--db", db, "--json")
+    assert code == 0, err
+    plan = json.loads(out)
+    assert not db.exists()
+    assert not db.parent.exists()
+    models = {step["label"].split(":")[0]: step["retrainings"] for step in plan["steps"] if step["retrainings"]}
+    assert models == {
+        "train": 1, "retrain on everything, 2 seeds": 2, "remove 1": 8, "remove 2": 8, "remove 6": 8,
+    }  # fmt: skip
+    assert plan["retrainings"] == 1 + 2 + 3 * 3 * 8  # three curves of three sizes, four queries with two seeds each
+    assert plan["num_cached"] == 0
+    assert plan["seconds"] == pytest.approx(sum(step["seconds"] for step in plan["steps"]))
+    code, out, _ = cli("plan", path, "--db", db)
+    assert "Up to 75 models to train" in out
+    assert "remove 6" in out
+
+
+def test_the_plan_knows_what_is_finished(deciding: Workspace, cli):
+    code, out, _ = cli("plan", "deciding", "--db", deciding.catalogue, "--json")
+    assert code == 0
+    plan = json.loads(out)
+    assert plan["num_cached"] == plan["num_steps"]
+    assert plan["retrainings"] == 0
+    code, out, _ = cli("plan", "deciding", "--db", deciding.catalogue, "--set", "removal.sizes=[1,2,6,8]", "--json")
+    assert json.loads(out)["retrainings"] == 3 * 8  # one more size, for three curves
+
+
+def test_a_run_says_what_its_retraining_costs(tmp_path: Path, cli):
+    path, db = write_study(tmp_path, DECIDING), tmp_path / "catalogue.duckdb"
+    few = ("--set", "removal.sizes=[6]", "--set", "removal.queries=1", "--set", "removal.seeds=1")
+    code, out, err = cli("run", path, "--db", db, *few)
+    assert code == 0, err
+    assert "Up to 5 models to train, about" in out  # the attributed one, the base, one of each curve
