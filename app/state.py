@@ -20,6 +20,7 @@ UNPROJECTED = "none"
 CORRECTNESS = ("right", "wrong")
 PICKS = ("all", "wrong", "margin")
 DEFAULT_THRESHOLD = 0.5
+VERSUS_AT = ("selected", "best", "zero", "default", "same")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class View:
         xi: Threshold of the surrogate indicator.
         beside: Methods drawn beside the chosen one where methods are compared; ``None``: the page's own choice.
         axes: Of the heatmaps: along, up, and small multiples by; empty: the page's own choice.
+        paper: Whose claims are listed; empty: of all papers.
+        verdict: Which claims are listed; empty: all.
+        claims: Claims that are open, as ``study/claim``.
+        versus: Configuration that the present one is compared with.
+        versus_at: Its λ: ``selected``, ``best``, ``zero``, ``default`` or ``same``.
     """
 
     study: str = ""
@@ -59,6 +65,11 @@ class View:
     xi: float = DEFAULT_THRESHOLD
     beside: tuple[str, ...] | None = None
     axes: tuple[str, ...] = ()
+    paper: str = ""
+    verdict: str = ""
+    claims: tuple[str, ...] = ()
+    versus: str = ""
+    versus_at: str = "selected"
 
 
 def parse(params: Mapping[str, str]) -> tuple[View, list[str]]:
@@ -111,6 +122,11 @@ def parse(params: Mapping[str, str]) -> tuple[View, list[str]]:
         xi=DEFAULT_THRESHOLD if threshold is None else threshold,
         axes=tuple(filter(None, params.get("axes", "").split(","))),
         beside=tuple(filter(None, params["with"].split(","))) if "with" in params else None,
+        paper=params.get("paper", ""),
+        verdict=params.get("verdict", ""),
+        claims=tuple(filter(None, params.get("claim", "").split(","))),
+        versus=params.get("vs", ""),
+        versus_at=one_of("at", VERSUS_AT, "selected"),
     )
     return view, notes
 
@@ -133,6 +149,11 @@ def to_params(view: View) -> dict[str, str]:
         "xi": "" if math.isclose(view.xi, DEFAULT_THRESHOLD) else f"{view.xi:g}",
         "axes": ",".join(view.axes),
         "with": "" if view.beside is None else ",".join(view.beside) or ",",
+        "paper": view.paper,
+        "verdict": view.verdict,
+        "claim": ",".join(view.claims),
+        "vs": view.versus,
+        "at": "" if view.versus_at == "selected" else view.versus_at,
     }
     return {name: text for name, text in params.items() if text}
 

@@ -34,7 +34,9 @@ views = st.builds(
     query=st.none() | st.integers(0, 10**6), classes=st.lists(texts, max_size=4).map(tuple),
     right=st.sampled_from(["", "right", "wrong"]), pick=st.sampled_from(["all", "wrong", "margin"]),
     pick_class=st.just("") | texts, alpha=st.none() | st.sampled_from([0.25, 0.5]),
-    xi=st.sampled_from([0.3, 0.5, 0.65]),
+    xi=st.sampled_from([0.3, 0.5, 0.65]), paper=st.sampled_from(["", "taming"]),
+    verdict=st.sampled_from(["", "not run"]), claims=st.lists(names, max_size=3).map(tuple), versus=st.just("") | names,
+    versus_at=st.sampled_from(["selected", "best", "same"]),
 )  # fmt: skip
 
 
