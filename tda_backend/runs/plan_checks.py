@@ -50,7 +50,24 @@ def check_methods(study: Mapping[str, Any], facts: TaskFacts) -> None:
                     "examples.",
                     "Each example must be in some subsets and not in others: take a share near 0.5.",
                 )
+        _check_path(name, task)
         _check_model(name, settings, study["projection"]["kind"], facts)
+
+
+def _check_path(name: str, task: Task) -> None:
+    """Raise a StudyError where a method follows the steps of a training run that has none, or not one run."""
+    if name not in ("source", "fast-source", "hydra-fast") or task.training is None:
+        return
+    if task.training.optimizer != "sgd":
+        raise StudyError(
+            f"Method {name} follows the training run; the task {task.name!r} is trained to its optimum, without one.",
+            f"Leave [methods.{name}] out: influence functions are exact there.",
+        )
+    if name == "hydra-fast" and task.stages:
+        raise StudyError(
+            f"Method {name} replays one run of SGD; the task {task.name!r} is trained in {len(task.stages)} stages.",
+            f"Leave [methods.{name}] out; SOURCE knows stages.",
+        )
 
 
 def _check_model(name: str, settings: Mapping[str, Any], kind: str, facts: TaskFacts) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+
 from tda_backend.errors import StudyError, UsageError
 from tda_backend.methods import METHODS
 from tda_backend.seeds import hashed_seed
-from tda_backend.trajectory.segments import TrainingSegment, source_segments
+from tda_backend.training.data import num_rows, validate_data
+from tda_backend.trajectory.segments import TrainingSegment
+from tda_backend.trajectory.staged import run_segments
 from tda_backend.types import Task
 
 CHUNK = 10
@@ -31,9 +35,10 @@ def trajectory_segments(row: Mapping[str, Any], task: Task, num_train: int) -> t
     """
     parameters, method, epoch = row["parameters"], row["method"], row["training_epoch"]
     try:
-        return source_segments(
-            task.training, num_train, epoch, parameters["num_segments"], parameters["num_checkpoints"]
-        )
+        # Which rows take part decides the steps of an epoch, but not the checkpoints, which is what a plan needs.
+        train = validate_data(task)["train"]
+        rows = np.arange(num_rows(train) if task.stages else num_train)
+        return run_segments(task, train, rows, epoch, parameters["num_segments"], parameters["num_checkpoints"])
     except UsageError as error:
         raise StudyError(
             f"Method {method} to epoch {epoch}: {error.message}",

@@ -24,8 +24,8 @@ from tda_backend.solvers.problem import AmbientProblem, ambient_problem
 from tda_backend.spectral.contraction import ScoreMatrix
 from tda_backend.store.artifacts import ArtifactWriter
 from tda_backend.trajectory.hydra import hydra_scores
-from tda_backend.trajectory.segments import source_segments
 from tda_backend.trajectory.source import fit_source
+from tda_backend.trajectory.staged import run_segments
 
 Scored: TypeAlias = ScoreMatrix | tuple[ScoreMatrix, Tensor]
 """Scores, with each training example's self-influence ``[n]`` where the method has one."""
@@ -84,9 +84,10 @@ def _gradient_similarity(context: RunContext, step: Step) -> Scored:
 def _source(context: RunContext, step: Step) -> Scored:
     settings = step.settings
     train, _, queries = context.examples(step)
-    segments = source_segments(
-        context.task.training, len(train), settings["epoch"], settings["num_segments"], settings["num_checkpoints"]
-    )
+    segments = run_segments(
+        context.task, context.data["train"], train, settings["epoch"], settings["num_segments"],
+        settings["num_checkpoints"],
+    )  # fmt: skip
     trained = context.store.open(step.inputs["train"][0])
     states = {
         epoch: trained.tensors(f"epoch-{epoch:04d}") for segment in segments for epoch in segment.epochs

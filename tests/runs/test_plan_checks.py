@@ -64,3 +64,25 @@ def test_the_quick_version_can_be_computed(facts: TaskFacts, num_parameters: int
 def test_the_quick_version_keeps_no_more_eigenvalues_than_iterations(facts: TaskFacts):
     content = study("if-arnoldi", num_iterations=200, num_eigenvalues=[50, 100])
     build_plan(resolve(quick(content, facts.num_parameters)), facts)
+
+
+@pytest.mark.parametrize(
+    ("task", "method", "expected"),
+    [
+        ("mnist-lr-optimum", "source", "Method source follows the training run; the task 'mnist-lr-optimum'"),
+        ("diabetes-optimum", "hydra-fast", "trained to its optimum"),
+        ("rotated-mnist", "hydra-fast", "trained in 2 stages"),
+    ],
+)
+def test_methods_that_follow_a_run_need_one(task: str, method: str, expected: str):
+    content = {**study(method), "task": task, "training": {"epochs": [1]}}
+    with pytest.raises(StudyError, match=expected) as refused:
+        build_plan(resolve(content), task_facts(load_task(task), task))
+    assert "Leave" in refused.value.hint
+
+
+def test_source_keeps_the_checkpoints_of_each_stage():
+    content = {**study("source", epochs=20), "task": "rotated-mnist", "training": {"epochs": [20]}}
+    plan = build_plan(resolve(content), task_facts(load_task("rotated-mnist"), "rotated-mnist"))
+    trained = next(step for step in plan.steps if step.name == "train")
+    assert trained.settings["epochs"] == [5, 10, 15, 20]
