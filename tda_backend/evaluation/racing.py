@@ -1,0 +1,271 @@
+"""Racing: every configuration and λ is scored on the same retrainings, one more at a time, until the winner is known.
+
+After s subsets each candidate c has its LDS on those s. With ``u_jq, v_jq`` the ranks of prediction and target among
+the s subsets, standardised over j, and ``ρ_q = mean_j u_jq v_jq``, subset j contributes
+
+    h_cj = mean_q [u_jq v_jq − ρ_q (u_jq² + v_jq²)/2]
+
+to the error of the mean correlation (its influence function), so that the difference to the leader ℓ has the paired
+standard error ``sd_j(h_cj − h_ℓj)/√s``. This is what resampling subsets with shared weights converges to, without the
+draws, and with Student's t of s − 1 degrees of freedom it keeps its level at five subsets, where a bootstrap of five
+values cannot.
+
+A candidate is eliminated once the upper confidence limit of (its LDS − the leader's) is below 0. The race is decided
+when that limit is at most ``tolerance`` for every survivor: whichever is best, the leader is not worse than it by more.
+Looking after every retraining is paid for: look i spends ``(1 − confidence)·(1 − γ)γ^i`` (sums to 1 − confidence).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from tda_backend.errors import DataError, UsageError
+
+_SPENDING = 0.9  # γ
+_BLOCK = 32  # candidates at once: their ranks stay in the cache
+
+
+@dataclass(frozen=True)
+class Look:
+    """The race after one more retraining.
+
+    Attributes:
+        num_retrainings: s.
+        leader: Candidate with the highest LDS among the survivors.
+        lds: Its LDS on the first s subsets.
+        num_survivors: Candidates not eliminated after this look.
+        largest_gap: Largest upper confidence limit, over the other survivors, of their LDS minus the leader's: the
+            leader is at most this much worse than the best; −inf if it is alone, NaN before the first look.
+    """
+
+    num_retrainings: int
+    leader: int
+    lds: float
+    num_survivors: int
+    largest_gap: float
+
+
+@dataclass(frozen=True)
+class RaceResult:
+    """How a race ended.
+
+    Attributes:
+        winner: Leading candidate.
+        lds: Its LDS on the retrainings used.
+        num_retrainings: Used.
+        decided: The winner is within ``tolerance`` of the best at the confidence asked for; otherwise the retrainings
+            ran out.
+        survivors: ``[a]`` candidates not eliminated, best first.
+        history: One :class:`Look` per retraining from the second on.
+        tolerance: As given.
+        confidence: As given.
+    """
+
+    winner: int
+    lds: float
+    num_retrainings: int
+    decided: bool
+    survivors: np.ndarray
+    history: tuple[Look, ...]
+    tolerance: float
+    confidence: float
+
+    @property
+    def sentence(self) -> str:
+        """The result for a person."""
+        if self.decided:
+            return (
+                f"After {self.num_retrainings} retrainings the winner is within {self.tolerance:g} LDS of the best "
+                f"(confidence {100 * self.confidence:g} %; {len(self.survivors)} candidates remain)."
+            )
+        return (
+            f"{self.num_retrainings} retrainings do not decide it: {len(self.survivors)} candidates remain, the leader "
+            f"may be up to {self.history[-1].largest_gap:.2g} LDS behind the best."
+        )
+
+
+class Race:
+    """A race that is fed one retraining at a time.
+
+    Args:
+        num_candidates: C.
+        tolerance: Differences of LDS that do not matter.
+        confidence: That the winner is within the tolerance of the best.
+        minimum: Retrainings before the first elimination, at least 3.
+
+    Raises:
+        UsageError: An argument is out of range.
+    """
+
+    def __init__(
+        self, num_candidates: int, *, tolerance: float = 0.01, confidence: float = 0.95, minimum: int = 5
+    ) -> None:
+        if num_candidates < 1 or tolerance < 0 or not 0 < confidence < 1 or minimum < 3:
+            raise UsageError(
+                f"A race of {num_candidates} candidates with tolerance {tolerance}, confidence {confidence} and "
+                f"minimum {minimum} is not possible.",
+                "At least 1 candidate, tolerance ≥ 0, confidence in (0, 1), minimum ≥ 3.",
+            )
+        self._tolerance, self._confidence, self._minimum = tolerance, confidence, minimum
+        self._alive = np.arange(num_candidates)
+        self._num_candidates = num_candidates
+        self._predicted: np.ndarray | None = None  # [alive, capacity, m] as given
+        self._ranks: np.ndarray | None = None  # [alive, capacity, m] twice the centred rank among those seen
+        self._target: list[np.ndarray] = []
+        self._history: list[Look] = []
+        self._decided = False
+        self._order = self._alive
+
+    @property
+    def decided(self) -> bool:
+        """Whether the race is over."""
+        return self._decided
+
+    def add(self, predicted: np.ndarray, target: np.ndarray) -> Look | None:
+        """Take one more retraining; return the race after it, ``None`` after the first (no correlation yet).
+
+        Args:
+            predicted: ``[C, m]`` predicted sums of this subset by all candidates, or their ranks among all subsets:
+                anything that orders subsets.
+            target: ``[m]`` its retrained goodness.
+
+        Raises:
+            UsageError: Shapes do not match.
+            DataError: A number is not finite.
+        """
+        row, truth = np.asarray(predicted), np.asarray(target, dtype=np.float64)
+        if row.ndim != 2 or len(row) != self._num_candidates or truth.shape != row.shape[1:]:
+            raise UsageError(
+                f"Predictions {row.shape} and targets {truth.shape} do not fit {self._num_candidates} candidates.",
+                "Predictions are [candidates, queries], targets [queries].",
+            )
+        if not (np.isfinite(row).all() and np.isfinite(truth).all()):
+            raise DataError("A prediction or target is not finite.", "Leave out candidates with non-finite scores.")
+        self._append(row[self._alive], truth)
+        count = len(self._target)
+        if count < 2:
+            return None
+        lds, contributions = self._correlations(count)
+        look = self._judge(count, lds, contributions)
+        self._history.append(look)
+        return look
+
+    def result(self) -> RaceResult:
+        """Return how the race stands.
+
+        Raises:
+            UsageError: Fewer than two retrainings were given.
+        """
+        if not self._history:
+            raise UsageError("A race needs at least two retrainings.", "Retrain more subsets.")
+        last = self._history[-1]
+        return RaceResult(
+            last.leader, last.lds, last.num_retrainings, self._decided, self._order, tuple(self._history),
+            self._tolerance, self._confidence,
+        )  # fmt: skip
+
+    def _append(self, row: np.ndarray, truth: np.ndarray) -> None:
+        count = len(self._target)
+        if self._predicted is None or self._ranks is None:
+            shape = (len(row), 16, row.shape[1])
+            self._predicted, self._ranks = np.empty(shape, row.dtype), np.empty(shape, np.int16)
+        elif count == self._predicted.shape[1]:
+            self._predicted = np.concatenate([self._predicted, np.empty_like(self._predicted)], axis=1)
+            self._ranks = np.concatenate([self._ranks, np.empty_like(self._ranks)], axis=1)
+        self._predicted[:, count] = row
+        for start in range(0, len(row), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            seen, new = self._predicted[block, :count], row[block, None]
+            # −1, 0, 1: summed over all pairs it is twice the centred average rank, ties included
+            sign = (seen > new).view(np.int8) - (seen < new).view(np.int8)
+            self._ranks[block, :count] += sign
+            self._ranks[block, count] = -sign.sum(axis=1, dtype=np.int16)
+        self._target.append(truth)
+
+    def _correlations(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the mean LDS of every survivor ``[a]`` and the contributions of subsets ``[a, s]``."""
+        from tda_backend.evaluation.bootstrap import ranks
+
+        assert self._ranks is not None
+        scale = np.float32(np.sqrt(count))
+        truth = (ranks(np.stack(self._target)) * scale).astype(np.float32)  # mean square 1
+        known = np.abs(truth).sum(0) > 0
+        square = np.square(truth)
+        lds = np.empty(len(self._alive))
+        contributions = np.empty((len(self._alive), count), dtype=np.float32)
+        for start in range(0, len(self._alive), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            own = self._ranks[block, :count].astype(np.float32)
+            power = np.einsum("csq,csq->cq", own, own)
+            defined = (power > 0) & known
+            own *= np.divide(scale, np.sqrt(power), out=np.zeros_like(power), where=defined)[:, None]
+            rho = np.einsum("csq,sq->cq", own, truth) / count
+            rho[~defined] = 0
+            number = np.maximum(1, defined.sum(1))
+            lds[block] = np.where(defined.any(1), rho.sum(1, dtype=np.float64) / number, -1.0)
+            half = (rho / 2)[:, None]
+            total = np.einsum("csq,csq->cs", own, truth - half * own) - np.einsum("cq,sq->cs", half[:, 0], square)
+            contributions[block] = total / number[:, None]
+        return lds, contributions
+
+    def _judge(self, count: int, lds: np.ndarray, contributions: np.ndarray) -> Look:
+        from scipy.stats import t as student  # slow to import
+
+        leader = int(np.argmax(lds))
+        gap = np.nan
+        order = np.argsort(-lds, kind="stable")
+        if count >= self._minimum:
+            level = (1 - self._confidence) * (1 - _SPENDING) * _SPENDING ** (count - self._minimum)
+            differences = contributions - contributions[leader]
+            errors = differences.std(axis=1, ddof=1, dtype=np.float64) / np.sqrt(count)
+            upper = lds - lds[leader] + float(student.isf(level, count - 1)) * errors
+            upper[leader] = 0.0
+            kept = upper >= 0
+            others = kept.copy()
+            others[leader] = False
+            gap = float(upper[others].max()) if others.any() else -np.inf
+            self._decided = gap <= self._tolerance
+            chosen = int(self._alive[leader])
+            self._order = self._alive[order[kept[order]]]
+            self._drop(kept)
+            return Look(count, chosen, float(lds[leader]), int(kept.sum()), gap)
+        self._order = self._alive[order]
+        return Look(count, int(self._alive[leader]), float(lds[leader]), len(self._alive), gap)
+
+    def _drop(self, kept: np.ndarray) -> None:
+        assert self._predicted is not None
+        assert self._ranks is not None
+        self._alive = self._alive[kept]
+        if kept.mean() < 1:
+            self._predicted, self._ranks = self._predicted[kept], self._ranks[kept]
+
+
+def run_race(
+    predicted: np.ndarray,
+    targets: Iterable[np.ndarray],
+    *,
+    tolerance: float = 0.01,
+    confidence: float = 0.95,
+    minimum: int = 5,
+) -> RaceResult:
+    """Race all candidates over retrainings that are done only as they are asked for.
+
+    Args:
+        predicted: ``[C, S, m]`` predicted sums or ranks for all planned subsets.
+        targets: Yields the retrained goodness ``[m]`` of subset 0, 1, …; not asked for more than needed.
+        tolerance: See :class:`Race`.
+        confidence: See :class:`Race`.
+        minimum: See :class:`Race`.
+
+    Raises:
+        UsageError, DataError: As :class:`Race`.
+    """
+    race = Race(len(predicted), tolerance=tolerance, confidence=confidence, minimum=minimum)
+    for position, target in enumerate(targets):
+        race.add(predicted[:, position], target)
+        if race.decided or position + 1 == predicted.shape[1]:
+            break
+    return race.result()
