@@ -18,6 +18,9 @@ QUICK_LIMITS = {
     "subsets": 24,
 }  # fmt: skip
 """Largest value of a number that decides what a method costs."""
+HEAVY_MODEL, HEAVY_LAMBDAS = 200_000, 10
+HEAVY_COUNTS = {"train": 300, "validation": 40, "queries": 40}
+"""For models of more than so many parameters."""
 QUICK_SEEDS = 2
 QUICK_REPETITIONS = {
     ("", "half_subset_models"): 3, ("empirical-influence", "subsets"): 24, ("if-lissa-run", "depth"): 50,
@@ -34,7 +37,7 @@ def quick(content: Mapping[str, Any], num_parameters: int = 100_000) -> dict[str
         num_parameters: p of the model: no projection is larger.
     """
     if content.get("claims"):
-        return quick_claims(content)
+        return quick_claims(content, num_parameters > HEAVY_MODEL)
     dim = max(1, min(QUICK_DIM, num_parameters // 2))
     result = copy.deepcopy(check_study(content))  # names what is wrong, and makes lists of single values
     result["name"] = f"{result.get('name', 'study')}-quick"
@@ -55,18 +58,26 @@ def quick(content: Mapping[str, Any], num_parameters: int = 100_000) -> dict[str
     return result
 
 
-def quick_claims(content: Mapping[str, Any]) -> dict[str, Any]:
+def quick_claims(content: Mapping[str, Any], heavy: bool = False) -> dict[str, Any]:
     """Return the small version of a study that tests claims: few examples and subsets, but its grids whole.
 
     The claims are about the grids, and with few examples a large grid costs little; only what is retrained or measured
     by repetition is shortened.
+
+    Args:
+        content: The study, not resolved.
+        heavy: The model is large: fewer examples and values of λ still.
     """
     result = copy.deepcopy(check_study(content))
     result["name"] = f"{result.get('name', 'study')}-quick"
     before = {**DEFAULTS["data"], **result.get("data", {})}
-    result["data"] = {key: min(value, QUICK_COUNTS.get(key, value)) for key, value in before.items()}
+    counts = HEAVY_COUNTS if heavy else QUICK_COUNTS
+    result["data"] = {key: min(value, counts.get(key, value)) for key, value in before.items()}
     truth = {**DEFAULTS["ground_truth"], **result.get("ground_truth", {})}
     result["ground_truth"] = {**truth, "subsets": min(truth["subsets"], QUICK_SUBSETS), "repeats": 1}
+    if heavy:
+        grid = {**DEFAULTS["regularization"], **result.get("regularization", {})}
+        result["regularization"] = {**grid, "count": min(grid["count"], HEAVY_LAMBDAS)}
     training = result.setdefault("training", {})
     training["seeds"] = min(training.get("seeds", 1), QUICK_SEEDS)
     for name, settings in result.get("methods", {}).items():

@@ -99,8 +99,7 @@ def choose(rows: Sequence[Row], selector: Mapping[str, Any]) -> Row:
         latest = max(row["training_epoch"] for row in found)
         found = [row for row in found if row["training_epoch"] == latest]
     if len(found) > 1:
-        usual = [row for row in found if _is_usual(spec, row, selector)]
-        found = usual or found
+        found = [row for row in found if _is_usual(spec, row, found)] or found
     if len(found) > 1 and "projection_dim" not in selector:
         unprojected = [row for row in found if row["projection_dim"] is None]
         found = unprojected or found
@@ -121,12 +120,14 @@ def _default(spec: MethodSpec, name: str) -> Any:
     return item.default[0] if item.sweep and item.default else item.default
 
 
-def _is_usual(spec: MethodSpec, row: Row, selector: Mapping[str, Any]) -> bool:
-    return all(
-        row["parameters"].get(item.name, item.default[0]) == item.default[0]
-        for item in spec.swept
-        if item.name not in selector and item.default
-    )
+def _is_usual(spec: MethodSpec, row: Row, found: Sequence[Row]) -> bool:
+    """Return whether a configuration has the default of every hyper-parameter in which those found differ."""
+    for item in spec.swept:
+        default = _default(spec, item.name)
+        values = [each["parameters"].get(item.name, default) for each in found]
+        if any(value != values[0] for value in values) and row["parameters"].get(item.name, default) != default:
+            return False
+    return True
 
 
 def regularization_of(
