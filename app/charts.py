@@ -192,7 +192,10 @@ def lds_figure(
 
 
 def comparison_figure(
-    curves: Sequence[tuple[str, str, str, pd.DataFrame]], title: str = LAMBDA_TITLE, height: int = 260
+    curves: Sequence[tuple[str, str, str, pd.DataFrame]],
+    title: str = LAMBDA_TITLE,
+    height: int = 260,
+    y_title: str = "LDS (mean over queries)",
 ) -> go.Figure:
     """Return several LDS(λ) curves with their bands in one figure.
 
@@ -200,6 +203,7 @@ def comparison_figure(
         curves: (legend entry, colour ``#rrggbb``, dash, frame with regularization, mean, ci_low, ci_high).
         title: What λ is.
         height: Pixels.
+        y_title: What the curves are.
     """
     curves = [(name, color, dash, on_grid(frame)) for name, color, dash, frame in curves]
     every = pd.concat([frame["regularization"] for *_, frame in curves])
@@ -208,7 +212,7 @@ def comparison_figure(
     for name, color, dash, frame in curves:
         _curve(figure, frame, "ci_low", "ci_high", color, name, zero, dash)
     _regularization_axis(figure, every, zero, title)
-    figure.update_yaxes(title="LDS (mean over queries)")
+    figure.update_yaxes(title=y_title)
     return _finish(figure, height)
 
 

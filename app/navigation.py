@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import streamlit as st
 
-ADDRESSES = ("overview", "explorer", "selection", "sensitivity", "methods", "guide")
+ADDRESSES = ("overview", "explorer", "selection", "sensitivity", "methods", "papers", "guide")
 
 
 def pages() -> list:
     """Return the pages in the order of the navigation."""
-    from app.views import explorer, guide, methods, overview, selection, sensitivity
+    from app.views import explorer, guide, methods, overview, papers, selection, sensitivity
 
     return [
         st.Page(overview.render, title="Overview", url_path="overview", default=True),
@@ -17,6 +17,7 @@ def pages() -> list:
         st.Page(selection.render, title="λ selection", url_path="selection"),
         st.Page(sensitivity.render, title="Sensitivity", url_path="sensitivity"),
         st.Page(methods.render, title="Methods", url_path="methods"),
+        st.Page(papers.render, title="Papers", url_path="papers"),
         st.Page(guide.render, title="Guide", url_path="guide"),
     ]
 
@@ -29,5 +30,6 @@ def open_page(name: str) -> None:
         "selection": "λ selection",
         "sensitivity": "Sensitivity",
         "methods": "Methods",
+        "papers": "Papers",
     }
     st.switch_page(next(page for page in pages() if page.title == titles[name]))

@@ -259,3 +259,24 @@ def rule_points(evidence: ClaimEvidence) -> pd.DataFrame:
                     "mean": float(mean), "regret": regret,
                 })  # fmt: skip
     return pd.DataFrame(found, columns=["configuration_id", "label", "rule", "regularization", "mean", "regret"])
+
+
+def removal_shares(evidence: ClaimEvidence) -> dict[str, pd.DataFrame]:
+    """Return the share of queries that have not flipped, by how many of their examples were removed.
+
+    A query that has flipped is not retrained again; it counts as flipped at every larger size.
+
+    Returns:
+        Curve's label → size, share.
+    """
+    frame = evidence.tables["removals"]
+    curves: dict[str, pd.DataFrame] = {}
+    if not len(frame):
+        return curves
+    sizes = sorted(set(frame["size"]))
+    for label, rows in frame.groupby("label", sort=False):
+        total = rows["query"].nunique()
+        first = rows.loc[rows["flipped"].astype(bool)].groupby("query")["size"].min().to_numpy()
+        shares = [1 - float((first <= size).sum()) / total for size in sizes]
+        curves[str(label)] = pd.DataFrame({"size": sizes, "share": shares})
+    return curves
