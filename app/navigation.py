@@ -4,12 +4,32 @@ from __future__ import annotations
 
 import streamlit as st
 
-ADDRESSES = ("overview", "explorer", "selection", "sensitivity", "methods", "papers", "guide")
+ADDRESSES = (
+    "overview",
+    "explorer",
+    "selection",
+    "sensitivity",
+    "methods",
+    "counterfactuals",
+    "health",
+    "papers",
+    "guide",
+)
 
 
 def pages() -> list:
     """Return the pages in the order of the navigation."""
-    from app.views import explorer, guide, methods, overview, papers, selection, sensitivity
+    from app.views import (
+        counterfactuals,
+        data_health,
+        explorer,
+        guide,
+        methods,
+        overview,
+        papers,
+        selection,
+        sensitivity,
+    )
 
     return [
         st.Page(overview.render, title="Overview", url_path="overview", default=True),
@@ -17,6 +37,8 @@ def pages() -> list:
         st.Page(selection.render, title="λ selection", url_path="selection"),
         st.Page(sensitivity.render, title="Sensitivity", url_path="sensitivity"),
         st.Page(methods.render, title="Methods", url_path="methods"),
+        st.Page(counterfactuals.render, title="Counterfactuals", url_path="counterfactuals"),
+        st.Page(data_health.render, title="Data health", url_path="health"),
         st.Page(papers.render, title="Papers", url_path="papers"),
         st.Page(guide.render, title="Guide", url_path="guide"),
     ]
@@ -30,6 +52,8 @@ def open_page(name: str) -> None:
         "selection": "λ selection",
         "sensitivity": "Sensitivity",
         "methods": "Methods",
+        "counterfactuals": "Counterfactuals",
+        "health": "Data health",
         "papers": "Papers",
     }
     st.switch_page(next(page for page in pages() if page.title == titles[name]))

@@ -138,6 +138,9 @@ def _complete(current: View, opened: Study, configuration: pd.Series) -> tuple[V
         current = replace(current, query=None)
     if current.query is None:
         current = replace(current, query=first_query(opened))
+    if current.train is not None and current.train >= opened.num_train:
+        notes.append(f"There is no training example {current.train}: the study has 0 to {opened.num_train - 1}.")
+        current = replace(current, train=None)
     if current.alpha is not None and current.alpha not in opened.alphas:
         notes.append(f"There are no subsets with α = {current.alpha:g}; {opened.alphas[0]:g} is shown.")
         current = replace(current, alpha=None)

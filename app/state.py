@@ -47,6 +47,7 @@ class View:
         verdict: Which claims are listed; empty: all.
         claims: Claims that are open, as ``study/claim``.
         versus: Configuration that the present one is compared with.
+        train: Position of the training example that is open.
         versus_at: Its λ: ``selected``, ``best``, ``zero``, ``default`` or ``same``.
     """
 
@@ -70,6 +71,7 @@ class View:
     claims: tuple[str, ...] = ()
     versus: str = ""
     versus_at: str = "selected"
+    train: int | None = None
 
 
 def parse(params: Mapping[str, str]) -> tuple[View, list[str]]:
@@ -127,6 +129,7 @@ def parse(params: Mapping[str, str]) -> tuple[View, list[str]]:
         claims=tuple(filter(None, params.get("claim", "").split(","))),
         versus=params.get("vs", ""),
         versus_at=one_of("at", VERSUS_AT, "selected"),
+        train=integer("train"),
     )
     return view, notes
 
@@ -153,6 +156,7 @@ def to_params(view: View) -> dict[str, str]:
         "verdict": view.verdict,
         "claim": ",".join(view.claims),
         "vs": view.versus,
+        "train": "" if view.train is None else str(view.train),
         "at": "" if view.versus_at == "selected" else view.versus_at,
     }
     return {name: text for name, text in params.items() if text}

@@ -17,10 +17,7 @@ function create(root) {
   const forth = make("button", "turn", box, "›");
   const page = make("div", "page", box);
   back.type = forth.type = "button";
-  back.setAttribute("aria-label", "Earlier queries");
-  forth.setAttribute("aria-label", "Later queries");
   strip.setAttribute("role", "group");
-  strip.setAttribute("aria-label", "Queries");
   const self = { box, back, forth, strip, page, buttons: [], start: 0, data: null, pick: null, size: 0 };
   back.addEventListener("click", () => turn(self, -1));
   forth.addEventListener("click", () => turn(self, 1));
@@ -43,7 +40,7 @@ function reveal(self) {
 }
 
 function draw(self, resized) {
-  const { data, strip } = self;
+  const { data, strip, back, forth } = self;
   const width = strip.clientWidth;
   if (!data || !width) return;
   const textual = !data.sprite;
@@ -52,6 +49,9 @@ function draw(self, resized) {
     self.size = size;
     reveal(self);
   } else if (resized) return;
+  back.setAttribute("aria-label", `Earlier ${data.noun}`);
+  forth.setAttribute("aria-label", `Later ${data.noun}`);
+  strip.setAttribute("aria-label", data.noun);
   strip.style.setProperty("--columns", Math.max(1, Math.floor(width / (textual ? 200 : 66))));
   strip.style.setProperty("--sprite", data.sprite ? `url("${data.sprite.url}")` : "none");
   while (self.buttons.length < size) {
@@ -90,7 +90,7 @@ function draw(self, resized) {
   });
   self.box.classList.toggle("textual", textual);
   const last = Math.min(data.items.length, self.start + size);
-  self.page.textContent = data.items.length ? `${self.start + 1} to ${last} of ${data.items.length}` : "No query matches";
+  self.page.textContent = data.items.length ? `${self.start + 1} to ${last} of ${data.items.length}` : `No ${data.noun}`;
   self.back.disabled = self.start === 0;
   self.forth.disabled = last >= data.items.length;
 }

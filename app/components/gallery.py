@@ -1,13 +1,14 @@
-"""A strip of pictures (or texts) to pick a query from."""
+"""A strip of pictures (or texts) to pick a query or a training example from."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 
-from app import explorer_data, session
+from app import explorer_data, retrained_data, session
 from app.formats import signed
 from app.session import Context
 from app.state import View
@@ -52,6 +53,7 @@ def show_gallery(context: Context, rows: pd.DataFrame, key: str = "gallery") -> 
         "sprite": explorer_data.query_sprite(context.opened, positions),
         "selected": context.view.query,
         "key": f"{context.opened.study_id}/{hash(positions)}",
+        "noun": "queries",
     }
 
     def picked() -> None:
@@ -60,3 +62,47 @@ def show_gallery(context: Context, rows: pd.DataFrame, key: str = "gallery") -> 
             session.update(query=int(value))
 
     _element(key=key, data=data, on_query_change=picked)
+
+
+def show_training_strip(
+    context: Context, rows: pd.DataFrame, marks: list[str], notes: list[str], selected: int | None, key: str,
+    picked: Callable[[int], None],
+) -> None:  # fmt: skip
+    """Draw training examples in the order given; picking one reports its position.
+
+    Args:
+        context: What the page works with.
+        rows: Of the study's training examples, with position.
+        marks: What stands after each label, e.g. ``was 7`` where it is known to be wrong.
+        notes: One line for each, for its tooltip, e.g. its self-influence.
+        selected: Position of the one that is open.
+        key: Of the element.
+        picked: Called with the position.
+    """
+    positions = tuple(int(value) for value in rows["position"])
+    items = [
+        {
+            "query": int(row["position"]),
+            "label": f"{row['label']} {mark}".strip(),
+            "prediction": str(row["prediction"]),
+            "right": explorer_data.is_right(row),
+            "alt": f"{explorer_data.alt_text(row, 'training example')}; {note}",
+            "goodness": signed(row["goodness"], 1),
+            "text": "" if row["kind"] == "image" else str(row["payload"]),
+        }
+        for row, mark, note in zip(rows.to_dict("records"), marks, notes, strict=True)
+    ]
+    data = {
+        "items": items,
+        "sprite": retrained_data.train_sprite(context.opened, positions),
+        "selected": selected,
+        "key": f"{key}/{context.opened.study_id}/{hash(positions)}",
+        "noun": "training examples",
+    }
+
+    def on_pick() -> None:
+        value = st.session_state[key].get("query")
+        if value is not None:
+            picked(int(value))
+
+    _element(key=key, data=data, on_query_change=on_pick)
