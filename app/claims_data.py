@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -10,7 +11,7 @@ import streamlit as st
 from app.services import studies, study, version, workspace
 from tda_backend.runs import claim_figures, papers, shipped
 from tda_backend.runs.api import Study
-from tda_backend.runs.claim_figures import ClaimEvidence, parse_comparison
+from tda_backend.runs.claim_figures import ClaimEvidence, comparisons_of
 from tda_backend.runs.claim_rules import PAPERS
 
 COMPUTED, SHIPPED, NOT_RUN = papers.COMPUTED, papers.SHIPPED, papers.NOT_RUN
@@ -76,21 +77,10 @@ def opened(name: str) -> Study:
 def comparisons(claim: dict[str, Any]) -> pd.DataFrame:
     """Return the comparisons behind a verdict.
 
-    Columns: left, left_value, right, right_value, value, low, high, bound, above, sentence; values are missing where a
-    sentence has none.
+    Columns: left, left_value, right, right_value, value, low, high, bound, above, sentence; right_value is missing
+    where a number stands alone.
     """
-    rows = []
-    for sentence in claim["numbers"]:
-        found = parse_comparison(sentence)
-        if found is None:
-            rows.append({"sentence": sentence})
-            continue
-        each = found.comparison
-        rows.append({
-            "left": found.left, "left_value": found.left_value, "right": found.right, "right_value": found.right_value,
-            "value": each.value, "low": each.low, "high": each.high, "bound": each.bound, "above": each.above,
-            "sentence": sentence,
-        })  # fmt: skip
+    rows = [{**asdict(each), "sentence": each.sentence} for each in comparisons_of(claim)]
     columns = ["left", "left_value", "right", "right_value", "value", "low", "high", "bound", "above", "sentence"]
     return pd.DataFrame(rows, columns=columns)
 

@@ -41,20 +41,37 @@ class Comparison:
     """One number against the bound that a statement sets it.
 
     Attributes:
-        sentence: What was compared, with the numbers.
-        value: The number.
+        left: What was measured.
+        left_value: Its number.
+        operator: ``−`` or ``/``, or empty where the number stands alone.
+        right: What it was compared with, or empty.
+        right_value: Its number, or NaN.
+        value: The number compared with the bound: left operator right.
         low: 2.5 % quantile of its draws.
         high: 97.5 % quantile.
         bound: What it must pass.
         above: Whether it must lie above the bound (else below).
     """
 
-    sentence: str
+    left: str
+    left_value: float
+    operator: Literal["−", "/", ""]
+    right: str
+    right_value: float
     value: float
     low: float
     high: float
     bound: float
     above: bool
+
+    @property
+    def sentence(self) -> str:
+        """What was compared, with the numbers."""
+        digits = {"−": "+.3f", "/": ".2f", "": ".3f"}[self.operator]
+        value, low, high = (format(number, digits) for number in (self.value, self.low, self.high))
+        beside = f" {self.operator} {self.right} {self.right_value:.3f}" if self.operator else ""
+        number = f" {self.left_value:.3f}{beside} = {value}" if self.operator else f" {value}"
+        return f"{self.left}{number} [{low}, {high}], {'above' if self.above else 'below'} {self.bound:g} expected"
 
     @property
     def status(self) -> Status:
@@ -104,11 +121,7 @@ def difference(left: Measured, right: Measured, bound: float = 0.0, above: bool 
     _paired(left, right)
     value = left.value - right.value
     low, high = _interval(left.draws - right.draws)
-    text = (
-        f"{left.name} {left.value:.3f} − {right.name} {right.value:.3f} = {value:+.3f} [{low:+.3f}, {high:+.3f}], "
-        f"{'above' if above else 'below'} {bound:g} expected"
-    )
-    return Comparison(text, value, low, high, bound, above)
+    return Comparison(left.name, left.value, "−", right.name, right.value, value, low, high, bound, above)
 
 
 def ratio(left: Measured, right: Measured, bound: float) -> Comparison:
@@ -119,19 +132,14 @@ def ratio(left: Measured, right: Measured, bound: float) -> Comparison:
     if positive.mean() < 0.975:  # the interval would be that of the draws that happen to have a ratio
         low, high = float("nan"), float("nan")
     value = left.value / right.value if right.value > 0 else float("nan")
-    text = (
-        f"{left.name} {left.value:.3f} / {right.name} {right.value:.3f} = {value:.2f} [{low:.2f}, {high:.2f}], "
-        f"above {bound:g} expected"
-    )
-    return Comparison(text, value, low, high, bound, True)
+    return Comparison(left.name, left.value, "/", right.name, right.value, value, low, high, bound, True)
 
 
 def level(measured: Measured, bound: float, above: bool = True) -> Comparison:
     """Compare one number with a bound."""
     low, high = _interval(measured.draws)
-    side = "above" if above else "below"
-    text = f"{measured.name} {measured.value:.3f} [{low:.3f}, {high:.3f}], {side} {bound:g} expected"
-    return Comparison(text, measured.value, low, high, bound, above)
+    nothing = float("nan")
+    return Comparison(measured.name, measured.value, "", "", nothing, measured.value, low, high, bound, above)
 
 
 def spread(name: str, means: np.ndarray, draws: np.ndarray) -> Measured:

@@ -7,7 +7,6 @@ Everything is read from small tables; nothing is computed again. A claim names c
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +27,6 @@ from tda_backend.store import repository
 from tda_backend.store.workspace import Workspace
 
 TABLES = ("configurations", "lds", "selections", "indicator", "removals")
-_NUMBER = r"([+-]?(?:\d+(?:\.\d+)?(?:e[+-]?\d+)?|nan|inf))"
-_TAIL = rf"{_NUMBER} \[{_NUMBER}, {_NUMBER}\], (above|below) {_NUMBER} expected$"
-_PAIR = re.compile(rf"^(.+?) {_NUMBER} ([−/]) (.+) {_NUMBER} = {_TAIL}")
-_LEVEL = re.compile(rf"^(.+) {_TAIL}")
 
 
 @dataclass(frozen=True)
@@ -49,38 +44,16 @@ class ClaimEvidence:
     tables: Mapping[str, pd.DataFrame]
 
 
-@dataclass(frozen=True)
-class ParsedComparison:
-    """One comparison behind a verdict, read from its sentence.
-
-    Attributes:
-        left: What stands on the left.
-        left_value: Its number; the compared number itself where nothing stands on the right.
-        right: What stands on the right, or ``""``.
-        right_value: Its number, or NaN.
-        comparison: The compared number with its interval and bound.
-    """
-
-    left: str
-    left_value: float
-    right: str
-    right_value: float
-    comparison: Comparison
-
-
-def parse_comparison(sentence: str) -> ParsedComparison | None:
-    """Return the numbers of a sentence of :mod:`~tda_backend.evaluation.claims`; ``None`` if it is not of that form."""
-    pair = _PAIR.match(sentence)
-    if pair:
-        left, first, _, right, second, value, low, high, side, bound = pair.groups()
-    else:
-        alone = _LEVEL.match(sentence)
-        if alone is None:
-            return None
-        left, value, low, high, side, bound = alone.groups()
-        first, right, second = value, "", "nan"
-    comparison = Comparison(sentence, float(value), float(low), float(high), float(bound), side == "above")
-    return ParsedComparison(left, float(first), right, float(second), comparison)
+def comparisons_of(claim: Mapping[str, Any]) -> list[Comparison]:
+    """Return the comparisons behind a verdict (a row of :func:`~tda_backend.runs.papers.paper_claims`)."""
+    text = claim.get("comparisons")
+    if is_missing(text) or not text:
+        return []
+    found: list[Comparison] = []
+    for entry in json.loads(str(text)):
+        values: dict[str, Any] = {name: np.nan if value is None else value for name, value in entry.items()}
+        found.append(Comparison(**values))
+    return found
 
 
 def study_facts(name: str, origin: str, db: str | Path | Workspace | None = None) -> dict[str, Any]:

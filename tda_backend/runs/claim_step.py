@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -222,8 +222,8 @@ def _rising(evidence: Evidence, rows: Sequence[Mapping[str, Any]], bound: float)
         mean = frame["mean"].to_numpy()
         good += bool((np.maximum.accumulate(mean) - mean).max() <= _FALL and mean[-1] - mean[0] > _FALL)
     share = good / len(rows)
-    text = f"ξ rises with λ (never falls by more than {_FALL:g}) in {good} of {len(rows)} configurations"
-    return Comparison(text, share, share, share, bound, True)
+    name = f"share of configurations whose ξ rises with λ (never falls by more than {_FALL:g}; {good} of {len(rows)})"
+    return level(Measured(name, share, np.array([share])), bound)
 
 
 def run_claims(context: RunContext, step: Step, writer: ArtifactWriter) -> None:
@@ -237,11 +237,17 @@ def run_claims(context: RunContext, step: Step, writer: ArtifactWriter) -> None:
             "claim_id": claim["id"], "paper": claim["paper"], "place": claim["place"],
             "statement": claim["statement"], "check_name": claim["check"], "verdict": overall(comparisons),
             "value": decisive.value, "low": decisive.low, "high": decisive.high, "bound": decisive.bound,
-            "numbers": [each.sentence for each in comparisons], "note": claim.get("note", ""),
+            "numbers": [each.sentence for each in comparisons],
+            "comparisons": json.dumps([_finite(asdict(each)) for each in comparisons]), "note": claim.get("note", ""),
             "configuration_ids": [row["configuration_id"] for row in _unique(rows_of(claim, evidence.rows))],
             "num_subsets": evidence.num_subsets,
         })  # fmt: skip
     writer.table("verdicts", pa.Table.from_pylist(rows, schema=VERDICT_SCHEMA))
+
+
+def _finite(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an entry with NaN as null, as JSON has it."""
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in entry.items()}
 
 
 def _unique(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -251,6 +257,7 @@ def _unique(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 VERDICT_SCHEMA = pa.schema([
     ("claim_id", pa.string()), ("paper", pa.string()), ("place", pa.string()), ("statement", pa.string()),
     ("check_name", pa.string()), ("verdict", pa.string()), ("value", pa.float64()), ("low", pa.float64()),
-    ("high", pa.float64()), ("bound", pa.float64()), ("numbers", pa.list_(pa.string())), ("note", pa.string()),
+    ("high", pa.float64()), ("bound", pa.float64()), ("numbers", pa.list_(pa.string())),
+    ("comparisons", pa.string()), ("note", pa.string()),
     ("configuration_ids", pa.list_(pa.string())), ("num_subsets", pa.int32()),
 ])  # fmt: skip

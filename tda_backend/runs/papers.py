@@ -19,8 +19,8 @@ from tda_backend.store.workspace import Workspace
 
 COMPUTED, SHIPPED, NOT_RUN = "computed here", "shipped result", "not run"
 COLUMNS = [
-    "study", "claim_id", "paper", "place", "statement", "verdict", "value", "low", "high", "bound", "numbers", "note",
-    "check_name", "configuration_ids", "num_subsets", "origin", "task", "version", "created",
+    "study", "claim_id", "paper", "place", "statement", "verdict", "value", "low", "high", "bound", "numbers",
+    "comparisons", "note", "check_name", "configuration_ids", "num_subsets", "origin", "task", "version", "created",
 ]  # fmt: skip
 
 

@@ -34,7 +34,7 @@ VERSIONS = {
     "kronecker": 1,
     "scores": 2,
     "evaluate": 3,
-    "claims": 1,
+    "claims": 2,
     "study": 1,
     **COUNTERFACTUAL_VERSIONS,
 }

@@ -158,7 +158,12 @@ def selections(workspace: Workspace, study_id: str, alpha: float | None) -> pd.D
 
 def verdicts(workspace: Workspace, study_id: str) -> pd.DataFrame:
     """Return the verdicts on a study's claims, in the order of the study file."""
-    return query(workspace, "SELECT * EXCLUDE (study_id) FROM verdicts WHERE study_id = ? ORDER BY rowid", [study_id])
+    return query(
+        workspace,
+        """SELECT * EXCLUDE (study_id) REPLACE (comparisons::VARCHAR AS comparisons)
+           FROM verdicts WHERE study_id = ? ORDER BY rowid""",
+        [study_id],
+    )
 
 
 def eigenvalues(workspace: Workspace, study_id: str, configuration_id: str) -> pd.DataFrame:

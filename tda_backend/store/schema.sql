@@ -94,12 +94,13 @@ COMMENT ON COLUMN selections.quantiles IS 'quantile → {lambda, lds, regret}';
 
 CREATE TABLE verdicts (
     study_id VARCHAR, claim_id VARCHAR, paper VARCHAR, place VARCHAR, statement VARCHAR, check_name VARCHAR,
-    verdict VARCHAR, value DOUBLE, low DOUBLE, high DOUBLE, bound DOUBLE, numbers VARCHAR[], note VARCHAR,
+    verdict VARCHAR, value DOUBLE, low DOUBLE, high DOUBLE, bound DOUBLE, numbers VARCHAR[], comparisons JSON, note VARCHAR,
     configuration_ids VARCHAR[], num_subsets INTEGER);
 COMMENT ON TABLE verdicts IS 'What a paper states, and whether this study''s figures show it';
 COMMENT ON COLUMN verdicts.verdict IS 'reproduced, not reproduced or inconclusive (95 % intervals over subsets)';
 COMMENT ON COLUMN verdicts.value IS 'The comparison nearest to its bound (or farthest beyond it); low and high: 95 %';
 COMMENT ON COLUMN verdicts.configuration_ids IS 'What was compared, the left side first';
+COMMENT ON COLUMN verdicts.comparisons IS 'The same as a list: left, left_value, operator, right, right_value, value …';
 COMMENT ON COLUMN verdicts.numbers IS 'Every comparison in words, with its numbers';
 
 CREATE TABLE removals (

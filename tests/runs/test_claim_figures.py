@@ -3,50 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tda_backend.errors import UsageError
-from tda_backend.evaluation.claims import Measured, difference, level, ratio
 from tda_backend.runs.claim_figures import (
     ClaimEvidence,
     claim_evidence,
     claim_points,
-    parse_comparison,
     rule_points,
     study_facts,
 )
 from tda_backend.runs.papers import NOT_RUN, paper_claims
-
-numbers = st.floats(-5, 5).map(lambda value: round(value, 3))
-names = st.sampled_from(["TRAK · k=512 · λ=8.9 (best)", "range over λ of IF (3−2)", "λ=1e-05 / x", "mean of 4 rules"])
-
-
-@given(numbers, numbers, numbers, names, names, st.booleans())
-def test_a_sentence_gives_its_numbers_back(a, b, bound, left, right, above):
-    draws = np.linspace(-0.1, 0.1, 21)
-    first, second = Measured(left, a, a + draws), Measured(right, b, b - draws)
-    for made in (difference(first, second, bound, above), ratio(first, second, bound), level(first, bound, above)):
-        found = parse_comparison(made.sentence)
-        assert found is not None
-        assert found.comparison.above == made.above
-        assert found.comparison.bound == pytest.approx(made.bound, abs=1e-9)
-        for name in ("value", "low", "high"):
-            wanted, given_back = getattr(made, name), getattr(found.comparison, name)
-            assert math.isnan(wanted) == math.isnan(given_back)
-            assert math.isnan(wanted) or given_back == pytest.approx(wanted, abs=5.1e-3)
-        assert found.left == left
-        assert found.left_value == pytest.approx(a, abs=1e-9)
-        assert found.right in ("", right)
-
-
-def test_other_sentences_have_no_numbers():
-    assert parse_comparison("ξ rises with λ (never falls by more than 0.01) in 4 of 4 configurations") is None
 
 
 def evidence(rule: dict) -> ClaimEvidence:
