@@ -1,0 +1,173 @@
+"""Rules that choose λ, judged side by side: what they cost in retrainings and how much LDS they lose.
+
+    zero         λ = 0, the pseudo-inverse (TRAK's default)
+    default      the paper's default of the method
+    q0.1 … q0.9  quantiles of the positive eigenvalues (the baseline of *Taming*, §5)
+    xi0.3 … xi0.7  the λ at which the mean ξ reaches the threshold (*Taming*, Algorithm 1; 0.5 is the paper's)
+    racing       the winner over all values, found by adding retrainings until decided (:mod:`.racing`)
+    oracle       the best value there is, known only after all retrainings
+
+Regret is the LDS lost against the best over the grid and all rules of the same configuration, never negative. Racing
+and oracle are judged by the retrainings that chose them, so their regret is a little too good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+
+from tda_backend.errors import NumericalError, UsageError
+from tda_backend.evaluation.racing import run_race
+from tda_backend.evaluation.selection import QUANTILES, select_regularization, spectrum_quantiles
+from tda_backend.spectral.contraction import admissible
+from tda_backend.spectral.coordinates import Coordinates
+
+THRESHOLDS: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7)
+EQUIVALENT = 0.01
+"""LDS differences below this are called equivalent in the table: the spread between two training seeds is larger."""
+
+
+@dataclass(frozen=True)
+class RuleOutcome:
+    """What one rule did in one configuration.
+
+    Attributes:
+        configuration: Its id or label.
+        rule: Key, see the module.
+        regularization: λ it chose.
+        lds: Mean LDS there.
+        regret: Best LDS of the configuration minus ``lds``.
+        num_retrainings: Retrainings the choice needed.
+        decades: Distance from the chosen λ to the evaluated one, in decades; 0 where the λ itself was evaluated.
+    """
+
+    configuration: str
+    rule: str
+    regularization: float
+    lds: float
+    regret: float
+    num_retrainings: int
+    decades: float
+
+
+def rule_regularizations(
+    spectra: Sequence[Coordinates],
+    default: float | None,
+    *,
+    thresholds: Sequence[float] = THRESHOLDS,
+    quantiles: Sequence[float] = QUANTILES,
+) -> dict[str, float]:
+    """Return the λ of every rule that needs no retraining and that the method allows.
+
+    Args:
+        spectra: One spectrum per training seed.
+        default: The paper's default λ of the method, absolute; ``None`` leaves the rule out.
+        thresholds: Of ξ; one that ξ does not reach is left out.
+        quantiles: Of the positive eigenvalues.
+    """
+    found: dict[str, float] = {"zero": 0.0}
+    if default is not None:
+        found["default"] = float(default)
+    found |= {f"q{quantile:g}": value for quantile, value in spectrum_quantiles(spectra, quantiles).items()}
+    for threshold in thresholds:
+        try:
+            found[f"xi{threshold:g}"] = select_regularization(spectra, threshold).regularization
+        except NumericalError:  # ξ stays below this threshold: the rule gives no answer here
+            continue
+    allowed = set(admissible(spectra, sorted(set(found.values()))))
+    return {rule: value for rule, value in found.items() if value in allowed}
+
+
+def rule_outcomes(
+    configuration: str,
+    regularizations: Sequence[float] | np.ndarray,
+    lds: Sequence[float] | np.ndarray,
+    chosen: Mapping[str, float],
+    num_subsets: int,
+    *,
+    predicted: np.ndarray | None = None,
+    target: np.ndarray | None = None,
+    tolerance: float = 0.01,
+    confidence: float = 0.95,
+) -> list[RuleOutcome]:
+    """Return what every rule did in one configuration, racing (if ranks are given) and the oracle included.
+
+    Args:
+        configuration: Id or label.
+        regularizations: ``[L]`` evaluated λ; should hold those of the rules. Where it does not, the nearest on the log
+            scale stands in and ``decades`` says how far off it is.
+        lds: ``[L]`` mean LDS there; NaN values are never chosen by the oracle.
+        chosen: Rule → λ, from :func:`rule_regularizations`.
+        num_subsets: S, what the oracle costs.
+        predicted: ``[L, S, m]`` ranks of predicted subset sums, in the order of the retrainings.
+        target: ``[S, m]`` retrained goodness.
+        tolerance: Of the race.
+        confidence: Of the race.
+
+    Raises:
+        UsageError: Shapes do not match.
+        NumericalError: No LDS is defined.
+    """
+    values, means = np.asarray(regularizations, dtype=np.float64), np.asarray(lds, dtype=np.float64)
+    if values.shape != means.shape or values.ndim != 1 or (predicted is not None and len(predicted) != len(values)):
+        raise UsageError(
+            f"{values.size} values of λ do not fit {means.size} LDS"
+            + (f" and ranks of {len(predicted)}." if predicted is not None else "."),
+            "Give one LDS, and one row of ranks, for each λ.",
+        )
+    if not np.isfinite(means).any():
+        raise NumericalError(f"No LDS is defined in {configuration}.", "Retrain subsets and evaluate first.")
+    best = int(np.nanargmax(means))
+
+    def outcome(rule: str, index: int, cost: int, wanted: float | None = None) -> RuleOutcome:
+        at = float(values[index])
+        regret = float(means[best] - means[index])
+        wanted = at if wanted is None else wanted
+        return RuleOutcome(configuration, rule, wanted, float(means[index]), regret, cost, _decades(at, wanted))
+
+    rows = [outcome(rule, _nearest(values, value), 0, value) for rule, value in chosen.items()]
+    if predicted is not None and target is not None:
+        race = run_race(predicted, iter(target), tolerance=tolerance, confidence=confidence)
+        rows.append(outcome("racing", race.winner, race.num_retrainings))
+    return [*rows, outcome("oracle", best, num_subsets)]
+
+
+def rule_table(outcomes: Sequence[RuleOutcome]) -> pd.DataFrame:
+    """Return one row per rule, in the order in which rules first appear, over all configurations.
+
+    Columns: rule, num_configurations, mean_lds, mean_regret, median_regret, worst_regret, share_equivalent (regret at
+    most .01), num_retrainings (mean). A rule without an answer in some configuration has a smaller number.
+    """
+    columns = ["rule", "num_configurations", "mean_lds", "mean_regret", "median_regret", "worst_regret"]
+    columns += ["share_equivalent", "num_retrainings"]
+    if not outcomes:
+        return pd.DataFrame(columns=columns)
+    frame = pd.DataFrame([asdict(outcome) for outcome in outcomes])
+    grouped = frame.groupby("rule", sort=False)
+    table = pd.DataFrame(
+        {
+            "num_configurations": grouped["configuration"].nunique(),
+            "mean_lds": grouped["lds"].mean(),
+            "mean_regret": grouped["regret"].mean(),
+            "median_regret": grouped["regret"].median(),
+            "worst_regret": grouped["regret"].max(),
+            "share_equivalent": grouped["regret"].agg(lambda regrets: float((regrets <= EQUIVALENT).mean())),
+            "num_retrainings": grouped["num_retrainings"].mean(),
+        }
+    )
+    return pd.DataFrame(table.reset_index(), columns=columns)
+
+
+def _nearest(values: np.ndarray, wanted: float) -> int:
+    """Return the index of the evaluated λ nearest on the log scale, where 0 is far from every positive value."""
+    return int(np.argmin([_decades(float(value), wanted) for value in values]))
+
+
+def _decades(at: float, wanted: float) -> float:
+    if at == wanted:
+        return 0.0
+    floor = 1e-30  # λ = 0 is far from every positive λ
+    return float(abs(np.log10(max(at, floor)) - np.log10(max(wanted, floor))))
