@@ -46,10 +46,6 @@ def test_regret_is_against_the_best_and_costs_are_retrainings():
     assert by_rule["default"].decades == pytest.approx(np.log10(2))
     oracle = by_rule["oracle"]
     assert (oracle.regularization, oracle.regret, oracle.num_retrainings) == (1e-3, 0, 50)
-        1e-3,
-        0,
-        50,
-    )
     assert {by_rule[name].num_retrainings for name in ("zero", "xi0.5", "default")} == {0}
     assert rule_outcomes("a", GRID, LDS, {"tiny": 1e-12}, 50)[0].lds == 0.2  # the nearest positive one, not 0
 
