@@ -198,3 +198,15 @@ def test_stages_are_checked(stages, words):
     task.stages = stages
     with pytest.raises(TaskError, match=words):
         stage_plan(task)
+
+
+def test_stages_and_optimizer_are_part_of_the_tasks_identity():
+    task, other = Staged(), Staged()
+    assert task.source() == other.source()
+    other.stages = (Stage("many", 2), Stage("few", 1, 0.02))
+    assert task.source() != other.source()
+    third = Staged()
+    third.stage_key = "phase"
+    assert task.source() != third.source()
+    plain, optimum = TinyTask(), TinyTask(optimizer="lbfgs")
+    assert plain.source() != optimum.source()
