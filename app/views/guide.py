@@ -53,12 +53,12 @@ promises that λ* is the best λ: the **regret** (best LDS minus LDS at λ*) say
 has over the training seeds at this λ: a wide interval says that the ranking is not to be relied on.
 
 ### Retrained, not estimated
-**Subset removal.** The k training examples that help a query most are taken out, the model is retrained several times,
-and the query has **flipped** when fewer than half of those models still get it right. Only queries that every model
-trained on everything gets right take part. The curve is the share of flipped queries against k; a method that finds what
-a prediction hangs on rises early, random examples of the same class hardly at all. **Brittleness** is the smallest k.
-**Leave one out.** One example is taken out and the model retrained with the same seeds. The effect on a query is small
-and noisy; the *ceiling* says what perfect scores could reach given the noise between seeds.
+**Subset removal.** The k training examples that help a query most are taken out, the model is retrained several
+times, and the query has **flipped** when fewer than half of those models still get it right. Only queries that every
+model trained on everything gets right take part. The curve is the share of flipped queries against k; a method that
+finds what a prediction hangs on rises early, random examples of the same class hardly at all. **Brittleness** is the
+smallest k. **Leave one out.** One example is taken out and the model retrained with the same seeds. The effect on a
+query is small and noisy; the *ceiling* says what perfect scores could reach given the noise between seeds.
 
 ### Which labels look wrong?
 **Self-influence** is what an example does to its own loss: large where nothing else in the data would have taught the
@@ -73,8 +73,8 @@ gets wrong, written *label → prediction*. The bar under a card is its score ag
 Arrow keys move it, with Shift finely; Page Up and Page Down by a decade; Home is λ = 0, End the largest λ.
 
 ### Sources
-LDS, ξ and λ\*: arXiv 2505.24261 (§4, Algorithm 1). TRAK: arXiv 2303.14186. Removal: arXiv 2405.12186 (B.3). Every page's address holds the whole view:
-copy it to share what you see.
+LDS, ξ and λ\*: arXiv 2505.24261 (§4, Algorithm 1). TRAK: arXiv 2303.14186. Removal: arXiv 2405.12186 (B.3). Every
+page's address holds the whole view: copy it to share what you see.
 """
 
 
