@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from tda_backend.errors import NumericalError, UsageError
+from tda_backend.evaluation.indicator import Indicator
 from tda_backend.evaluation.racing import run_race
 from tda_backend.evaluation.selection import QUANTILES, select_regularization, spectrum_quantiles
 from tda_backend.spectral.contraction import admissible
@@ -72,9 +73,10 @@ def rule_regularizations(
     if default is not None:
         found["default"] = float(default)
     found |= {f"q{quantile:g}": value for quantile, value in spectrum_quantiles(spectra, quantiles).items()}
+    indicator = Indicator(spectra)
     for threshold in thresholds:
         try:
-            found[f"xi{threshold:g}"] = select_regularization(spectra, threshold).regularization
+            found[f"xi{threshold:g}"] = select_regularization(spectra, threshold, indicator).regularization
         except NumericalError:  # ξ stays below this threshold: the rule gives no answer here
             continue
     allowed = set(admissible(spectra, sorted(set(found.values()))))

@@ -43,7 +43,9 @@ class Selection:
     num_dropped: int
 
 
-def select_regularization(spectra: Sequence[Coordinates], threshold: float = 0.5) -> Selection:
+def select_regularization(
+    spectra: Sequence[Coordinates], threshold: float = 0.5, indicator: Indicator | None = None
+) -> Selection:
     """Return the λ at which the mean ξ over the validation set reaches the threshold.
 
     Scans 113 log-spaced λ in σ_max·[1e-10, 1e4], takes the **last upward** crossing and bisects on log λ inside that
@@ -52,6 +54,7 @@ def select_regularization(spectra: Sequence[Coordinates], threshold: float = 0.5
     Args:
         spectra: One spectrum per training seed, with validation coordinates.
         threshold: In (0, 1); 0.4 to 0.6 work alike.
+        indicator: ξ of these spectra, where several thresholds are asked for: making it is what costs.
 
     Raises:
         UsageError: The threshold is outside (0, 1).
@@ -59,7 +62,7 @@ def select_regularization(spectra: Sequence[Coordinates], threshold: float = 0.5
     """
     if not 0.0 < threshold < 1.0:
         raise UsageError(f"The threshold {threshold} for ξ is outside (0, 1).", "The usual value is 0.5.")
-    indicator = Indicator(spectra)
+    indicator = Indicator(spectra) if indicator is None else indicator
     low, high = (indicator.largest_eigenvalue * factor for factor in _SCAN_RANGE)
     grid = np.geomspace(low, high, _SCAN_POINTS)
     xi = indicator.mean(grid)

@@ -128,6 +128,16 @@ class MethodSpec:
         """Whether its scores form a curve over λ."""
         return self.recipe != "scores"
 
+    def default_for(self, parameters: Mapping[str, Any]) -> float | None:
+        """Return the papers' λ in the units of a configuration; ``None`` where they give none.
+
+        Relative damping: .1 of the mean eigenvalue (EK-FAC's usual choice); LoGra's default is relative already.
+        """
+        relative = parameters.get("damping") == "relative"
+        if self.recipe == "kronecker" and relative:
+            return 0.1
+        return None if self.name == "logra" and not relative else self.default_regularization
+
     def hyperparameter(self, name: str) -> Hyperparameter | None:
         """Return one of its hyper-parameters, or ``None``."""
         return next((item for item in self.hyperparameters if item.name == name), None)

@@ -72,11 +72,7 @@ class Evidence:
                 f"ground_truth.alphas has {', '.join(f'{each:g}' for each in self.alphas)}.",
             )
         values, means, draws = (artifact.array(f"{part}_{name}") for part in ("values", "means", "draws"))
-        extra = 0
-        if row["has_regularization"]:
-            selection = self.selection(row) or {}
-            extra = 1 + len(json.loads(selection.get("quantiles") or "{}"))
-        return Curve(values, means, np.asarray(draws, dtype=np.float64), len(values) - extra)
+        return Curve(values, means, np.asarray(draws, dtype=np.float64), int(artifact.manifest["num_grid"]))
 
     def measured(self, selector: Mapping[str, Any]) -> Measured:
         """Return the LDS that a selector names, with its draws."""

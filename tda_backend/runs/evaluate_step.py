@@ -14,6 +14,7 @@ import torch
 
 from tda_backend.evaluation.indicator import Indicator, indicator_curve
 from tda_backend.evaluation.lds import lds_curve
+from tda_backend.evaluation.rules import rule_regularizations
 from tda_backend.evaluation.selection import Selection, regret, select_regularization, spectrum_quantiles
 from tda_backend.seeds import hashed_seed
 from tda_backend.spectral.contraction import ScoreMatrix, Source, admissible, num_queries, num_train, scores
@@ -35,15 +36,17 @@ class Evaluated:
     """One evaluated configuration.
 
     Attributes:
-        tables: ``lds, lds_query, indicator, selections, top_examples``, those that exist for its source.
-        arrays: For every α: ``values_α`` float64 ``[L']`` (λ of the grid, λ*, the spectrum quantiles; one NaN without
+        tables: ``lds, lds_query, indicator, selections, rules, top_examples``, those that exist for its source.
+        arrays: For every α: ``values_α`` float64 ``[L']`` (λ of the grid, λ*, what other rules choose; one NaN without
             λ), ``means_α`` float64 ``[L']`` (LDS), ``ranks_α`` uint16 ``[L', S, m]`` (twice the average rank of the
             summed scores over subsets) and ``draws_α`` float32 ``[B, L']`` (bootstrap means, paired between
             configurations).
+        num_grid: How many of the values are the grid's; they come first, then λ*.
     """
 
     tables: dict[str, pa.Table | pd.DataFrame]
     arrays: dict[str, np.ndarray]
+    num_grid: int = 1
 
 
 def evaluated(source: Source, settings: Mapping[str, Any], truth: Truth) -> Evaluated:
@@ -72,10 +75,12 @@ def evaluated(source: Source, settings: Mapping[str, Any], truth: Truth) -> Eval
         "indicator": _indicator_table(source, grid, chosen.regularization),
         "top_examples": top_examples(source, chosen.regularization, evaluation["top"]),
     }
+    rules = rule_regularizations(source, settings["default_regularization"], quantiles=evaluation["quantiles"])
+    tables["rules"] = pd.DataFrame({"rule": list(rules), "regularization": list(rules.values())})
     lds_at: dict[float, dict[float, tuple[float, float, float]]] = {}
     arrays = {}
     if truth:
-        extra = [chosen.regularization, *quantiles.values()]
+        extra = [chosen.regularization, *dict.fromkeys([*quantiles.values(), *rules.values()])]
         lds_tables, lds_at, arrays = _lds_tables(source, grid, extra, settings, truth)
         tables |= lds_tables
     rows = [
@@ -83,13 +88,13 @@ def evaluated(source: Source, settings: Mapping[str, Any], truth: Truth) -> Eval
         for alpha in settings["alphas"]
     ]  # fmt: skip
     tables["selections"] = pa.Table.from_pylist(rows, schema=_SELECTION_SCHEMA)
-    return Evaluated(tables, arrays)
+    return Evaluated(tables, arrays, len(grid))
 
 
 def grid_and_selection(source: Source, wanted: list[float], threshold: float) -> tuple[list[float], Selection]:
     """Return those λ of a grid at which the method has a value, and λ* of Algorithm 1 among what is possible."""
     grid = admissible(source, wanted)
-    return grid, _within(select_regularization(source, threshold), source, grid)
+    return grid, _within(select_regularization(source, threshold), source, grid)  # type: ignore[arg-type]  # has λ
 
 
 def _within(chosen: Selection, source: Source, grid: list[float]) -> Selection:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from tda_backend.methods import METHODS
 from tda_backend.runs.claim_plan import Made, add_claims
 from tda_backend.runs.configurations import configurations, order, preview
 from tda_backend.runs.counterfactual_plan import COUNTERFACTUAL_VERSIONS, Counterfactuals
@@ -33,7 +34,8 @@ VERSIONS = {
     "curvature": 1,
     "kronecker": 1,
     "scores": 2,
-    "evaluate": 3,
+    "evaluate": 4,
+    "rules": 1,
     "claims": 2,
     "study": 1,
     **COUNTERFACTUAL_VERSIONS,
@@ -156,6 +158,12 @@ def build_plan(study: Mapping[str, Any], facts: TaskFacts, device: str = "cpu") 
         row["configuration_id"]: _evaluate(make, study, row, examples, sources.of(row), chunks, "")
         for row in sorted(rows, key=lambda row: order(row, first_row))
     }
+    if total and any(row["has_regularization"] for row in rows):
+        for alpha, keys in chunks.items():
+            inputs = {f"evaluate {name}": key for name, key in evaluations.items()}
+            inputs |= {"examples": examples, "retrain": keys}
+            at = "" if len(chunks) == 1 else f" at α={alpha:g}"
+            make.add("rules", f"judge the rules for λ{at}", {"alpha": alpha}, inputs, {}, 1.0 + len(rows))
     counterfactuals = Counterfactuals(make.add, study, rows, examples, evaluations, sources.of, model_epochs)
     counterfactuals.add_all(has_noise="flip_labels" in data or facts.task.noisy_rows() is not None)
     if study.get("claims"):
@@ -186,6 +194,7 @@ def _evaluate(
         settings["parameters"] = dict(row["parameters"])
     if row["has_regularization"]:
         settings["regularizations"] = regularizations(study)
+        settings["default_regularization"] = METHODS[row["method"]].default_for(row["parameters"])
     used = {f"retrain {alpha:g}": keys for alpha, keys in chunks.items() if keys}
     total = study["ground_truth"]["subsets"]
     num_subsets = min(FIRST_CHUNK, total) if prefix else total

@@ -156,7 +156,10 @@ def regularization_of(
     if wanted == "zero":
         return 0.0
     if wanted == "default":
-        return spec.default_regularization
+        default = spec.default_for({"damping": _default(spec, "damping"), **selector})
+        if default is None:
+            raise StudyError(f"The papers give no λ for {dict(selector)}.", "Give regularization as a number.")
+        return default
     if wanted == "selected":
         if selection is None:
             raise StudyError(f"No λ was selected for {dict(selector)}.", "Give regularization as a number.")

@@ -13,6 +13,7 @@ from tda_backend.runs.example_steps import run_examples
 from tda_backend.runs.loo_steps import run_loo, run_loo_choice, run_loo_scores
 from tda_backend.runs.plan import Step
 from tda_backend.runs.removal_steps import run_base, run_removal, run_removal_order
+from tda_backend.runs.rules_step import run_rules
 from tda_backend.runs.score_steps import run_scores
 from tda_backend.runs.sources import read_configuration, read_masks, read_outputs
 from tda_backend.runs.training_steps import run_retrain, run_train, run_train_half
@@ -35,6 +36,7 @@ def run_evaluate(context: RunContext, step: Step, writer: ArtifactWriter) -> Non
         writer.table(name, table)
     for name, array in result.arrays.items():
         writer.array(name, array)
+    writer.facts["num_grid"] = result.num_grid
 
 
 STEPS: dict[str, Callable[[RunContext, Step, ArtifactWriter], None]] = {
@@ -49,6 +51,7 @@ STEPS: dict[str, Callable[[RunContext, Step, ArtifactWriter], None]] = {
     "kronecker": run_kronecker,
     "scores": run_scores,
     "evaluate": run_evaluate,
+    "rules": run_rules,
     "claims": run_claims,
     "counterfactual-base": run_base,
     "removal-order": run_removal_order,

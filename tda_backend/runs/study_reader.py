@@ -116,6 +116,23 @@ class StudyReader:
         frame["projection_dim"] = frame["projection_dim"].astype("Int64")
         return frame
 
+    def rules(self, alpha: float | None = None) -> pd.DataFrame:
+        """Return what each rule for λ chose in each configuration and what it lost.
+
+        Columns: label, method, training_epoch, projection_dim, configuration_id, alpha, rule (zero, default, q0.5 …,
+        xi0.5 …, racing, oracle), regularization, lds, regret, num_retrainings.
+        """
+        return self._read(repository.rules, self._alpha(alpha))
+
+    def race(self, alpha: float | None = None) -> dict[str, Any]:
+        """Return how racing all configurations and λ over the study's retrainings ended; empty while there is none.
+
+        Keys: label, method, configuration_id, regularization, lds, regret, num_candidates, num_retrainings,
+        num_subsets, decided, sentence.
+        """
+        frame = self._read(repository.races, self._alpha(alpha))
+        return {str(name): value for name, value in frame.iloc[0].items()} if len(frame) else {}
+
     def verdicts(self) -> pd.DataFrame:
         """Return what papers state and whether this study shows it.
 

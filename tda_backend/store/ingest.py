@@ -24,8 +24,8 @@ from tda_backend.store.workspace import Workspace, read_json, write_json
 
 STUDY_TABLES = (
     "studies", "tasks", "examples", "predictions", "checkpoints", "configurations", "spectra", "lds", "lds_query",
-    "indicator", "selections", "verdicts", "retrainings", "top_examples", "removals", "loo_effects", "loo_scores",
-    "noisy_labels", "noisy_rows", "timings", "jobs", "ingested",
+    "indicator", "selections", "rules", "races", "verdicts", "retrainings", "top_examples", "removals",
+    "loo_effects", "loo_scores", "noisy_labels", "noisy_rows", "timings", "jobs", "ingested",
 )  # fmt: skip
 
 
@@ -228,6 +228,11 @@ def _ingest_of_configuration(table: str) -> Callable[[duckdb.DuckDBPyConnection,
     return handle
 
 
+def _ingest_rules(connection: duckdb.DuckDBPyConnection, artifact: Artifact, study_id: str, context: dict) -> None:
+    for table in ("rules", "races"):
+        _insert(connection, table, artifact, table, {"study_id": study_id})
+
+
 HANDLERS: dict[str, Callable[[duckdb.DuckDBPyConnection, Artifact, str, dict], None]] = {
     "study": _ingest_study,
     "examples": _ingest_examples,
@@ -239,6 +244,7 @@ HANDLERS: dict[str, Callable[[duckdb.DuckDBPyConnection, Artifact, str, dict], N
     "scores": _ingest_source,
     "evaluate": _ingest_evaluate,
     "claims": _ingest_claims,
+    "rules": _ingest_rules,
     "removal-order": _ingest_removal,
     "removal": _ingest_removal,
     "loo": _ingest_loo,

@@ -156,6 +156,28 @@ def selections(workspace: Workspace, study_id: str, alpha: float | None) -> pd.D
     )
 
 
+def rules(workspace: Workspace, study_id: str, alpha: float) -> pd.DataFrame:
+    """Return what every rule for λ chose in every configuration."""
+    return query(
+        workspace,
+        """SELECT c.label, c.method, c.training_epoch, c.projection_dim, r.* EXCLUDE (study_id)
+           FROM rules r JOIN configurations c USING (study_id, configuration_id)
+           WHERE r.study_id = ? AND r.alpha = ? ORDER BY c.ordinal, r.rowid""",
+        [study_id, alpha],
+    )
+
+
+def races(workspace: Workspace, study_id: str, alpha: float) -> pd.DataFrame:
+    """Return how the race of all configurations over the retrainings ended."""
+    return query(
+        workspace,
+        """SELECT c.label, c.method, r.* EXCLUDE (study_id)
+           FROM races r JOIN configurations c USING (study_id, configuration_id)
+           WHERE r.study_id = ? AND r.alpha = ?""",
+        [study_id, alpha],
+    )
+
+
 def verdicts(workspace: Workspace, study_id: str) -> pd.DataFrame:
     """Return the verdicts on a study's claims, in the order of the study file."""
     return query(

@@ -92,6 +92,19 @@ COMMENT ON TABLE selections IS 'λ* of Algorithm 1 beside the spectrum quantiles
 COMMENT ON COLUMN selections.regret IS 'lds_best - lds_selected, never negative';
 COMMENT ON COLUMN selections.quantiles IS 'quantile → {lambda, lds, regret}';
 
+CREATE TABLE rules (
+    study_id VARCHAR, configuration_id VARCHAR, alpha DOUBLE, "rule" VARCHAR, regularization DOUBLE, lds DOUBLE,
+    regret DOUBLE, num_retrainings INTEGER);
+COMMENT ON TABLE rules IS 'What each rule for λ chose in each configuration, and what it lost against the best';
+COMMENT ON COLUMN rules."rule" IS 'zero, default (of the papers), q0.5 (spectrum quantile), xi0.5 (threshold), racing, oracle';
+COMMENT ON COLUMN rules.num_retrainings IS 'Retrainings that the choice needed';
+
+CREATE TABLE races (
+    study_id VARCHAR, alpha DOUBLE, configuration_id VARCHAR, regularization DOUBLE, lds DOUBLE, regret DOUBLE,
+    num_candidates INTEGER, num_retrainings INTEGER, num_subsets INTEGER, decided BOOLEAN, sentence VARCHAR);
+COMMENT ON TABLE races IS 'All configurations and λ raced over the study''s retrainings: the winner and what it took';
+COMMENT ON COLUMN races.decided IS 'The winner is within the tolerance of the best at the confidence asked for';
+
 CREATE TABLE verdicts (
     study_id VARCHAR, claim_id VARCHAR, paper VARCHAR, place VARCHAR, statement VARCHAR, check_name VARCHAR,
     verdict VARCHAR, value DOUBLE, low DOUBLE, high DOUBLE, bound DOUBLE, numbers VARCHAR[], comparisons JSON, note VARCHAR,

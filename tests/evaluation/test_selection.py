@@ -142,7 +142,7 @@ def test_a_selection_that_is_moved_says_the_indicator_where_it_went():
     grid = [largest * factor for factor in (1e-6, 1e-3, 1.0)]
     settings = {
         "evaluation": {"threshold": 0.99, "quantiles": [0.5], "top": 3},
-        "regularizations": grid, "alphas": [0.5],
+        "regularizations": grid, "alphas": [0.5], "default_regularization": None,
     }  # fmt: skip
     row = evaluated([spectrum], settings, {}).tables["selections"].to_pylist()[0]
     moved = row["lambda_selected"]
