@@ -60,6 +60,20 @@ finds what a prediction hangs on rises early, random examples of the same class 
 smallest k. **Leave one out.** One example is taken out and the model retrained with the same seeds. The effect on a
 query is small and noisy; the *ceiling* says what perfect scores could reach given the noise between seeds.
 
+### Choosing without retraining, or with little
+**Rules for λ** are judged by their **regret** where there is ground truth: λ = 0, the papers' defaults, quantiles of the
+spectrum, ξ at several thresholds; none of them retrains. **Racing** does, as little as it can: every configuration and
+λ is scored on the same retrained models, one more at a time, those that are surely worse drop out, and it stops when
+the leader is within .01 LDS of the best at 95 % confidence. **Oracle** is the best after all retrainings.
+
+**Better or not?** Two configurations are compared on the same bootstrap draws of the subsets: their noise is shared, so
+a difference can be certain although both intervals overlap.
+
+### What the papers say
+A **claim** becomes one or several comparisons, each with a 95 % interval and a bound. *Reproduced*: the whole interval
+of each lies on the right side. *Not reproduced*: one lies wholly on the wrong side. *Inconclusive*: neither; more
+subsets would tell. **Shipped results** came with the program, computed with the code and on the machine they name.
+
 ### Which labels look wrong?
 **Self-influence** is what an example does to its own loss: large where nothing else in the data would have taught the
 model this label. Looked through from the top, wrong labels come early. **AUC**: how often a wrong label ranks above a

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from tda_backend.runs.shipped import ShippedResults, export_results
 def papers(arguments: argparse.Namespace, console: Console) -> int:
     """``tda papers``: every claim, our figure, the verdict, and where the figure comes from."""
     frame = paper_claims(arguments.db)
+    if arguments.markdown:
+        sys.stdout.write(papers_markdown(frame))
+        return 0
     if arguments.json:
         print_json(frame.to_dict("records"))
         return 0
@@ -89,3 +93,13 @@ def show_shipped(results: ShippedResults, console: Console) -> None:
     print_table(console, ["configuration", "α", "best LDS [95 %]", "at λ", "subsets"], rows)
     if "verdicts" in results.tables:
         print_verdicts(console, results.tables["verdicts"].to_dict("records"))
+
+
+def papers_markdown(frame: pd.DataFrame) -> str:
+    """Return the claims as a Markdown table, one row each: what the README shows of the shipped results."""
+    lines = ["| paper, place | statement | our figure [95 %] | verdict | study |", "|---|---|---|---|---|"]
+    for row in frame.to_dict("records"):
+        cells = [f"{row['paper']}, {row['place']}", row["statement"], _figure(row), f"**{row['verdict']}**",
+                 f"`{row['study']}`"]  # fmt: skip
+        lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"

@@ -15,7 +15,10 @@ from tda_backend.store.artifacts import ArtifactStore
 from tda_backend.store.workspace import Workspace
 from tests.runs.conftest import TASK, make_study, tda
 
-COMMANDS = ["run", "demo", "serve", "studies", "show", "select", "check", "doctor", "rebuild", "rm", "methods"]
+COMMANDS = [
+    "run", "plan", "demo", "serve", "studies", "show", "select", "papers", "export", "check", "doctor", "rebuild", "rm",
+    "methods",
+]  # fmt: skip
 SELECT_KEYS = {
     "method", "training_epoch", "projection_dim", "alpha", "lambda_selected", "xi_at_selected", "lds_selected",
     "lds_selected_ci", "lambda_best", "lds_best", "regret", "lds_at_zero", "quantiles",

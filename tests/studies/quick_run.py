@@ -1,0 +1,51 @@
+"""Runs a shipped study in its quick size and says what it cost."""
+
+from __future__ import annotations
+
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tda_backend.runs.api import Study, open_study
+from tda_backend.runs.cli import main
+
+CPU_SECONDS = 90.0
+"""45 seconds on two cores; processor time, so that what else the machine does decides nothing."""
+
+
+@dataclass(frozen=True)
+class QuickRun:
+    """A finished quick study."""
+
+    study: Study
+    cpu_seconds: float
+    seconds: float
+
+
+def _used() -> float:
+    return sum(
+        usage.ru_utime + usage.ru_stime
+        for usage in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
+    )
+
+
+def run_quick(path: Path, db: Path) -> QuickRun:
+    """Run ``tda run PATH --quick`` and return the study; fails with its exit code."""
+    cpu, began = _used(), time.monotonic()
+    code = main(["run", str(path), "--quick", "--db", str(db)])
+    assert code == 0, f"tda run {path} --quick ended with {code}"
+    return QuickRun(open_study(f"{path.stem}-quick", db), _used() - cpu, time.monotonic() - began)
+
+
+def check(run: QuickRun) -> None:
+    """Check what every quick study must have: all its configurations evaluated, a verdict on every claim, in time."""
+    study = run.study
+    configurations = study.configurations()
+    assert len(configurations)
+    assert configurations["has_lds"].all()
+    claims = study.config.get("claims", [])
+    verdicts = study.verdicts()
+    assert list(verdicts["claim_id"]) == [claim["id"] for claim in claims]
+    assert verdicts["value"].notna().all()
+    assert run.cpu_seconds < CPU_SECONDS, f"{run.cpu_seconds:.0f} s of processor time"
