@@ -61,8 +61,8 @@ smallest k. **Leave one out.** One example is taken out and the model retrained 
 query is small and noisy; the *ceiling* says what perfect scores could reach given the noise between seeds.
 
 ### Choosing without retraining, or with little
-**Rules for λ** are judged by their **regret** where there is ground truth: λ = 0, the papers' defaults, quantiles of the
-spectrum, ξ at several thresholds; none of them retrains. **Racing** does, as little as it can: every configuration and
+**Rules for λ** are judged by their **regret** where there is ground truth: λ = 0, the papers' defaults, quantiles of
+the spectrum, ξ at several thresholds; none of them retrains. **Racing** does, as little as it can: every configuration and
 λ is scored on the same retrained models, one more at a time, those that are surely worse drop out, and it stops when
 the leader is within .01 LDS of the best at 95 % confidence. **Oracle** is the best after all retrainings.
 

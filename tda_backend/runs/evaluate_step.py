@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
+from tda_backend.evaluation.by_layer import has_layers, select_by_layer
 from tda_backend.evaluation.indicator import Indicator, indicator_curve
 from tda_backend.evaluation.lds import lds_curve
 from tda_backend.evaluation.rules import rule_regularizations
@@ -83,12 +84,25 @@ def evaluated(source: Source, settings: Mapping[str, Any], truth: Truth) -> Eval
         extra = [chosen.regularization, *dict.fromkeys([*quantiles.values(), *rules.values()])]
         lds_tables, lds_at, arrays = _lds_tables(source, grid, extra, settings, truth)
         tables |= lds_tables
+        if has_layers(source):
+            tables["layers"], by_layer = _by_layer(source, settings, truth)
+            arrays |= by_layer
     rows = [
         _selection_row(alpha, chosen, quantiles, grid, lds_at.get(alpha), truth)
         for alpha in settings["alphas"]
     ]  # fmt: skip
     tables["selections"] = pa.Table.from_pylist(rows, schema=_SELECTION_SCHEMA)
     return Evaluated(tables, arrays, len(grid))
+
+
+def _by_layer(source: Source, settings: Mapping[str, Any], truth: Truth) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Return every layer's own λ by ξ, and the LDS with them as ``layers_α`` (a number) for every α."""
+    rescaled, chosen = select_by_layer(source, settings["evaluation"]["threshold"])  # type: ignore[arg-type]  # dense
+    found = {
+        f"layers_{alpha:g}": np.array(lds_curve(rescaled, masks, outputs, [1.0], num_bootstrap=0).mean[0])
+        for alpha, (masks, outputs) in truth.items()
+    }
+    return pd.DataFrame({"layer": list(chosen), "regularization": list(chosen.values())}), found
 
 
 def grid_and_selection(source: Source, wanted: list[float], threshold: float) -> tuple[list[float], Selection]:

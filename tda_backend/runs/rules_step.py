@@ -17,6 +17,8 @@ from tda_backend.runs.sources import read_outputs
 from tda_backend.store.artifacts import Artifact, ArtifactWriter
 
 TOLERANCE, CONFIDENCE = 0.01, 0.95
+PER_LAYER = "xi0.5 per layer"
+"""One λ for each layer; its regret is against the best single λ, so it may be negative."""
 
 
 def run_rules(context: RunContext, step: Step, writer: ArtifactWriter) -> None:
@@ -51,6 +53,13 @@ def run_rules(context: RunContext, step: Step, writer: ArtifactWriter) -> None:
                  "lds": row.lds, "regret": row.regret, "num_retrainings": row.num_retrainings}
                 for row in rows
             ]  # fmt: skip
+            if f"layers_{alpha:g}.npy" in artifact.manifest["files"]:
+                lds = float(artifact.array(f"layers_{alpha:g}"))
+                best = max(row.lds for row in rows)
+                outcomes.append({
+                    "configuration_id": identity, "alpha": alpha, "rule": PER_LAYER, "regularization": None, "lds": lds,
+                    "regret": best - lds, "num_retrainings": 0,
+                })  # fmt: skip
     writer.table("rules", pd.DataFrame(outcomes, columns=_COLUMNS))
     race = run_race(np.concatenate(candidates), iter(target), tolerance=TOLERANCE, confidence=CONFIDENCE)
     identity, value, lds = names[race.winner]

@@ -156,6 +156,28 @@ def test_a_verdict_is_the_paired_bootstrap_of_two_lds(claimed: Workspace):
     assert multinomial_weights(24, 50, seed).shape == (50, 24)
 
 
+def test_rules_are_judged_against_the_best(claimed: Workspace):
+    study = open_study("claimed", claimed)
+    for alpha in study.alphas:
+        rules = study.rules(alpha)
+        assert {"zero", "default", "q0.5", "xi0.3", "xi0.5", "racing", "oracle"} <= set(rules["rule"])
+        assert (rules["regret"] >= 0).all()
+        oracle = rules.loc[rules["rule"] == "oracle"]
+        assert (oracle["regret"] == 0).all()
+        assert (oracle["num_retrainings"] == 24).all()
+        assert (rules.loc[rules["rule"].str.startswith(("xi", "q")), "num_retrainings"] == 0).all()
+        selections = study.selections(alpha).set_index("configuration_id")
+        for row in rules.loc[rules["rule"] == "xi0.5"].to_dict("records"):
+            selected = selections.loc[row["configuration_id"]]
+            assert row["regularization"] == pytest.approx(selected["lambda_selected"])
+            assert row["lds"] == pytest.approx(selected["lds_selected"], abs=1e-9)
+        race = study.race(alpha)
+        assert race["num_candidates"] == 14 // 2 * 8 + 2  # 7 configurations: six λ, zero and λ*; TracIn twice
+        assert 2 <= race["num_retrainings"] <= 24
+        assert race["regret"] >= 0
+        assert str(race["num_retrainings"]) in race["sentence"]
+
+
 def test_run_again_computes_nothing_and_show_prints_verdicts(claimed: Workspace, cli):
     code, out, _ = cli("show", "claimed", "--db", claimed.catalogue)
     assert code == 0
