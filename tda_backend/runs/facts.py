@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+import tda_backend
 from tda_backend.errors import StudyError, TaskError
 from tda_backend.features.factors import untracked_parameters
 from tda_backend.features.layers import untracked
@@ -160,6 +161,15 @@ def check_against_task(study: Mapping[str, Any], facts: TaskFacts) -> None:
             )
 
 
+def code_version() -> str:
+    """Return the package's version and a hash of its code: twelve hex digits over every Python and SQL file."""
+    package = Path(tda_backend.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted([*package.rglob("*.py"), *package.rglob("*.sql")]):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return f"{tda_backend.__version__}+{digest.hexdigest()[:12]}"
+
+
 def study_record(
     study: Mapping[str, Any], facts: TaskFacts, device: str, configurations: list[dict[str, Any]], steps: list[dict]
 ) -> dict[str, Any]:
@@ -180,6 +190,7 @@ def study_record(
         "measurement": "classification margin" if task.margin_identity else "measurement of the task",
         "measurement_sign": task.measurement_sign, "margin_identity": task.margin_identity, "training": training,
         "device": device, "torch": torch.__version__, "machine": platform.processor() or platform.machine(),
+        "code": code_version(),
     }  # fmt: skip
     about_task = {
         "name": task.name, "spec": facts.spec, "fingerprint": facts.fingerprint, "num_classes": task.num_classes,

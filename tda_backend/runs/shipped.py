@@ -6,7 +6,6 @@ one row that says what was run, when, on what, and with which code.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from collections.abc import Mapping
@@ -20,7 +19,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import tda_backend
 from tda_backend.errors import DataError, StudyError
 from tda_backend.runs.study_reader import StudyReader
 from tda_backend.store import repository
@@ -54,15 +52,6 @@ def results_folder() -> Path:
     return data_folder() / "results"
 
 
-def code_version() -> str:
-    """Return the package's version and a hash of its code: twelve hex digits over every Python and SQL file."""
-    package = Path(tda_backend.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted([*package.rglob("*.py"), *package.rglob("*.sql")]):
-        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
-    return f"{tda_backend.__version__}+{digest.hexdigest()[:12]}"
-
-
 def export_results(study: StudyReader, folder: Path) -> list[Path]:
     """Write a study's tables as Parquet files into ``folder/<study>`` and return their paths.
 
@@ -82,7 +71,7 @@ def export_results(study: StudyReader, folder: Path) -> list[Path]:
     seconds = float(tables["timings"].to_pandas()["seconds"].sum()) if "timings" in tables else 0.0
     facts = {
         "name": study.name, "study_id": study_id, "task": study.info["task"], "config": json.dumps(study.config),
-        "info": json.dumps(study.info), "version": code_version(), "seconds": seconds,
+        "info": json.dumps(study.info), "version": study.info["code"], "seconds": seconds,
         "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "python": platform.python_version(),
         "torch": study.info["torch"], "device": study.info["device"],
     }  # fmt: skip

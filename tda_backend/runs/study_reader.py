@@ -71,7 +71,8 @@ class StudyReader:
 
         Keys: ``study_id, name, task, task_spec, seed, num_train, num_validation, num_queries, num_test, num_subsets,
         repeats, alphas, num_seeds, epochs, regularizations (the λ grid), threshold, quantiles, class_names,
-        num_classes, measurement, measurement_sign, margin_identity, training, device, torch, machine``.
+        num_classes, measurement, measurement_sign, margin_identity, training, device, torch, machine,
+        code (version and hash of the program that planned it)``.
         """
         return {"study_id": self.study_id, "name": self.name, **self._info}
 
