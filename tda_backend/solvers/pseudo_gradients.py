@@ -236,7 +236,9 @@ def _output_hessians(task: Task, outputs: Tensor, batch: Batch) -> Tensor:
 def _square_roots(hessians: Tensor, rows: Tensor, task: Task) -> Tensor:
     values, vectors = torch.linalg.eigh(hessians)
     scale = values.abs().amax(1, keepdim=True)
-    bad = (values < -_NEGATIVE_TOLERANCE * scale).any(1)
+    # Probabilities round at ε, also where an example is fitted so well that its whole curvature is smaller than 1e-7.
+    floor = _NEGATIVE_TOLERANCE * scale + values.shape[1] * torch.finfo(values.dtype).eps
+    bad = (values < -floor).any(1)
     if bool(bad.any()):
         first = int(bad.nonzero()[0])
         raise NumericalError(

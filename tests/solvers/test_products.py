@@ -130,3 +130,18 @@ def test_a_loss_that_is_not_convex_in_its_outputs_has_no_pseudo_gradients():
     task = Concave("concave", lambda: nn.Linear(6, 3))
     with pytest.raises(NumericalError, match=r"not convex.*example 3 has the eigenvalue -2"):
         curvature_product(task, task.build_model(0), task.datasets()["train"], INDICES, "ggn")
+
+
+@pytest.mark.parametrize("gain", [10, 20, 40, 80, 160])
+def test_rounding_of_well_fitted_examples_is_no_lack_of_convexity(gain):
+    """A softmax that is nearly one class has curvature of 1e-8 and less, known to 1e-16 only."""
+    task = ClassificationExample("sure", lambda: nn.Linear(6, 10))
+    model = task.build_model(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(gain)
+    vectors = vectors_for(model)
+    dense = dense_curvature(task, model, range(20), "ggn")
+    data = task.datasets()["train"]
+    found = curvature_product(task, model, data, list(range(20)), "ggn")(vectors)
+    assert_close(found, vectors @ dense, 1e-7)
