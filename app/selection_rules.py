@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -79,3 +80,44 @@ def rules(record: dict[str, Any], curve: pd.DataFrame, lam: float | None, thresh
         }
         for name, value, lds in entries
     ]
+
+
+def rule_name(rule: str) -> str:
+    """Return a rule of :meth:`tda_backend.Study.rules` in words."""
+    fixed = {
+        "zero": "λ = 0 (pseudo-inverse)", "default": "default of the papers", "racing": "racing: retrain until decided",
+        "oracle": "best λ, after all retrainings",
+    }  # fmt: skip
+    if rule.startswith("q"):
+        return f"{float(rule[1:]):.0%} quantile of the eigenvalues".replace("%", " %")
+    if rule.startswith("xi"):
+        return f"λ* where ξ̄ = {float(rule[2:]):g}"
+    return fixed.get(rule, rule)
+
+
+def judged_rules(frame: pd.DataFrame, shown: Mapping[str, str], tolerance: float = 0.01) -> pd.DataFrame:
+    """Return every rule with its regret in some configurations and over all, and what it costs.
+
+    Args:
+        frame: From :meth:`tda_backend.Study.rules`.
+        shown: configuration_id → name of those that get columns of their own.
+        tolerance: Regret that does not matter.
+
+    Returns:
+        One row a rule, in the order in which rules come: ``rule``; for each name ``λ, name`` and ``regret, name``;
+        ``mean regret``, ``worst regret``, ``within .01``, ``retrainings`` (means over configurations) and
+        ``configurations`` (where the rule has an answer).
+    """
+    records = []
+    for rule, rows in frame.groupby("rule", sort=False):
+        record: dict[str, Any] = {"rule": rule_name(str(rule))}
+        for identity, name in shown.items():
+            mine = rows[rows["configuration_id"] == identity]
+            record[f"λ, {name}"] = regularization_text(mine["regularization"].iloc[0] if len(mine) else None)
+            record[f"regret, {name}"] = float(mine["regret"].iloc[0]) if len(mine) else None
+        records.append(record | {
+            "mean regret": float(rows["regret"].mean()), "worst regret": float(rows["regret"].max()),
+            f"within {tolerance:g}".replace("0.", "."): f"{100 * (rows['regret'] <= tolerance).mean():.0f} %",
+            "retrainings": round(float(rows["num_retrainings"].mean()), 1), "configurations": len(rows),
+        })  # fmt: skip
+    return pd.DataFrame(records)

@@ -22,9 +22,9 @@ from app.components.progress import follow
 from app.components.sidebar import show_notes
 from app.components.tables import show_data
 from app.filters import FORMULAS, filter_shape
-from app.formats import MISSING, is_missing, joined, lds_text, projection_text, regularization_text, signed
+from app.formats import MISSING, is_missing, joined, lds_text, plain, projection_text, regularization_text, signed
 from app.method_style import method_color
-from app.selection_rules import chosen_regularization, is_own, rules, value_at
+from app.selection_rules import chosen_regularization, is_own, judged_rules, rules, value_at
 from app.session import Context, control
 from app.state import at_configuration
 
@@ -62,6 +62,7 @@ def render() -> None:
         with column:
             _show_method(context, row, span)
     _show_regret(context, shown)
+    _show_judged(context, shown)
     _show_all(context)
     _show_without(context)
     follow()
@@ -206,6 +207,37 @@ def _show_regret(context: Context, shown: list[pd.Series]) -> None:
                 session.write(at_configuration(session.view(), row))
                 session.update(lam=lam)
                 st.rerun()
+
+
+def _show_judged(context: Context, shown: list[pd.Series]) -> None:
+    """Draw every rule with its cost in retrainings: for the methods shown, and over all configurations."""
+    frame = context.opened.rules(context.alpha)
+    st.subheader("What each rule costs, over all configurations", anchor=False)
+    if not len(frame):
+        st.info(
+            f"Rules are judged at α = {context.opened.alphas[0]:g}, the study's first share, once all subsets are retrained."
+        )
+        return
+    table = judged_rules(frame, {str(row["configuration_id"]): row["variant_title"] for row in shown})
+    rounded = {name: 4 for name in table.columns if "regret" in name}
+    st.dataframe(table.round(rounded), width="stretch", hide_index=True, height="content")
+    num = int(frame["configuration_id"].nunique())
+    st.caption(
+        f"Means over the {num} configurations with λ of this study; a rule without an answer somewhere has fewer. "
+        "Retrainings: how many retrained subsets the choice needs, beside the attributed model. Racing adds one subset "
+        "at a time and stops once the leader is within .01 of the best at 95 % confidence; racing and the best λ are "
+        "judged by the subsets that chose them, so their regret is a little too good."
+    )
+    st.download_button("Download CSV", table.to_csv(index=False).encode(), "rules.csv", "text/csv", key="csv-rules")
+    race = context.opened.race(context.alpha)
+    if race:
+        at = "" if is_missing(race["regularization"]) else f", λ = {regularization_text(race['regularization'])}"
+        st.markdown(
+            f"**All configurations raced against each other** ({race['num_candidates']} candidates: method, epoch, k "
+            f"and λ together): {plain(race['sentence'])} Winner: {plain(race['label'])}{at}, LDS "
+            f"{signed(race['lds'], 3)}, {signed(race['regret'], 4)} below the best after all "
+            f"{race['num_subsets']} subsets."
+        )
 
 
 def _show_all(context: Context) -> None:

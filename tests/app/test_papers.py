@@ -156,7 +156,7 @@ def test_every_kind_of_claim_has_its_figure_and_numbers(page, empty, claims, dat
     assert "24 retrained subsets" in said
     row = paper_claims(place).set_index(["study", "claim_id"]).loc[("claims-of-tiny", f"a-{kind}-claim")]
     assert f"({row['verdict']})" in said
-    assert figures(test) == (1 if kind == "rising" else 2)
+    assert figures(test) == 2
     for sentence in row["numbers"]:
         assert plain(sentence) in said
     if origin == "shipped result":
@@ -218,3 +218,17 @@ def test_read_only_offers_no_run(page, empty, data):
         "Run it here"
     ] * 3  # one study has claims of two papers
     assert not page("papers", empty, read_only=True).button
+
+
+def test_lambda_selection_judges_every_rule(page, claims, data):
+    data(False)
+    test = page("selection", claims, study="claims-of-tiny", method="iffim", epoch="4")
+    assert not test.exception
+    table = next(each.value for each in test.dataframe if "mean regret" in each.value.columns)
+    frame = open_study("claims-of-tiny", claims.catalogue).rules()
+    assert len(table) == frame["rule"].nunique()
+    by_rule = frame.groupby("rule", sort=False)["regret"].mean()
+    assert table["mean regret"].tolist() == pytest.approx(by_rule.tolist(), abs=5e-5)
+    assert table.set_index("rule").loc["λ = 0 (pseudo-inverse)", "retrainings"] == 0
+    assert table.set_index("rule").loc["best λ, after all retrainings", "retrainings"] == 24
+    assert "raced against each other" in texts(test)
