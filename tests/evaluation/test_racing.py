@@ -39,7 +39,7 @@ def feed(race, predicted, target, upto=None):
 def test_the_leader_is_the_best_on_the_subsets_so_far():
     predicted, target = world(0, [1.0, 1.1, 1.2, 1.3], num_subsets=20)
     predicted, target = predicted.round(1), target.round(1)  # ties in both
-    race = feed(Race(4, minimum=99), predicted, target)
+    race = feed(Race(4, 50, minimum=99), predicted, target)
     for look in race.result().history:
         some = slice(0, look.num_retrainings)
         slow = np.nanmean(
@@ -54,7 +54,7 @@ def test_the_leader_is_the_best_on_the_subsets_so_far():
 
 def test_the_paired_error_is_that_of_the_bootstrap():
     predicted, target = world(1, [0.5, 1.0, 1.5, 3.0], num_subsets=50)
-    race = feed(Race(4, minimum=99), predicted, target)
+    race = feed(Race(4, 50, minimum=99), predicted, target)
     lds, contributions = race._correlations(50)
     draws = draws_from_ranks(np.stack([double_ranks(own) for own in predicted]), target, 2000)
     assert lds.argmax() == 0
@@ -77,7 +77,7 @@ def test_a_clear_winner_is_found_early_and_no_target_is_asked_for_afterwards():
     assert result.decided
     assert result.winner == 0
     assert result.survivors.tolist() == [0]
-    assert result.num_retrainings == len(asked) <= 8
+    assert result.num_retrainings == len(asked) <= 10
     assert result.history[-1].largest_gap == -np.inf
     assert "within 0.01 LDS of the best" in result.sentence
 
@@ -144,8 +144,8 @@ def test_candidates_and_queries_without_a_value_do_not_disturb():
 def test_bad_input_is_named():
     predicted, target = world(7, [1.0, 2.0])
     with pytest.raises(UsageError, match="minimum 2 is not possible"):
-        Race(3, minimum=2)
-    race = Race(2)
+        Race(3, 50, minimum=2)
+    race = Race(2, 2)
     assert race.add(predicted[:, 0], target[0]) is None
     with pytest.raises(UsageError, match="at least two retrainings"):
         race.result()
@@ -153,3 +153,17 @@ def test_bad_input_is_named():
         race.add(predicted[:1, 1], target[1])
     with pytest.raises(DataError, match="not finite"):
         race.add(predicted[:, 1], target[1] * np.nan)
+    race.add(predicted[:, 1], target[1])
+    assert race.result().sentence == "2 retrainings do not decide it: 2 candidates remain."
+    with pytest.raises(UsageError, match="All 2 planned"):
+        race.add(predicted[:, 2], target[2])
+
+
+def test_limits_are_judged_at_growing_sizes_and_at_the_last():
+    assert racing.look_sizes(50) == (5, 6, 8, 10, 12, 15, 18, 22, 27, 33, 40, 48, 50)
+    assert racing.look_sizes(5) == (5,)
+    assert racing.look_sizes(4) == ()
+    predicted, target = world(8, [1.0, 1.05], num_subsets=20)
+    history = run_race(predicted, iter(target), tolerance=0.0).history
+    judged = [look.num_retrainings for look in history if not np.isnan(look.largest_gap)]
+    assert judged == [5, 6, 8, 10, 12, 15, 18, 20]
