@@ -7,8 +7,8 @@ the s subsets, standardised over j, and ``ρ_q = mean_j u_jq v_jq``, subset j co
 
 to the error of the mean correlation (its influence function), so that the difference to the leader ℓ has the paired
 standard error ``sd_j(h_cj − h_ℓj)/√s``. This is what resampling subsets with shared weights converges to, without the
-draws, and with Student's t of s − 1 degrees of freedom it keeps its level at five subsets, where a bootstrap of five
-values cannot.
+draws; Student's t of s − 1 degrees of freedom allows for how little five subsets say of their own spread, which a
+bootstrap of five values does not.
 
 A candidate is eliminated once the upper confidence limit of (its LDS − the leader's) is below 0. The race is decided
 when that limit is at most ``tolerance`` for every survivor: whichever is best, the leader is not worse than it by more.
@@ -16,11 +16,11 @@ Looking often has a price: limits are judged at sizes that grow by a fifth (5, 6
 last planned retraining, and each of these K looks spends ``(1 − confidence)/K``.
 
 Measured on MNIST with a perceptron (IFFIM and TRAK × k × epoch × λ, 50 subsets; the best 200 candidates, 60 random
-orders; tolerance .01, 12 looks): 24 retrainings in the mean, median 22, regret .0007 against all 50, never above the tolerance.
-In a world of Gaussian subsets drawn from the same data, whose truth is known: 29 retrainings, regret .0005, never above
-the tolerance in 60. Raced on one half and judged on the other: 21 of 25 retrainings, 57 % decided, regret .0014, those
-decided all within the tolerance. A geometric spending over all looks (γ = .9) needed 30 and 38 instead of 24 and 29.
-Without paying for looks the race ended after 11 and 12, but its claim then held in 83 and 88 % only.
+orders, tolerance .01, 12 looks): 24 retrainings in the mean, median 22, regret .0007 against all 50, never above the
+tolerance. In a world of Gaussian subsets drawn from the same data, whose truth is known: 29 retrainings, regret .0005,
+never above the tolerance. Raced on one half and judged on the other: 21 of 25 retrainings, 57 % decided, regret .0014,
+those decided all within the tolerance. A geometric spending over looks after every retraining (γ = .9) needed 30 and 38
+instead of 24 and 29. Not paying for looks ended races after 11 and 12, but their claim held in 83 and 88 % only.
 """
 
 from __future__ import annotations
