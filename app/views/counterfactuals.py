@@ -100,11 +100,11 @@ def _show_points(context: Context) -> None:
             st.metric("LDS of this query", MISSING if is_missing(own) else signed(own, 2), width="content")
             st.metric("mean of all queries", everyone, width="content")
         at = "" if lam is None else f" at λ = {regularization_text(lam)}"
+        title = "" if context.configuration is None else context.configuration["variant_title"]
         st.markdown(
-            f"Each dot is a model retrained on a random {context.alpha:.6g} of the training data. To the right: models "
-            f"whose data {context.configuration['variant_title'] if context.configuration is not None else ''}{at} "  # type: ignore[index]
-            "thinks good for this query. Up: models that really do better on it. A perfect attribution orders the dots "
-            "from bottom left to top right."
+            f"Each dot is a model retrained on a random share of {context.alpha:.6g} of the training data. To the right: "
+            f"models whose data {title}{at} thinks good for this query. Up: models that really do better on it. A perfect "
+            "attribution orders the dots from bottom left to top right."
         )
         st.caption(LDS_HELP)
     show_data(points.rename(columns={"actual": "goodness after retraining"}), "points")
@@ -158,8 +158,9 @@ def _show_removal(context: Context, known: pd.DataFrame) -> None:
             "predict it right; it then stays flipped. Bands: 95 % bootstrap over queries. A curve that rises early "
             "found what the prediction hangs on; compare with the random baseline (SOURCE, arXiv 2405.12186, B.3)."
         )
-        columns = ["label", "size", "fraction", "ci_low", "ci_high", "num_queries"]
-        show_data(curves[columns].rename(columns={"label": "curve", "fraction": "share flipped"}), "removal")
+        columns = ["label", "regularization", "size", "fraction", "ci_low", "ci_high", "num_queries"]
+        names = {"label": "curve", "regularization": "λ", "fraction": "share flipped"}
+        show_data(curves[columns].rename(columns=names), "removal")
     _show_query_curve(context)
     _show_brittleness(context, known)
 
@@ -211,7 +212,8 @@ def _show_brittleness(context: Context, known: pd.DataFrame) -> None:
     )  # fmt: skip
     st.caption(
         "The smallest number of removed examples that flipped the query, up to the sizes tried: “≤ 40, > 20” means "
-        "that 20 did not and 40 did. **A click on a row** picks the query."
+        "that 20 did not and 40 did. No more than those with a positive score (random: of the class) can be removed. "
+        "**A click on a row** picks the query."
     )
     table = frame.drop(columns=["picture"], errors="ignore")
     st.download_button("Download CSV", table.to_csv(index=False).encode(), "brittleness.csv", "text/csv")
@@ -282,6 +284,8 @@ def _show_loo_curve(context: Context, mine: pd.DataFrame) -> None:
         figure, width="stretch", config=CHART, key="loo-curve",
         alt=f"Correlation of {title} with leave-one-out effects against λ; at λ* {at_selected}",
     )  # fmt: skip
+    columns = ["regularization", "mean", "ci_low", "ci_high", "per_example", "is_selected"]
+    show_data(mine[columns].rename(columns={"regularization": "λ", "mean": "correlation"}), "loo-curve")
 
 
 def _show_effects(context: Context) -> None:
