@@ -49,7 +49,7 @@ SECTION_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 QUICK_LIMITS = {"removal": {"queries": 4, "seeds": 2, "bisections": 0}, "loo": {"examples": 5, "seeds": 2}}
 """Largest numbers of a quick study."""
-NUM_QUICK_SIZES = 3
+NUM_QUICK_SIZES = 2
 
 
 def fill_sections(study: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -102,7 +102,7 @@ def quick_sections(
     num_train: int,
     quick_selector: Callable[[Mapping[str, Any]], dict[str, Any]],
 ) -> dict[str, dict[str, Any]]:
-    """Return the sections of a quick study: small numbers, and three sizes that are the same shares of its data."""
+    """Return the sections of a quick study: small numbers, and a few sizes that are the same shares of its data."""
     result: dict[str, dict[str, Any]] = {}
     for name, limits in QUICK_LIMITS.items():
         if name in content:
