@@ -298,7 +298,7 @@ def test_the_plan_says_what_it_costs_before_anything_starts(tmp_path: Path, cli)
     assert models == {
         "train": 1, "retrain on everything, 2 seeds": 2, "remove 1": 8, "remove 2": 8, "remove 6": 8,
     }  # fmt: skip
-    assert plan["retrainings"] == 1 + 2 + 3 * 2 * 8  # three curves of two sizes, four queries with two seeds each
+    assert plan["retrainings"] == 1 + 2 + 3 * 3 * 8  # three curves of three sizes, four queries with two seeds each
     assert plan["num_cached"] == 0
     assert plan["seconds"] == pytest.approx(sum(step["seconds"] for step in plan["steps"]))
     code, out, _ = cli("plan", path, "--db", db)
