@@ -110,13 +110,15 @@ def mlp_architecture(task: Task, model: nn.Module, data: Batch) -> MLPArchitectu
 
 def _known_loss(task: Task) -> Literal["cross-entropy", "squared"] | None:
     """Return which loss this module trains the task by, ``None`` if the task defines one of its own."""
-    kind = type(task)
     if isinstance(task, ClassificationTask):
-        own = kind.train_loss is ClassificationTask.train_loss and kind.logits is ClassificationTask.logits
+        own = all(
+            getattr(type(task), name) is getattr(ClassificationTask, name) for name in ("train_loss", "logits")
+        )  # fmt: skip
         return "cross-entropy" if own else None
     if isinstance(task, RegressionTask):
         own = all(
-            getattr(kind, name) is getattr(RegressionTask, name) for name in ("train_loss", "output_loss", "outputs")
+            getattr(type(task), name) is getattr(RegressionTask, name)
+            for name in ("train_loss", "output_loss", "outputs")
         )
         return "squared" if own else None
     return None
