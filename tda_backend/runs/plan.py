@@ -22,6 +22,7 @@ from tda_backend.runs.plan_sources import Sources, checkpoint_epochs
 from tda_backend.runs.study import regularizations
 from tda_backend.seeds import hashed_seed
 from tda_backend.store.artifacts import content_key
+from tda_backend.training.cost import training_seconds
 
 VERSIONS = {
     "examples": 1,
@@ -119,7 +120,7 @@ def build_plan(study: Mapping[str, Any], facts: TaskFacts, device: str = "cpu") 
     data, num_seeds = study["data"], study["training"]["seeds"]
     settings = {**data, "seed": study["seed"]}
     examples = make.add("examples", "examples", settings, {}, {}, 2.0)
-    model_epochs = data["train"] / 5000 * facts.num_epochs * 0.027
+    model_epochs = training_seconds(facts.task, data["train"]) if facts.trains else 0.0
     rows = configurations(study)
     epochs = checkpoint_epochs(rows, study, facts.task)
     trained = []
