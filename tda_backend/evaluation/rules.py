@@ -9,6 +9,21 @@
 
 Regret is the LDS lost against the best over the grid and all rules of the same configuration, never negative. Racing
 and oracle are judged by the retrainings that chose them, so their regret is a little too good.
+
+Measured, mean regret: 70 configurations of MNIST with a perceptron (n = 5 000; IFFIM, TRAK, EK-FAC, LoGra, CG, LiSSA),
+and 150 of five tasks (IFFIM; n = 1 500; k none, 512, 128; every epoch, two seeds):
+
+                          zero   q0.5   q0.7   q0.9   xi0.3  xi0.4  xi0.5  xi0.6  xi0.7
+    MNIST + MLP           .118   .056   .030   .005   .052   .026   .013   .015   .031
+    mnist-mlp             .206   .073   .026   .007   .092   .042   .019   .022   .039
+    mnist-lr              .364   .140   .062   .008   .203   .121   .060   .018   .010
+    concrete-mlp          .165   .053   .022   .006   .027   .008   .008   .020   .038
+    fmnist-mlp-128        .186   .054   .018   .006   .056   .029   .023   .032   .052
+    fmnist-noisy          .452   .346   .300   .196   .386   .302   .211   .144   .086
+
+ξ = .5 to .6 loses little where the model is trained and needs no tuning; after three epochs on noisy labels every rule
+damps too little. The 0.9 quantile, one of the baselines, is as good or better in all of these but LoGra (.030 to .003)
+and CG (.034 to .012); what it means depends on n and k, unlike ξ.
 """
 
 from __future__ import annotations
