@@ -23,10 +23,10 @@ ResNets, Adam and language models nothing was measured.
 
 Tried on the same first five and dropped (mean regret; progress ≥ .9 has .010, last .053): earliest within 10, 25, 50,
 100 % of the lowest loss .018, .016, .014, .074; progress ≥ .5, .75, .8, .85, .95, .98: .071, .042, .012, .014, .009,
-.015; loss on the training examples down by .6, .7, .8, .9 of its start: .066, .014, .005, .022 (as good at .8, but noisy
-labels would stop it); agreement with the predictions of the other epochs .018; smallest effective dimension at λ* .069;
-largest λ*/σ_max .059, smallest .091; steepest ξ at .5 .070; largest trace .077. Agreement between training seeds is no
-rule either: it is lowest at the best epoch.
+.015; training loss down by .6, .7, .8, .9 of its start: .066, .014, .005, .022 (as good at .8, but with noisy labels it
+is never reached and the last epoch stands in); agreement with the predictions of the other epochs .018; smallest
+effective dimension at λ* .069; largest λ*/σ_max .059, smallest .091; steepest ξ at .5 .070; largest trace .077.
+Agreement between training seeds is no rule either: it is lowest at the best epoch.
 
 Projection: in 50 of 50 (task, seed, epoch) at ξ̄ = .5 unprojected is best and k = 512 beats 128 in 48; mean regret 0,
 .090, .186. At λ = 0 it is the reverse: .158, .078, .004. A wide projection is worth it only with λ chosen.
