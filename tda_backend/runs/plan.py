@@ -36,7 +36,7 @@ VERSIONS = {
     "kronecker": 1,
     "scores": 2,
     "evaluate": 4,
-    "rules": 1,
+    "rules": 2,
     "claims": 2,
     "study": 1,
     **COUNTERFACTUAL_VERSIONS,
@@ -162,9 +162,10 @@ def build_plan(study: Mapping[str, Any], facts: TaskFacts, device: str = "cpu") 
     if total and any(row["has_regularization"] for row in rows):
         for alpha, keys in chunks.items():
             inputs = {f"evaluate {name}": key for name, key in evaluations.items()}
-            inputs |= {"examples": examples, "retrain": keys}
+            inputs |= {"examples": examples, "retrain": keys, "train": trained[0]}
+            settings = {"alpha": alpha, "training_seed": hashed_seed("training", study["seed"], 0)}
             at = "" if len(chunks) == 1 else f" at α={alpha:g}"
-            make.add("rules", f"judge the rules for λ{at}", {"alpha": alpha}, inputs, {}, 1.0 + len(rows))
+            make.add("rules", f"judge the rules for λ{at}", settings, inputs, {"rows": rows}, 1.0 + len(rows))
     counterfactuals = Counterfactuals(make.add, study, rows, examples, evaluations, sources.of, model_epochs)
     counterfactuals.add_all(has_noise="flip_labels" in data or facts.task.noisy_rows() is not None)
     if study.get("claims"):

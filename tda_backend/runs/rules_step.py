@@ -1,4 +1,4 @@
-"""The step that judges the rules for choosing λ, and races all configurations over the study's retrainings."""
+"""The step that judges the rules for λ, epoch and dimension, and races all configurations over the retrainings."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from tda_backend.evaluation.rules import rule_outcomes
 from tda_backend.runs.context import RunContext
 from tda_backend.runs.plan import Step
 from tda_backend.runs.sources import read_outputs
+from tda_backend.runs.tuning import COLUMNS as TUNING_COLUMNS
+from tda_backend.runs.tuning import tuning_rows, validation_losses
 from tda_backend.store.artifacts import Artifact, ArtifactWriter
 
 TOLERANCE, CONFIDENCE = 0.01, 0.95
@@ -31,6 +33,7 @@ def run_rules(context: RunContext, step: Step, writer: ArtifactWriter) -> None:
     outcomes: list[dict[str, Any]] = []
     candidates: list[np.ndarray] = []
     names: list[tuple[str, float | None, float]] = []
+    at_selected: dict[str, float] = {}
     for role, keys in step.inputs.items():
         if not role.startswith("evaluate "):
             continue
@@ -42,6 +45,7 @@ def run_rules(context: RunContext, step: Step, writer: ArtifactWriter) -> None:
             :kept
         ]
         if _has_rules(artifact):
+            at_selected[identity] = float(means[kept - 1])
             chosen = artifact.table("rules").to_pandas()
             rules = {str(r): float(v) for r, v in zip(chosen["rule"], chosen["regularization"], strict=True)}
             rows = rule_outcomes(
@@ -61,6 +65,11 @@ def run_rules(context: RunContext, step: Step, writer: ArtifactWriter) -> None:
                     "regret": best - lds, "num_retrainings": 0,
                 })  # fmt: skip
     writer.table("rules", pd.DataFrame(outcomes, columns=_COLUMNS))
+    losses = validation_losses(
+        context, step.inputs["train"][0], context.positions(step)["validation"], step.settings["training_seed"]
+    )
+    tuned = tuning_rows(step.context["rows"], at_selected, losses, alpha)
+    writer.table("tuning", pd.DataFrame(tuned, columns=list(TUNING_COLUMNS)))
     race = run_race(np.concatenate(candidates), iter(target), tolerance=TOLERANCE, confidence=CONFIDENCE)
     identity, value, lds = names[race.winner]
     best = max(mean for _, _, mean in names if np.isfinite(mean))

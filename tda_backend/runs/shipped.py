@@ -26,7 +26,7 @@ from tda_backend.training.data import data_folder
 
 TABLES = (
     "configurations", "verdicts", "lds", "selections", "indicator", "removals", "loo_scores", "noisy_labels", "rules",
-    "races",    "timings",
+    "tuning", "races", "timings",
 )  # fmt: skip
 """What is exported, as far as a study has it; all of it is small."""
 _STUDY = "study.parquet"

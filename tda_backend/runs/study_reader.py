@@ -125,6 +125,14 @@ class StudyReader:
         """
         return self._read(repository.rules, self._alpha(alpha))
 
+    def tuning(self, alpha: float | None = None) -> pd.DataFrame:
+        """Return what rules without retraining chose among epochs and projection dimensions, λ being chosen by ξ.
+
+        Columns: alpha, what (training_epoch or projection_dim), method, among, rule (last, lowest-loss, progress;
+        default, widest), chosen, configuration_id, lds, regret (against the best of them at its own λ*).
+        """
+        return self._read(repository.tuning, self._alpha(alpha))
+
     def race(self, alpha: float | None = None) -> dict[str, Any]:
         """Return how racing all configurations and λ over the study's retrainings ended; empty while there is none.
 

@@ -24,7 +24,7 @@ from tda_backend.store.workspace import Workspace, read_json, write_json
 
 STUDY_TABLES = (
     "studies", "tasks", "examples", "predictions", "checkpoints", "configurations", "spectra", "lds", "lds_query",
-    "indicator", "selections", "rules", "races", "verdicts", "retrainings", "top_examples", "removals",
+    "indicator", "selections", "rules", "tuning", "races", "verdicts", "retrainings", "top_examples", "removals",
     "loo_effects", "loo_scores", "noisy_labels", "noisy_rows", "timings", "jobs", "ingested",
 )  # fmt: skip
 
@@ -229,7 +229,7 @@ def _ingest_of_configuration(table: str) -> Callable[[duckdb.DuckDBPyConnection,
 
 
 def _ingest_rules(connection: duckdb.DuckDBPyConnection, artifact: Artifact, study_id: str, context: dict) -> None:
-    for table in ("rules", "races"):
+    for table in ("rules", "tuning", "races"):
         _insert(connection, table, artifact, table, {"study_id": study_id})
 
 

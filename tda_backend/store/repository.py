@@ -167,6 +167,14 @@ def rules(workspace: Workspace, study_id: str, alpha: float) -> pd.DataFrame:
     )
 
 
+def tuning(workspace: Workspace, study_id: str, alpha: float) -> pd.DataFrame:
+    """Return what rules without retraining chose among epochs and projection dimensions."""
+    return query(
+        workspace, "SELECT * EXCLUDE (study_id) FROM tuning WHERE study_id = ? AND alpha = ? ORDER BY rowid",
+        [study_id, alpha],
+    )  # fmt: skip
+
+
 def races(workspace: Workspace, study_id: str, alpha: float) -> pd.DataFrame:
     """Return how the race of all configurations over the retrainings ended."""
     return query(

@@ -99,6 +99,15 @@ COMMENT ON TABLE rules IS 'What each rule for λ chose in each configuration, an
 COMMENT ON COLUMN rules."rule" IS 'zero, default (of the papers), q0.5 (spectrum quantile), xi0.5 (threshold), racing, oracle';
 COMMENT ON COLUMN rules.num_retrainings IS 'Retrainings that the choice needed';
 
+CREATE TABLE tuning (
+    study_id VARCHAR, alpha DOUBLE, what VARCHAR, method VARCHAR, among VARCHAR, "rule" VARCHAR, chosen VARCHAR,
+    configuration_id VARCHAR, lds DOUBLE, regret DOUBLE);
+COMMENT ON TABLE tuning IS 'What rules without retraining chose among epochs, or projection dimensions, with λ by ξ';
+COMMENT ON COLUMN tuning.what IS 'training_epoch or projection_dim';
+COMMENT ON COLUMN tuning.among IS 'What the configurations have in common';
+COMMENT ON COLUMN tuning."rule" IS 'last (the papers''), lowest-loss, progress; default (512, the papers''), widest';
+COMMENT ON COLUMN tuning.regret IS 'Against the best of them, each at its own λ*';
+
 CREATE TABLE races (
     study_id VARCHAR, alpha DOUBLE, configuration_id VARCHAR, regularization DOUBLE, lds DOUBLE, regret DOUBLE,
     num_candidates INTEGER, num_retrainings INTEGER, num_subsets INTEGER, decided BOOLEAN, sentence VARCHAR);

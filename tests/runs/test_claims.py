@@ -178,6 +178,21 @@ def test_rules_are_judged_against_the_best(claimed: Workspace):
         assert str(race["num_retrainings"]) in race["sentence"]
 
 
+def test_rules_without_retraining_choose_epoch_and_dimension(claimed: Workspace):
+    study = open_study("claimed", claimed)
+    tuned = study.tuning()
+    by_epoch, by_dim = (tuned.loc[tuned["what"] == what] for what in ("training_epoch", "projection_dim"))
+    assert set(by_epoch["rule"]) == {"last", "lowest-loss", "progress"}
+    assert set(by_dim["rule"]) == {"widest"}  # 512 is not among 8 and unprojected
+    assert (by_epoch.loc[by_epoch["rule"] == "last", "chosen"] == "4").all()
+    assert (by_dim["chosen"] == "none").all()
+    selected = study.selections(study.alphas[0]).set_index("configuration_id")["lds_selected"]
+    for row in tuned.to_dict("records"):
+        assert row["lds"] == pytest.approx(selected[row["configuration_id"]], abs=1e-9)
+    for _, group in tuned.groupby(["what", "among"]):
+        assert (group["regret"] >= 0).all()
+
+
 def test_run_again_computes_nothing_and_show_prints_verdicts(claimed: Workspace, cli):
     code, out, _ = cli("show", "claimed", "--db", claimed.catalogue)
     assert code == 0

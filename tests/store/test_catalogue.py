@@ -65,8 +65,8 @@ def test_every_table_and_column_name_is_known_and_tables_are_documented(workspac
     tables = repository.query(workspace, "SELECT table_name, comment FROM duckdb_tables()")
     assert set(tables["table_name"]) == {
         "meta", "studies", "tasks", "examples", "predictions", "checkpoints", "configurations", "spectra", "lds",
-        "lds_query", "indicator", "selections", "rules", "races", "verdicts", "retrainings", "top_examples", "removals",
-        "loo_effects", "loo_scores", "noisy_labels", "noisy_rows", "timings", "jobs", "ingested",
+        "lds_query", "indicator", "selections", "rules", "tuning", "races", "verdicts", "retrainings", "top_examples",
+        "removals", "loo_effects", "loo_scores", "noisy_labels", "noisy_rows", "timings", "jobs", "ingested",
     }  # fmt: skip
     assert tables["comment"].notna().all()
 
