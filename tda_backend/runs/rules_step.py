@@ -58,7 +58,7 @@ def run_rules(context: RunContext, step: Step, writer: ArtifactWriter) -> None:
                 for row in rows
             ]  # fmt: skip
             if f"layers_{alpha:g}.npy" in artifact.manifest["files"]:
-                lds = float(artifact.array(f"layers_{alpha:g}"))
+                lds = float(artifact.array(f"layers_{alpha:g}").item())
                 best = max(row.lds for row in rows)
                 outcomes.append({
                     "configuration_id": identity, "alpha": alpha, "rule": PER_LAYER, "regularization": None, "lds": lds,
