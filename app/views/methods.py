@@ -10,6 +10,7 @@ import streamlit as st
 from app import services, session
 from app.charts import LDS_HELP
 from app.components import no_study
+from app.components.compare import show_compare
 from app.components.errors import shows_errors
 from app.components.progress import follow
 from app.components.sidebar import show_notes
@@ -38,6 +39,8 @@ def render() -> None:
         with notes:
             show_notes(context)
         _show_comparison(context)
+        st.divider()
+        show_compare(context)
         follow()
     st.divider()
     show_study_form(context)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import services, session
+from app import claims_data, services, session
 from app.charts import LDS_HELP, comparison_figure, lambda_title
 from app.components.errors import shows_errors
 from app.components.method_controls import SHORT
@@ -19,7 +19,17 @@ from app.components.progress import (
     start_button,
 )
 from app.components.tables import show_data
-from app.formats import MISSING, is_missing, lds_text, plain, projection_text, regularization_text, signed
+from app.formats import (
+    MISSING,
+    count_text,
+    is_missing,
+    joined,
+    lds_text,
+    plain,
+    projection_text,
+    regularization_text,
+    signed,
+)
 from app.method_style import method_color, method_dash
 from app.navigation import open_page
 from app.state import View
@@ -93,6 +103,25 @@ def _show_empty(jobs: pd.DataFrame) -> None:
             start_button("Run the quick version", ["run", services.DEMO_STUDY, "--quick"], "start-quick")
         st.caption("The same from a terminal, and your own model instead:")
         st.code("tda run mnist-mlp\ntda run --task my_task.py:factory", language="bash")
+    _show_shipped()
+
+
+def _show_shipped() -> None:
+    """Point to the results that travel with the project: the only figures there are before anything is computed."""
+    counts = claims_data.claims()["verdict"].value_counts()
+    known = int(counts.sum()) - int(counts.get(claims_data.NOT_RUN, 0))
+    with st.container(border=True):
+        st.subheader("What the papers state, and what we found", anchor=False)
+        if known:
+            words = [f"{count} {verdict}" for verdict, count in counts.items() if verdict != claims_data.NOT_RUN]
+            st.markdown(
+                f"Results of {count_text(known, 'claim')} of the papers travel with this installation "
+                f"({joined(words)}): curves, intervals and verdicts, to look at before anything is computed here."
+            )
+        else:
+            st.markdown("Every claim of the papers that can be tested here, with the study that tests it.")
+        if st.button("Open the papers' claims", key="open-papers"):
+            open_page("papers")
 
 
 def _show_study(row: pd.Series, first: bool) -> None:

@@ -214,9 +214,7 @@ def _show_judged(context: Context, shown: list[pd.Series]) -> None:
     frame = context.opened.rules(context.alpha)
     st.subheader("What each rule costs, over all configurations", anchor=False)
     if not len(frame):
-        st.info(
-            f"Rules are judged at α = {context.opened.alphas[0]:g}, the study's first share, once all subsets are retrained."
-        )
+        st.info("The table appears once every configuration is evaluated on all retrained subsets.")
         return
     table = judged_rules(frame, {str(row["configuration_id"]): row["variant_title"] for row in shown})
     rounded = {name: 4 for name in table.columns if "regret" in name}

@@ -4,81 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from app.formats import plain
 from tda_backend.runs.api import open_study
 from tda_backend.runs.papers import paper_claims
-from tda_backend.runs.shipped import export_results, shipped_results
+from tda_backend.runs.shipped import shipped_results
 from tda_backend.store.workspace import Workspace
 from tests.app import catalogues
+from tests.app.claims_catalogue import KINDS, compute_claims
 from tests.app.test_pages import button, texts
-from tests.runs.conftest import make_study, tda
-
-CLAIMS = """
-name = "claims-of-tiny"
-task = "tiny_task.py:factory"
-seed = 3
-[data]
-train = 60
-validation = 12
-queries = 10
-[training]
-epochs = [1, 4]
-seeds = 2
-[ground_truth]
-subsets = 24
-alphas = [0.5, 0.25]
-[regularization]
-count = 9
-[methods.iffim]
-epochs = [1, 4]
-[methods.trak]
-epochs = [4]
-projection_dim = [4, 8]
-[methods.tracin]
-epochs = [4]
-normalization = [false, true]
-[evaluation]
-bootstrap = 50
-top = 7
-"""
-KINDS = {
-    "greater": 'left = {method = "iffim", epoch = 4, regularization = "best"}\n'
-    'right = [{method = "iffim", epoch = 1, regularization = "zero"}, {method = "trak", projection_dim = 8}]',
-    "level": 'left = {method = "tracin", normalization = false}\nbound = -1.0',
-    "ratio": 'left = {method = "iffim", seeds = 1}\nright = {method = "tracin", normalization = true}\nbound = 50',
-    "wider": 'left = {method = "trak", projection_dim = 8}\nright = {method = "trak", projection_dim = 4}',
-    "rule": 'methods = ["iffim", "trak"]\nleft = "selected"\nright = ["zero", "quantile 0.5"]',
-    "regret": 'methods = ["iffim"]\nleft = "selected"\nbound = 0.5',
-    "rising": 'methods = ["iffim", "trak"]',
-    "same-shape": 'methods = ["iffim"]',
-}
-
-
-def claims_file() -> str:
-    tables = [
-        f'[[claims]]\nid = "a-{kind}-claim"\npaper = "{"source" if kind == "level" else "taming"}"\n'
-        f'place = "Figure {number}"\nstatement = "Statement *number* {number}."\ncheck = "{kind}"\n{text}\n'
-        for number, (kind, text) in enumerate(KINDS.items())
-    ]
-    return CLAIMS + "\n".join(tables)
-
-
-def compute_claims(folder: Path) -> None:
-    """Compute a study that makes every kind of comparison; beside it ``data``: its file, and its results exported."""
-    make_study(folder)
-    studies = folder / "data" / "studies"
-    studies.mkdir(parents=True)
-    path = studies / "claims-of-tiny.toml"
-    path.write_text(claims_file().replace("tiny_task.py", str(folder / "tiny_task.py")))
-    result = tda("run", path, db=folder / "workspace" / "catalogue.duckdb")
-    assert result.returncode == 0, result.stderr
-    other = claims_file().replace("claims-of-tiny", "never-run").replace("tiny_task.py", str(folder / "tiny_task.py"))
-    (studies / "never-run.toml").write_text(other.split("[[claims]]")[0] + "[[claims]]" + other.split("[[claims]]")[1])
-    export_results(open_study("claims-of-tiny", folder / "workspace" / "catalogue.duckdb"), folder / "exported")
 
 
 @pytest.fixture(scope="session")
@@ -232,3 +168,39 @@ def test_lambda_selection_judges_every_rule(page, claims, data):
     assert table.set_index("rule").loc["λ = 0 (pseudo-inverse)", "retrainings"] == 0
     assert table.set_index("rule").loc["best λ, after all retrainings", "retrainings"] == 24
     assert "raced against each other" in texts(test)
+
+
+def test_the_empty_overview_points_to_shipped_results(page, empty, data):
+    data(True)
+    test = page("overview", empty)
+    assert f"Results of {len(KINDS)} claims" in texts(test)
+    assert button(test, "Open the papers' claims")
+
+
+def test_the_empty_overview_has_the_claims_without_shipped_results(page, empty, data):
+    data(False)
+    said = texts(page("overview", empty))
+    assert "with the study that tests it" in said
+    assert "travel with this installation" not in said
+
+
+def test_methods_compares_two_configurations(page, claims, data):
+    data(False)
+    opened = open_study("claims-of-tiny", claims.catalogue)
+    other = opened.configuration_id("tracin", normalization=True)
+    test = page("methods", claims, study="claims-of-tiny", method="iffim", epoch="4", vs=other)
+    assert not test.exception
+    assert not test.error
+    shown = {each.label: each.value for each in test.metric}
+    assert {"LDS of A", "LDS of B", "A − B", "Probability that A is better"} <= set(shown)
+    stored = opened.curve(other)["mean"].iloc[0]
+    assert float(shown["LDS of B"].replace("−", "-")) == pytest.approx(stored, abs=5e-4)
+    said = texts(test)
+    assert "±0.01" in said.replace("\\", "")
+    assert "By class of the query" in said
+    assert "Rank correlation of the two lists" in said
+    single = page("methods", claims, study="claims-of-tiny", method="iffim", epoch="4", vs="single")
+    assert not single.exception
+    assert "first of 2 models" in texts(single).replace("\\", "")
+    wrong = page("methods", claims, study="claims-of-tiny", vs="nothing", at="nowhere")
+    assert not wrong.exception

@@ -1,0 +1,148 @@
+"""Two configurations against each other: is A better than B, do they name the same examples, and for which classes."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from app import services, session
+from app.compare_charts import by_class_figure, overlap_figure
+from app.components.errors import shows_errors
+from app.components.tables import show_data
+from app.formats import MISSING, is_missing, plain, regularization_text, signed
+from app.session import Context, control
+from app.state import VERSUS_AT
+from tda_backend.runs import comparison_data
+from tda_backend.runs.comparison_data import Agreement, Compared, Side
+
+SINGLE = "single"
+AT_NAMES = {"selected": "λ*", "best": "best λ", "zero": "λ = 0", "default": "papers' default", "same": "λ of A"}
+CHART = {"displaylogo": False, "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"]}
+
+
+@st.cache_resource(max_entries=32, show_spinner="Comparing on the same draws of subsets")
+def _compared(study_id: str, version: str, a: Side, b: Side, alpha: float) -> Compared:
+    return comparison_data.compare(services.study(study_id), a, b, alpha)
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _agreement(study_id: str, version: str, a: Side, b: Side, query: int) -> Agreement:
+    return comparison_data.agreement(services.study(study_id), a, b, query)
+
+
+@shows_errors
+def show_compare(context: Context) -> None:
+    """Draw the section: the present configuration (A) against another one (B), or against its first model alone."""
+    st.subheader("Compare two configurations", anchor=False)
+    known = context.configurations.set_index("configuration_id", drop=False)
+    here = known.loc[context.configuration_id]
+    several = int(here["num_seeds"]) > 1
+    options = [*([SINGLE] if several else []), *[each for each in known.index if each != context.configuration_id]]
+    if not options:
+        st.caption("This study has only one configuration.")
+        return
+    versus = context.view.versus if context.view.versus in options else _usual(context, known, options)
+    lam_a = context.view.lam if here["has_regularization"] else None
+    st.markdown(f"**A**, the present one: {plain(here['label'])}{_at(lam_a)}")
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        control(
+            st.selectbox, "B", "compare-versus", versus, lambda value: session.update(versus=value), options=options,
+            width=460,
+            format_func=lambda each: "A's first model alone" if each == SINGLE else known.loc[each, "label"],
+        )  # fmt: skip
+        row = here if versus == SINGLE else known.loc[versus]
+        word = "same" if versus == SINGLE else context.view.versus_at
+        if versus != SINGLE and row["has_regularization"]:
+            offered = [each for each in VERSUS_AT if each != "same" or lam_a is not None]
+            word = word if word in offered else "selected"
+            control(
+                st.segmented_control, "λ of B", "compare-at", word, lambda value: session.update(versus_at=value),
+                options=offered, format_func=lambda each: AT_NAMES[each], required=True,
+            )  # fmt: skip
+    lam_b = lam_a if word == "same" else comparison_data.regularization_at(context.opened, row, word, context.alpha)
+    a = Side(context.configuration_id, lam_a)
+    b = Side(str(row["configuration_id"]), lam_b if row["has_regularization"] else None, int(versus == SINGLE))
+    name_b = f"{row['label']}, first of {int(row['num_seeds'])} models" if b.models else str(row["label"])
+    st.markdown(f"**B**: {plain(name_b)}{_at(b.regularization)}")
+    if bool(here["has_lds"]) and bool(row["has_lds"]):
+        _show_lds(context, a, b)
+    else:
+        st.info("The difference of LDS appears once both are evaluated on retrained subsets.")
+    _show_agreement(context, a, b)
+
+
+def _usual(context: Context, known: pd.DataFrame, options: list[str]) -> str:
+    """Return what to compare with at first: the best configuration of another method, else the best other one."""
+    others = known.loc[[each for each in options if each != SINGLE]]
+    if not len(others):
+        return SINGLE
+    foreign = others[others["method"] != context.view.method]
+    pool = foreign if len(foreign) else others
+    best = pool["best_lds"].dropna()
+    return str(best.idxmax() if len(best) else pool.index[0])
+
+
+def _at(lam: float | None) -> str:
+    return "" if lam is None else f", λ = {regularization_text(lam)}"
+
+
+def _show_lds(context: Context, a: Side, b: Side) -> None:
+    found = _compared(context.opened.study_id, services.version(), a, b, context.alpha)
+    each = found.comparison
+    with st.container(horizontal=True, gap="large"):
+        for name, value, detail in (
+            ("LDS of A", signed(each.lds_a, 3), ""),
+            ("LDS of B", signed(each.lds_b, 3), ""),
+            ("A − B", f"{each.difference:+.3f}".replace("-", "−"),
+             f"95 %: {signed(each.ci_low, 3)} to {signed(each.ci_high, 3)}"),
+            ("Probability that A is better", f"{100 * each.probability:.0f} %", "share of draws of subsets"),
+        ):  # fmt: skip
+            with st.container(width="content", gap=None):
+                st.metric(name, value)
+                if detail:
+                    st.caption(detail)
+    words = {
+        "A": "**A is better**: the 95 % interval of the difference lies above 0.",
+        "B": "**B is better**: the 95 % interval of the difference lies below 0.",
+    }  # fmt: skip
+    undecided = "**Undecided**: the 95 % interval of the difference contains 0."
+    st.markdown(f"{words.get(each.verdict, undecided)} {plain(found.power.sentence)}")
+    wider = ""
+    if not is_missing(each.ci_low_queries):
+        low, high = signed(each.ci_low_queries, 3), signed(each.ci_high_queries, 3)
+        wider = f" For other queries of the same kind too: {low} to {high}."
+    st.caption(
+        f"Both are judged by the same {found.num_subsets} retrained subsets (α = {context.alpha:g}) in "
+        f"{each.num_draws} draws: what makes a draw easy for one makes it easy for the other, so the interval of the "
+        f"difference is narrower than the two intervals suggest.{wider}"
+    )
+    if len(found.by_class):
+        st.markdown("**By class of the query**")
+        st.plotly_chart(
+            by_class_figure(found.by_class), width="stretch", config=CHART, key="compare-classes",
+            alt="LDS of A and B by class: " + "; ".join(
+                f"{row['class']}: {row['a']:.3f} and {row['b']:.3f}" for row in found.by_class.to_dict("records")
+            ),
+        )  # fmt: skip
+        st.caption(
+            f"In brackets: queries of the class. Class-balanced LDS, every class counting the same: A "
+            f"{signed(found.balanced[0], 3)}, B {signed(found.balanced[1], 3)}."
+        )
+        show_data(found.by_class.round(4), "compare-classes")
+
+
+def _show_agreement(context: Context, a: Side, b: Side) -> None:
+    query = context.view.query or 0
+    found = _agreement(context.opened.study_id, services.version(), a, b, query)
+    correlation = MISSING if is_missing(found.correlation) else signed(found.correlation, 3)
+    st.markdown(
+        f"**Do they name the same examples for query {query}?** Rank correlation of the two lists of scores: "
+        f"{correlation}."
+    )
+    st.plotly_chart(
+        overlap_figure(found.overlap), width="stretch", config=CHART, key="compare-overlap",
+        alt="; ".join(f"top {row.top}: {row.helpful:.0%} of the helpful, {row.harmful:.0%} of the harmful in common"
+                      for row in found.overlap.itertuples()),
+    )  # fmt: skip
+    st.caption("Share of the examples that help, or hurt, this query most that both configurations name.")
+    show_data(found.overlap.round(3), "compare-overlap")
