@@ -102,9 +102,9 @@ def _show_points(context: Context) -> None:
         at = "" if lam is None else f" at λ = {regularization_text(lam)}"
         title = "" if context.configuration is None else context.configuration["variant_title"]
         st.markdown(
-            f"Each dot is a model retrained on a random share of {context.alpha:.6g} of the training data. To the right: "
-            f"models whose data {title}{at} thinks good for this query. Up: models that really do better on it. A perfect "
-            "attribution orders the dots from bottom left to top right."
+            f"Each dot is a model retrained on a random share of {context.alpha:.6g} of the training data. To the "
+            f"right: models whose data {title}{at} thinks good for this query. Up: models that really do better on it. "
+            "A perfect attribution orders the dots from bottom left to top right."
         )
         st.caption(LDS_HELP)
     show_data(points.rename(columns={"actual": "goodness after retraining"}), "points")

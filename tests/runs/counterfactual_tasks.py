@@ -8,7 +8,7 @@ TASKS = """
 import torch
 from torch import nn
 from tda_backend.training.tasks import ClassificationTask
-from tda_backend.types import Display, TrainingSettings
+from tda_backend.types import Display, Task, TrainingSettings
 
 NUM_DECIDING = 6
 
@@ -61,6 +61,39 @@ class Optimum(Deciding):
             return {"x": x, "y": (x[:, 0] - x[:, 1] + 0.7 * noise > 0).long()}
 
         return {"train": split(5, 160), "test": split(6, 24)}
+
+
+class Values(Task):
+    \"\"\"Linear regression measured by absolute error: nothing is right or wrong, smaller is better.\"\"\"
+
+    name = "values"
+    measurement_sign = -1
+    training = TrainingSettings(num_epochs=20, batch_size=16, learning_rate=0.1)
+
+    def datasets(self):
+        def split(seed, num):
+            x = torch.randn(num, 3, generator=torch.Generator().manual_seed(seed))
+            return {"x": x, "y": x[:, 0] - 2 * x[:, 1]}
+
+        return {"train": split(7, 40), "test": split(8, 12)}
+
+    def build_model(self, seed):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return nn.Linear(3, 1)
+
+    def train_loss(self, model, batch):
+        return (model(batch["x"])[:, 0] - batch["y"]).square()
+
+    def measurement(self, model, batch):
+        return (model(batch["x"])[:, 0] - batch["y"]).abs()
+
+    def predict(self, model, batch):
+        return model(batch["x"])[:, 0]
+
+
+def values():
+    return Values()
 
 
 def deciding():
@@ -125,6 +158,32 @@ top = 5
 examples = 15
 seeds = 1
 choice = "random"
+"""
+VALUES = """
+name = "values"
+task = "tasks.py:values"
+[data]
+train = 40
+validation = 4
+queries = 8
+[training]
+epochs = [20]
+[ground_truth]
+subsets = 0
+[methods.gradient-similarity]
+similarity = ["dot"]
+[evaluation]
+bootstrap = 50
+top = 5
+[removal]
+queries = 3
+sizes = [2, 4]
+seeds = 2
+of = [{method = "gradient-similarity"}]
+[loo]
+examples = 3
+seeds = 2
+of = [{method = "gradient-similarity"}]
 """
 
 

@@ -21,7 +21,7 @@ from tda_backend.store.artifacts import ArtifactStore
 from tda_backend.store.rebuild import disk_use, rebuild, remove_study
 from tda_backend.store.workspace import Workspace
 from tests.runs.conftest import STUDY, TASK, tda
-from tests.runs.counterfactual_tasks import DECIDING, OPTIMUM, write_study
+from tests.runs.counterfactual_tasks import DECIDING, OPTIMUM, VALUES, write_study
 
 NUM_DECIDING = 6
 NOISY = STUDY.replace("train = 60", "train = 60\nflip_labels = 0.15").replace("subsets = 24", "subsets = 0")
@@ -145,6 +145,24 @@ def test_a_run_killed_inside_the_chain_goes_on_at_the_unfinished_size(tmp_path: 
     pd.testing.assert_frame_equal(
         open_study("deciding", db).removals()[columns], open_study("deciding", deciding).removals()[columns]
     )
+
+
+def test_where_nothing_is_right_or_wrong_goodness_is_followed_and_nothing_flips(tmp_path: Path, cli):
+    db = tmp_path / "catalogue.duckdb"
+    code, _, err = cli("run", write_study(tmp_path, VALUES), "--db", db)
+    assert code == 0, err
+    study = open_study("values", db)
+    rows = study.removals()
+    assert rows["mean_correct"].isna().all()
+    assert not rows["flipped"].any()
+    assert (rows["mean_goodness"] < 0).all()  # minus the absolute error
+    assert set(rows["size"]) == {0, 2, 4}
+    assert (study.removal_curves()["fraction"] == 0).all()
+    assert study.brittleness()["done"].all()
+    assert len(study.loo_effects()) == 3
+    code, _, err = cli("run", "values", "--db", db, "--set", "data.flip_labels=0.1")
+    assert code != 0
+    assert "needs classes" in err
 
 
 def test_rebuild_and_rm_know_the_tables(deciding: Workspace, tmp_path: Path):
