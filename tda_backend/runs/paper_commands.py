@@ -96,10 +96,17 @@ def show_shipped(results: ShippedResults, console: Console) -> None:
 
 
 def papers_markdown(frame: pd.DataFrame) -> str:
-    """Return the claims as a Markdown table, one row each: what the README shows of the shipped results."""
-    lines = ["| paper, place | statement | our figure [95 %] | verdict | study |", "|---|---|---|---|---|"]
-    for row in frame.to_dict("records"):
-        cells = [f"{row['paper']}, {row['place']}", row["statement"], _figure(row), f"**{row['verdict']}**",
-                 f"`{row['study']}`"]  # fmt: skip
+    """Return the claims that were run as a Markdown table, and a sentence on those that were not."""
+    run = frame.loc[frame["verdict"] != NOT_RUN]
+    lines = ["| place | statement | our figure [95 %] | verdict | study |", "|---|---|---|---|---|"]
+    for row in run.to_dict("records"):
+        cells = [f"{row['paper'].title() if row['paper'] == 'taming' else row['paper'].upper()}, {row['place']}",
+                 row["statement"], _figure(row), f"**{row['verdict']}**", f"`{row['study']}`"]  # fmt: skip
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+    rest = frame.loc[frame["verdict"] == NOT_RUN]
+    counts = "; ".join(f"{count} {verdict}" for verdict, count in run["verdict"].value_counts().items())
+    lines += ["", f"{counts or 'Nothing was run'}."]
+    if len(rest):
+        studies = ", ".join(f"`{name}`" for name in dict.fromkeys(rest["study"]))
+        lines += [f"Not run at full size: {len(rest)} claims of {studies}."]
     return "\n".join(lines) + "\n"
