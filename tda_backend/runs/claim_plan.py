@@ -65,6 +65,7 @@ def add_claims(
     settings = {
         "claims": claims, "alphas": list(made.chunks), "num_subsets": study["ground_truth"]["subsets"],
         "bootstrap": study["evaluation"]["bootstrap"], "seed": study["seed"],
+        "sizes": study.get("removal", {}).get("sizes", []),
     }  # fmt: skip
     return add("claims", "compare with the papers' claims", settings, inputs, {"rows": list(needed.values())}, 2.0)
 

@@ -135,8 +135,10 @@ class Evidence:
         order, last = (self._context.store.open(key) for key in self._step.inputs[removal_role(selector)])
         results = {(int(query), int(size)): float(value) for query, size, value in last.array("results")}
         queries, positions = order.array("queries").tolist(), order.array("positions")
-        sizes = sorted({size for _, size in results})
-        curve = removal_curve(results, queries, sizes, (positions != NOTHING).sum(1).tolist(), num_bootstrap=0)
+        # The study's sizes, not those found: where all queries flip early the larger ones were never tried.
+        curve = removal_curve(
+            results, queries, self._step.settings["sizes"], (positions != NOTHING).sum(1).tolist(), num_bootstrap=0
+        )
         num = len(curve.queries)
         weights = multinomial_weights(num, self._step.settings["bootstrap"], self._step.settings["seed"]) / num
         draws = np.trapezoid(weights @ curve.flipped, curve.sizes, axis=-1) / curve.sizes[-1]
