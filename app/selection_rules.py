@@ -91,7 +91,9 @@ def rule_name(rule: str) -> str:
     if rule.startswith("q"):
         return f"{float(rule[1:]):.0%} quantile of the eigenvalues".replace("%", " %")
     if rule.startswith("xi"):
-        return f"λ* where ξ̄ = {float(rule[2:]):g}"
+        threshold, *rest = rule[2:].split(" ")
+        each = "one λ per layer" if rest else "λ*"
+        return f"{each} where ξ̄ = {float(threshold):g}"
     return fixed.get(rule, rule)
 
 

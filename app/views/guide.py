@@ -62,9 +62,9 @@ query is small and noisy; the *ceiling* says what perfect scores could reach giv
 
 ### Choosing without retraining, or with little
 **Rules for λ** are judged by their **regret** where there is ground truth: λ = 0, the papers' defaults, quantiles of
-the spectrum, ξ at several thresholds; none of them retrains. **Racing** does, as little as it can: every configuration and
-λ is scored on the same retrained models, one more at a time, those that are surely worse drop out, and it stops when
-the leader is within .01 LDS of the best at 95 % confidence. **Oracle** is the best after all retrainings.
+the spectrum, ξ at several thresholds; none of them retrains. **Racing** does, as little as it can: all configurations
+and λ are scored on the same retrained models, one more at a time, those that are surely worse drop out, and it stops
+when the leader is within .01 LDS of the best at 95 % confidence. **Oracle** is the best after all retrainings.
 
 **Better or not?** Two configurations are compared on the same bootstrap draws of the subsets: their noise is shared, so
 a difference can be certain although both intervals overlap.

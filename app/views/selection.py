@@ -15,7 +15,7 @@ from app.charts import (
     spectrum_figure,
     spectrum_table,
 )
-from app.components import no_study
+from app.components import no_study, tuning
 from app.components.beside import beside_box, methods_beside
 from app.components.errors import shows_errors
 from app.components.progress import follow
@@ -63,6 +63,7 @@ def render() -> None:
             _show_method(context, row, span)
     _show_regret(context, shown)
     _show_judged(context, shown)
+    tuning.show(context)
     _show_all(context)
     _show_without(context)
     follow()

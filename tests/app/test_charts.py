@@ -217,3 +217,24 @@ def test_the_warning_belongs_to_the_threshold():
     assert chosen_regularization(record, rising, 0.6)[1] == []
     assert "low end" in chosen_regularization(record, rising, 0.4)[1][0]
     assert "stays below" in chosen_regularization(record, rising, 0.75)[1][0]
+
+
+def test_rules_have_names_and_tuning_is_averaged():
+    import pandas as pd
+
+    from app.components.tuning import tuned_rules
+    from app.selection_rules import rule_name
+
+    assert rule_name("xi0.5 per layer") == "one λ per layer where ξ̄ = 0.5"
+    assert rule_name("xi0.4") == "λ* where ξ̄ = 0.4"
+    assert rule_name("q0.1") == "10 % quantile of the eigenvalues"
+    frame = pd.DataFrame(
+        {
+            "what": ["training_epoch"] * 3, "rule": ["last", "last", "progress"], "chosen": ["50", "50", "5"],
+            "lds": [0.1, 0.3, 0.4], "regret": [0.3, 0.1, 0.0],
+        }
+    )  # fmt: skip
+    table = tuned_rules(frame).set_index("rule")
+    assert table.loc["last epoch (the papers')", "mean regret"] == 0.2
+    assert table.loc["last epoch (the papers')", "groups"] == 2
+    assert table.loc["first epoch with 90 % of the way down to the lowest validation loss", "chooses"] == "5"
