@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from app.charts import LAMBDA_TITLE, comparison_figure, on_grid, transparent, zero_position
+from app.charts import LAMBDA_TITLE, ZERO_GAP, comparison_figure, on_grid, transparent, zero_position
 from app.formats import lds_text, regularization_text, signed
 from app.method_style import BLUE, DASHES, GRAY, GREEN, TEAL, VIOLET
 
@@ -76,11 +76,16 @@ def claim_curves_figure(
                 for rule, lam in zip(marked["rule"], marked["regularization"], strict=True)
             ]
         figure.add_scatter(
-            x=marked["regularization"].clip(lower=zero), y=marked["mean"], mode="markers", showlegend=False,
-            name=f"{name}, compared", text=texts, hovertemplate="%{text}: %{y:.3f}<extra></extra>",
+            x=[_on_axis(value, zero) for value in marked["regularization"]], y=marked["mean"], mode="markers",
+            showlegend=False, name=f"{name}, compared", text=texts, hovertemplate="%{text}: %{y:.3f}<extra></extra>",
             marker={"color": color, "size": 13, "symbol": "diamond", "line": {"width": 1.6, "color": "white"}},
         )  # fmt: skip
     return figure
+
+
+def _on_axis(regularization: float, zero: float) -> float:
+    """Return where a λ is drawn: λ = 0 at its tick, what is smaller than the grid between that and the grid."""
+    return zero if regularization <= 0 else max(regularization, zero * 10 ** (ZERO_GAP / 2))
 
 
 def points_figure(frame: pd.DataFrame, title: str = "LDS, 95 % interval") -> go.Figure:
@@ -125,8 +130,10 @@ def comparisons_figure(frame: pd.DataFrame, bound: float, above: bool, title: st
         type="rect", x0=bound if above else low, x1=high if above else bound, y0=0, y1=1, yref="paper", layer="below",
         line={"width": 0}, fillcolor=transparent(GREEN, 0.10),
     )  # fmt: skip
-    figure.add_vline(x=bound, line={"color": GREEN, "width": 1.6, "dash": "dash"})
     for number, row in enumerate(frame.to_dict("records")):
+        figure.add_shape(  # a piece in each row: a whole line would cross the names
+            type="line", x0=bound, x1=bound, y0=-number - 0.22, y1=-number + 0.14, line={"color": GREEN, "width": 2}
+        )
         known = not np.isnan(row["low"]) and row["low"] != row["high"]
         figure.add_scatter(
             x=[row["value"]], y=[-number], mode="markers", marker={"color": BLUE, "size": 11, "symbol": "square"},
@@ -206,6 +213,7 @@ def removal_figure(shares: Mapping[str, pd.DataFrame]) -> go.Figure:
 
 
 def _name_above(figure: go.Figure, text: str, y: float) -> None:
+    text = text.replace("Influence function (", "IF (")
     figure.add_annotation(
         x=0, xref="paper", xanchor="left", y=y, yanchor="bottom", yshift=7, text=text, showarrow=False, align="left",
         font={"size": 12},

@@ -217,8 +217,7 @@ def _show_numbers(claim: dict[str, Any]) -> None:
         st.plotly_chart(figure, width="stretch", config=CHART, key=f"numbers-{claim['key']}", alt=alt)
         side = "right of" if above else "left of"
         st.caption(f"Each must lie, with its whole 95 % interval, {side} {number(bound)}.")
-    for sentence in frame["sentence"]:
-        st.markdown(f"- {plain(sentence)}")
+    st.caption("\n".join(f"- {plain(sentence)}" for sentence in frame["sentence"]))
 
 
 def _show_links(claim: dict[str, Any], found: Any) -> None:

@@ -95,7 +95,8 @@ def _show_lds(context: Context, a: Side, b: Side) -> None:
             ("LDS of B", signed(each.lds_b, 3), ""),
             ("A − B", f"{each.difference:+.3f}".replace("-", "−"),
              f"95 %: {signed(each.ci_low, 3)} to {signed(each.ci_high, 3)}"),
-            ("Probability that A is better", f"{100 * each.probability:.0f} %", "share of draws of subsets"),
+            ("Probability that A is better", _probability(each.probability, each.num_draws),
+             "share of draws of subsets"),
         ):  # fmt: skip
             with st.container(width="content", gap=None):
                 st.metric(name, value)
@@ -129,6 +130,14 @@ def _show_lds(context: Context, a: Side, b: Side) -> None:
             f"{signed(found.balanced[0], 3)}, B {signed(found.balanced[1], 3)}."
         )
         show_data(found.by_class.round(4), "compare-classes")
+
+
+def _probability(share: float, num_draws: int) -> str:
+    """Return a share of draws; none or all of them says no more than that it is rare."""
+    finest = 100 / num_draws
+    if share <= 0 or share >= 1:
+        return f"< {finest:g} %" if share <= 0 else f"> {100 - finest:g} %"
+    return f"{100 * share:.0f} %" if 0.01 <= share <= 0.99 else f"{100 * share:.1f} %"
 
 
 def _show_agreement(context: Context, a: Side, b: Side) -> None:

@@ -85,7 +85,7 @@ def _filtered(frame: pd.DataFrame) -> pd.DataFrame:
             st.segmented_control, "Verdict", "papers-verdict", verdict,
             lambda value: session.update(verdict="" if value == ALL else value), options=[ALL, *VERDICTS],
             format_func=lambda name: f"All ({len(of_paper)})" if name == ALL else f"{name} ({counts.get(name, 0)})",
-            required=True,
+            required=True, wrap=True,
         )  # fmt: skip
     return of_paper if verdict == ALL else of_paper[of_paper["verdict"] == verdict]
 
