@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tda_backend.errors import UsageError
@@ -70,6 +70,7 @@ def test_a_level_may_be_a_ceiling():
     assert level(measured("a", 0.9), 0.8, above=False).status == "not reproduced"
 
 
+@settings(deadline=None)  # the first call imports
 @given(st.integers(2, 6), st.integers(5, 40))
 def test_a_spread_fixes_its_ends(length, draws):
     rng = np.random.default_rng(length * 100 + draws)

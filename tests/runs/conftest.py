@@ -91,7 +91,7 @@ def tda(*words: str | Path, db: Path, env: dict[str, str] | None = None) -> subp
     """Run ``tda`` in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "tda_backend", *map(str, words), "--db", str(db)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}, cwd=ROOT, timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}, cwd=ROOT, timeout=400,
         capture_output=True, text=True, check=False,
     )  # fmt: skip
 
