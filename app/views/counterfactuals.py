@@ -222,7 +222,9 @@ def _show_brittleness(context: Context, known: pd.DataFrame) -> None:
 def _flip_words(row: pd.Series) -> str:
     flips_at, holds_at = row["flips_at"], int(row["holds_at"])
     if is_missing(flips_at):
-        return f"> {holds_at}" if holds_at else "none helps"
+        if holds_at:
+            return f"> {holds_at}"
+        return "none helps" if bool(row["done"]) else "not tried yet"
     if int(flips_at) - holds_at == 1:
         return str(int(flips_at))
     return f"≤ {int(flips_at)}, > {holds_at}" if holds_at else f"≤ {int(flips_at)}"
@@ -250,7 +252,8 @@ def _show_loo(context: Context) -> None:
         f"bootstrap over examples.{limit} The effect of one example is small and training noise large, so low numbers "
         "are usual; LDS asks about many examples at once."
     )
-    best = frame.loc[frame.groupby("configuration_id", sort=False)["mean"].idxmax().dropna()]
+    known = frame.dropna(subset="mean")  # constant scores have no correlation
+    best = known.loc[known.groupby("configuration_id", sort=False)["mean"].idxmax()]
     table = pd.DataFrame(
         {
             "configuration": best["label"].to_numpy(),

@@ -16,7 +16,7 @@ from app.components.sections import show_missing_section
 from app.components.sidebar import show_notes
 from app.components.tables import show_data
 from app.explorer_data import is_right
-from app.formats import count_text, is_missing, lds_text, regularization_text
+from app.formats import count_text, is_missing, lds_text, plain, regularization_text
 from app.health_charts import auc_figure, class_figure, recall_figure, usage_figure
 from app.method_style import method_color, method_dash
 from app.navigation import open_page
@@ -129,7 +129,7 @@ def _show_open(context: Context, train: pd.DataFrame, values: np.ndarray | None)
                 st.text(str(row["payload"])[:400])
         with right:
             known = _originals(context).get(position)
-            words = [f"label **{row['label']}**", f"predicted **{row['prediction']}**"]
+            words = [f"label **{plain(str(row['label']))}**", f"predicted **{plain(str(row['prediction']))}**"]
             words += [f"known: {known}"] if known else []
             if values is not None:
                 rank = int((values > values[position]).sum()) + 1

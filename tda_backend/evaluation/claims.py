@@ -19,6 +19,7 @@ from tda_backend.errors import UsageError
 Status = Literal["reproduced", "not reproduced", "inconclusive"]
 STATUSES: tuple[Status, ...] = ("reproduced", "not reproduced", "inconclusive")
 _INTERVAL = (2.5, 97.5)
+_ENOUGH = 0.975
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,15 @@ class Comparison:
         return "inconclusive"
 
 
+def decisive(comparisons: Sequence[Comparison]) -> Comparison:
+    """Return the comparison that the verdict hangs on: of those that share its status, the least favourable."""
+    status = overall(comparisons)
+    return min(
+        (each for each in comparisons if each.status == status),
+        key=lambda each: (each.value - each.bound) * (1 if each.above else -1),
+    )
+
+
 def overall(comparisons: Sequence[Comparison]) -> Status:
     """Return the verdict on a statement that makes all of these comparisons.
 
@@ -101,7 +111,7 @@ def overall(comparisons: Sequence[Comparison]) -> Status:
 
 def _interval(draws: np.ndarray) -> tuple[float, float]:
     finite = draws[np.isfinite(draws)]
-    if not len(finite):
+    if len(finite) < _ENOUGH * len(draws):  # the interval would be that of the draws that happen to have a value
         return float("nan"), float("nan")
     low, high = np.percentile(finite, _INTERVAL)
     return float(low), float(high)
@@ -124,13 +134,20 @@ def difference(left: Measured, right: Measured, bound: float = 0.0, above: bool 
     return Comparison(left.name, left.value, "−", right.name, right.value, value, low, high, bound, above)
 
 
+def gap(first: Measured, second: Measured, bound: float) -> Comparison:
+    """Compare the size of a difference with a bound, whichever side is larger: "it matters".
+
+    The larger one is taken as it was measured, which favours a gap a little; bounds well above 0 make up for it.
+    """
+    left, right = (first, second) if first.value >= second.value else (second, first)
+    return difference(left, right, bound)
+
+
 def ratio(left: Measured, right: Measured, bound: float) -> Comparison:
     """Compare left / right with a lower bound; draws where the right side is not positive have no ratio."""
     _paired(left, right)
     positive = right.draws > 0
     low, high = _interval(np.divide(left.draws, right.draws, out=np.full(len(positive), np.nan), where=positive))
-    if positive.mean() < 0.975:  # the interval would be that of the draws that happen to have a ratio
-        low, high = float("nan"), float("nan")
     value = left.value / right.value if right.value > 0 else float("nan")
     return Comparison(left.name, left.value, "/", right.name, right.value, value, low, high, bound, True)
 

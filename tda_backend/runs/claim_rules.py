@@ -18,6 +18,7 @@ PAPERS = {
 }
 CHECKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "greater": ("LDS of left − LDS of each right lies above `bound`", ("left", "right")),
+    "differs": ("LDS of left and of each right differ by more than `bound`, either way", ("left", "right")),
     "ratio": ("LDS of left / LDS of each right lies above `bound`", ("left", "right")),
     "level": ("LDS of each left lies above `bound`", ("left",)),
     "wider": ("range of LDS over λ of left − that of each right lies above `bound`", ("left", "right")),
@@ -34,7 +35,7 @@ CHECKS: dict[str, tuple[str, tuple[str, ...]]] = {
 """Kind of comparison → (what it asks for, the keys it needs)."""
 _TEXTS = ("id", "paper", "place", "statement", "check")
 _ALLOWED = (*_TEXTS, "left", "right", "methods", "bound", "note")
-DEFAULT_BOUNDS = {"ratio": 1.0, "level": 0.0, "regret": 0.02, "rising": 0.9, "same-shape": 0.8}
+DEFAULT_BOUNDS = {"differs": 0.02, "ratio": 1.0, "level": 0.0, "regret": 0.02, "rising": 0.9, "same-shape": 0.8}
 RANDOM = {"method": "random same class"}
 """Stands for the baseline of subset removal in a ``flips`` comparison."""
 
@@ -117,7 +118,7 @@ def _methods(key: str, value: Any) -> list[str]:
 def selectors_of(claim: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the selectors that a claim names, the random baseline of subset removal left out."""
     named = [item for name in ("left", "right") for item in claim.get(name, [])]
-    return [item for item in named if isinstance(item, Mapping) and item != RANDOM]
+    return [dict(item) for item in named if isinstance(item, Mapping) and item != RANDOM]
 
 
 def with_alpha(claim: Mapping[str, Any], all_but_one: float) -> dict[str, Any]:

@@ -34,11 +34,12 @@ def _of_method(spec: MethodSpec, settings: Mapping[str, Any], study: Mapping[str
             sums[end] = [epoch for epoch in epochs if epoch <= end][-settings["num_checkpoints"] :]
         epochs = list(sums)
     fixed = {h.name: settings[h.name] for h in spec.hyperparameters if not h.sweep and h.kind != "epochs"}
-    for epoch, values, dim in itertools.product(
+    combinations: Any = itertools.product(
         epochs,
         itertools.product(*(settings[item.name] for item in spec.swept)),
         settings.get("projection_dim", [NONE]),
-    ):
+    )
+    for epoch, values, dim in combinations:
         unprojected = settings.get("unprojected_epochs")
         if dim == NONE and unprojected is not None and epoch not in unprojected:
             continue

@@ -82,17 +82,31 @@ def show_shipped(results: ShippedResults, console: Console) -> None:
         f"compute it with: tda run {results.name}",
         highlight=False, markup=False, soft_wrap=True,
     )  # fmt: skip
-    lds, named = results.tables["lds"], results.tables["configurations"].set_index("configuration_id")["label"]
+    rows = results.tables["configurations"].to_dict("records")
+    named = {str(row["configuration_id"]): str(row["label"]) for row in rows}
+    if "lds" in results.tables:
+        _print_best(console, results.tables["lds"], named)
+    if "noisy_labels" in results.tables:
+        found = results.tables["noisy_labels"]
+        best = found.loc[found.groupby("configuration_id", sort=False)["auc"].idxmax()]
+        rows = [
+            [named[row["configuration_id"]], f"{row['auc']:.3f} [{row['auc_low']:.3f}, {row['auc_high']:.3f}]"]
+            for row in best.to_dict("records")
+        ]
+        print_table(console, ["configuration", "best AUC of wrong labels [95 %]"], rows)
+    if "verdicts" in results.tables:
+        print_verdicts(console, results.tables["verdicts"].to_dict("records"))
+
+
+def _print_best(console: Console, lds: pd.DataFrame, named: Mapping[str, str]) -> None:
     rows = []
     for pair, curve in lds.groupby(["configuration_id", "alpha"], sort=False):
         configuration_id, alpha = pair  # type: ignore[reportGeneralTypeIssues]  # a tuple, as two columns are grouped
         top = curve.loc[curve["mean"].idxmax()]
         at = "–" if pd.isna(top["regularization"]) else f"{top['regularization']:.2g}"
         interval = f"{top['mean']:.3f} [{top['ci_low']:.3f}, {top['ci_high']:.3f}]"
-        rows.append([named[configuration_id], f"{alpha:g}", interval, at, int(top["num_subsets"])])
+        rows.append([named[str(configuration_id)], f"{alpha:g}", interval, at, int(top["num_subsets"])])
     print_table(console, ["configuration", "α", "best LDS [95 %]", "at λ", "subsets"], rows)
-    if "verdicts" in results.tables:
-        print_verdicts(console, results.tables["verdicts"].to_dict("records"))
 
 
 def papers_markdown(frame: pd.DataFrame) -> str:

@@ -13,7 +13,7 @@ from tda_backend.runs.api import open_study
 from tda_backend.runs.claim_rules import PAPERS
 from tda_backend.runs.run_command import embedded_studies
 from tda_backend.runs.shipped import shipped_names, shipped_results
-from tda_backend.runs.study import read_study_file
+from tda_backend.runs.study import read_study_file, resolve
 from tda_backend.store import repository
 from tda_backend.store.workspace import Workspace
 
@@ -41,10 +41,13 @@ def paper_claims(db: str | Path | Workspace | None = None) -> pd.DataFrame:
     shipped = set(shipped_names())
     rows: list[dict[str, Any]] = []
     for name, content in paper_studies().items():
+        wanted = {claim["id"]: claim for claim in resolve(content)["claims"]}
         computed = _computed(workspace, name) if name in known else {}
         carried = _shipped(name) if name in shipped else {}
         for claim in content["claims"]:
             found = computed.get(claim["id"]) or carried.get(claim["id"]) or {}
+            if found and found.pop("claim") != wanted[claim["id"]]:
+                found = {}  # the claim has changed since: its old verdict says nothing about it
             rows.append({
                 **dict.fromkeys(COLUMNS), "numbers": [], "configuration_ids": [], "origin": NOT_RUN,
                 "verdict": NOT_RUN, "note": claim.get("note", ""), "check_name": claim["check"],
@@ -59,8 +62,14 @@ def paper_claims(db: str | Path | Workspace | None = None) -> pd.DataFrame:
 
 def _computed(workspace: Workspace, name: str) -> dict[str, dict[str, Any]]:
     study = open_study(name, workspace)
-    rows = study.verdicts().to_dict("records")
-    return {row["claim_id"]: {**row, "origin": COMPUTED, "version": None, "created": None} for row in rows}
+    rows, stated = study.verdicts().to_dict("records"), _stated(study.config)
+    about = {"origin": COMPUTED, "version": None, "created": None}
+    return {row["claim_id"]: {**row, **about, "claim": stated.get(row["claim_id"])} for row in rows}
+
+
+def _stated(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the claims of a resolved study by id, as they were when it ran."""
+    return {claim["id"]: claim for claim in config.get("claims", [])}
 
 
 def _shipped(name: str) -> dict[str, dict[str, Any]]:
@@ -68,13 +77,12 @@ def _shipped(name: str) -> dict[str, dict[str, Any]]:
     if "verdicts" not in results.tables:
         return {}
     about = {"origin": SHIPPED, "version": results.facts["version"], "created": results.facts["created"]}
-    rows = results.tables["verdicts"].to_dict("records")
-    return {
-        row["claim_id"]: {
-            **row, **about, "numbers": list(row["numbers"]), "configuration_ids": list(row["configuration_ids"])
-        }
-        for row in rows
-    }  # fmt: skip
+    rows, stated = results.tables["verdicts"].to_dict("records"), _stated(results.facts["config"])
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        lists = {name: list(row[name]) for name in ("numbers", "configuration_ids")}
+        found[row["claim_id"]] = {**row, **lists, **about, "claim": stated.get(row["claim_id"])}
+    return found
 
 
 def claim_curves(claim: Mapping[str, Any], db: str | Path | Workspace | None = None) -> pd.DataFrame:

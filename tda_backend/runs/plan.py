@@ -37,7 +37,7 @@ VERSIONS = {
     "scores": 2,
     "evaluate": 4,
     "rules": 2,
-    "claims": 2,
+    "claims": 3,
     "study": 1,
     **COUNTERFACTUAL_VERSIONS,
 }
@@ -163,7 +163,10 @@ def build_plan(study: Mapping[str, Any], facts: TaskFacts, device: str = "cpu") 
         for alpha, keys in chunks.items():
             inputs = {f"evaluate {name}": key for name, key in evaluations.items()}
             inputs |= {"examples": examples, "retrain": keys, "train": trained[0]}
-            settings = {"alpha": alpha, "training_seed": hashed_seed("training", study["seed"], 0)}
+            settings = {
+                "alpha": alpha, "training_seed": hashed_seed("training", study["seed"], 0),
+                "threshold": study["evaluation"]["threshold"],
+            }  # fmt: skip
             at = "" if len(chunks) == 1 else f" at α={alpha:g}"
             make.add("rules", f"judge the rules for λ{at}", settings, inputs, {"rows": rows}, 1.0 + len(rows))
     counterfactuals = Counterfactuals(make.add, study, rows, examples, evaluations, sources.of, model_epochs)

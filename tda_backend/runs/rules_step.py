@@ -19,8 +19,6 @@ from tda_backend.runs.tuning import tuning_rows, validation_losses
 from tda_backend.store.artifacts import Artifact, ArtifactWriter
 
 TOLERANCE, CONFIDENCE = 0.01, 0.95
-PER_LAYER = "xi0.5 per layer"
-"""One λ for each layer; its regret is against the best single λ, so it may be negative."""
 
 
 def run_rules(context: RunContext, step: Step, writer: ArtifactWriter) -> None:
@@ -59,10 +57,10 @@ def run_rules(context: RunContext, step: Step, writer: ArtifactWriter) -> None:
             ]  # fmt: skip
             if f"layers_{alpha:g}.npy" in artifact.manifest["files"]:
                 lds = float(artifact.array(f"layers_{alpha:g}").item())
-                best = max(row.lds for row in rows)
+                best = max(row.lds for row in rows)  # of single λ, so that one λ per layer may have negative regret
                 outcomes.append({
-                    "configuration_id": identity, "alpha": alpha, "rule": PER_LAYER, "regularization": None, "lds": lds,
-                    "regret": best - lds, "num_retrainings": 0,
+                    "configuration_id": identity, "alpha": alpha, "rule": f"xi{step.settings['threshold']:g} per layer",
+                    "regularization": None, "lds": lds, "regret": best - lds, "num_retrainings": 0,
                 })  # fmt: skip
     writer.table("rules", pd.DataFrame(outcomes, columns=_COLUMNS))
     losses = validation_losses(

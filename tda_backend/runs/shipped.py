@@ -71,7 +71,7 @@ def export_results(study: StudyReader, folder: Path) -> list[Path]:
     seconds = float(tables["timings"].to_pandas()["seconds"].sum()) if "timings" in tables else 0.0
     facts = {
         "name": study.name, "study_id": study_id, "task": study.info["task"], "config": json.dumps(study.config),
-        "info": json.dumps(study.info), "version": study.info["code"], "seconds": seconds,
+        "info": json.dumps(study.info), "version": study.info.get("code", "unknown"), "seconds": seconds,
         "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "python": platform.python_version(),
         "torch": study.info["torch"], "device": study.info["device"],
     }  # fmt: skip

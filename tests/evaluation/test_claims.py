@@ -8,7 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tda_backend.errors import UsageError
-from tda_backend.evaluation.claims import Comparison, Measured, difference, level, mean_of, overall, ratio, spread
+from tda_backend.evaluation.claims import (
+    Comparison,
+    Measured,
+    decisive,
+    difference,
+    gap,
+    level,
+    mean_of,
+    overall,
+    ratio,
+    spread,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -88,3 +99,22 @@ def test_a_mean_keeps_pairs():
     np.testing.assert_allclose(found.draws, [3.0, 4.0])
     with pytest.raises(UsageError, match="mean of nothing"):
         mean_of("none", [])
+
+
+def test_a_gap_counts_in_either_direction():
+    small, large = measured("a", 0.1), measured("b", 0.3)
+    assert gap(small, large, 0.02).status == gap(large, small, 0.02).status == "reproduced"
+    assert gap(measured("a", 0.1, 0.001), measured("b", 0.101, 0.001), 0.02).status == "not reproduced"
+
+
+def test_the_number_shown_is_one_that_decided():
+    wide, sure = made(-0.02, -0.06, 0.02), made(-0.01, -0.015, -0.005)
+    assert overall([wide, sure]) == "not reproduced"
+    assert decisive([wide, sure]) is sure
+    assert decisive([wide, made(0.2, 0.1, 0.3)]) is wide
+
+
+def test_too_few_defined_draws_decide_nothing():
+    draws = np.full(1000, np.nan)
+    draws[:10] = 0.6
+    assert level(Measured("a", 0.6, draws), 0.55).status == "inconclusive"

@@ -268,6 +268,11 @@ def test_shipped_results_are_shown_where_nothing_was_computed(claimed: Workspace
     assert record["version"].startswith("0.")
     code, out, _ = cli("papers", "--db", empty, "--json")
     assert {row["origin"] for row in json.loads(out)} == {"shipped result"}
+    text = (data / "studies" / "claimed.toml").read_text()
+    (data / "studies" / "claimed.toml").write_text(text.replace("bound = -1.0", "bound = 0.9"))
+    changed = papers.paper_claims(empty).set_index("claim_id")
+    assert changed.loc["level", "verdict"] == "not run"  # the old verdict says nothing about the new claim
+    assert changed.loc["regret", "origin"] == "shipped result"
     shutil.rmtree(data / "results")
     shipped.shipped_results.cache_clear()
     assert set(papers.paper_claims(empty)["verdict"]) == {"not run"}
