@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tda_backend.errors import StudyError
 from tda_backend.methods import METHODS
 from tda_backend.runs.plan_sources import Adder
 from tda_backend.runs.selectors import choose
@@ -89,9 +90,15 @@ class Counterfactuals:
     def _removals(self) -> None:
         removal = self.study["removal"]
         base = self._base(removal["seeds"])
+        labels: set[str] = set()
         for selector in removal["of"]:
             complete, row, inputs = self._selected(selector)
             label = f"{row['label']}, {regularization_words(selector)}" if row["has_regularization"] else row["label"]
+            if "seeds" in selector:
+                label += f", {selector['seeds']} model{'s' if selector['seeds'] > 1 else ''}"
+            if label in labels:
+                raise StudyError(f"removal.of names {label} twice.", "Two selectors mean the same: leave one out.")
+            labels.add(label)
             keys = self._chain(base, label, row["configuration_id"], complete, row, inputs)
             self.removals.append((selector, keys))
         if removal["random"]:
