@@ -96,9 +96,9 @@ def test_shipped_results_are_shown_on_a_fresh_machine(page, served):
 def test_pages_of_evidence_fit_a_telephone(chromium, served, name):
     context = chromium.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
     page = context.new_page()
-    opened = ",".join(f"claims-of-tiny/a-{kind}-claim" for kind in KINDS)
+    opened = ",".join(f"claims-of-tiny/a-{kind}-claim" for kind in ("greater", "ratio", "regret"))
     page.goto(f"{served[0]}/{name}?study=claims-of-tiny&method=iffim&claim={opened}")
-    page.wait_for_selector(".js-plotly-plot .main-svg")
+    page.wait_for_selector(".js-plotly-plot .main-svg", timeout=60_000)
     settled(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     main = page.locator("[data-testid=stMain]")
