@@ -119,7 +119,7 @@ def compute_failed(folder: Path) -> None:
     finally:
         del os.environ["TDA_FAULT"]
     process = jobs._children[-1]
-    process.wait(timeout=120)
+    process.wait(timeout=400)
     assert jobs.job(job_id, workspace)["status"] == "stale"
 
 
