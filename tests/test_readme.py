@@ -45,3 +45,11 @@ def test_task_file_of_the_readme_passes_the_checks(tmp_path: Path):
     command = [sys.executable, "-m", "tda_backend", "check", f"{tmp_path / 'my_task.py'}:factory"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_table_of_claims_is_that_of_the_shipped_results(tmp_path: Path):
+    from tda_backend.runs.paper_commands import papers_markdown
+    from tda_backend.runs.papers import paper_claims
+
+    shown = README.split("<!-- tda papers --markdown -->\n")[1].split("<!-- end -->")[0]
+    assert shown.strip() == papers_markdown(paper_claims(tmp_path / "empty.duckdb")).strip()
