@@ -200,7 +200,7 @@ def test_rebuild_brings_everything_back(copied: Workspace, cli, damage: str):
     assert len(err.splitlines()) == 2
     code, out, _ = cli("rebuild", "--db", copied.catalogue)
     assert code == 0
-    assert "1 studies, 27 steps" in out
+    assert "1 studies, 29 steps" in out
     assert cli("select", "tiny", "--db", copied.catalogue, "--json")[1] == before
 
 

@@ -43,7 +43,11 @@ def check(run: QuickRun) -> None:
     study = run.study
     configurations = study.configurations()
     assert len(configurations)
-    assert configurations["has_lds"].all()
+    if study.config["ground_truth"]["subsets"]:
+        assert configurations["has_lds"].all()
+    else:
+        assert set(study.noisy_labels()["configuration_id"]) <= set(configurations["configuration_id"])
+        assert len(study.noisy_labels())
     claims = study.config.get("claims", [])
     verdicts = study.verdicts()
     assert list(verdicts["claim_id"]) == [claim["id"] for claim in claims]
