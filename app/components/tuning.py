@@ -24,7 +24,8 @@ def tuned_rules(frame: pd.DataFrame) -> pd.DataFrame:
         frame: From :meth:`tda_backend.Study.tuning`.
     """
     rows = []
-    for (what, rule), group in frame.groupby(["what", "rule"], sort=False):  # type: ignore[reportGeneralTypeIssues]
+    for pair, group in frame.groupby(["what", "rule"], sort=False):
+        what, rule = tuple(pair)  # two columns are grouped
         rows.append({
             "choosing": WHAT.get(str(what), str(what)), "rule": RULES.get(str(rule), str(rule)),
             "chooses": ", ".join(dict.fromkeys(group["chosen"])), "mean LDS": group["lds"].to_numpy().mean(),

@@ -8,12 +8,11 @@ import streamlit as st
 
 from app import retrained_data, session
 from app.charts import LDS_HELP, comparison_figure, lambda_title
-from app.components import no_study
+from app.components import page
 from app.components.errors import shows_errors
 from app.components.gallery import show_gallery
 from app.components.progress import follow
 from app.components.sections import show_missing_section
-from app.components.sidebar import show_notes
 from app.components.tables import show_data
 from app.counterfactual_charts import effects_figure, goodness_figure, points_figure, removal_figure
 from app.formats import MISSING, count_text, is_missing, lds_text, regularization_text, signed
@@ -42,13 +41,9 @@ def render() -> None:
         "Attribution says which training examples made the model answer as it did. Here models were **really retrained "
         "without them**. **Pick a query** to see its own numbers."
     )
-    notes = st.container()
-    context = session.context()
-    if context is None or context.configuration is None:
-        no_study.show_waiting(context)
+    context = page.opened()
+    if context is None:
         return
-    with notes:
-        show_notes(context)
     known = retrained_data.brittleness(context.opened)
     _show_queries(context, known)
     st.subheader("Predicted against actual", anchor=False)
@@ -127,7 +122,7 @@ def _lds_near(context: Context, lam: float | None) -> str:
     if lam is None:
         return signed(float(curve["mean"].iloc[0]), 2)
     distance = np.abs(np.log10(curve["regularization"].clip(lower=1e-12)) - np.log10(max(lam, 1e-12)))
-    return signed(float(curve.loc[distance.idxmin(), "mean"]), 2)  # type: ignore[arg-type]
+    return signed(float(curve["mean"].iloc[int(distance.argmin())]), 2)
 
 
 # ---------------------------------------------------------------- subset removal

@@ -8,12 +8,11 @@ import streamlit as st
 
 from app import retrained_data, session
 from app.charts import comparison_figure, lambda_title
-from app.components import no_study
+from app.components import page
 from app.components.errors import shows_errors
 from app.components.gallery import show_training_strip
 from app.components.progress import follow
 from app.components.sections import show_missing_section
-from app.components.sidebar import show_notes
 from app.components.tables import show_data
 from app.explorer_data import is_right
 from app.formats import count_text, is_missing, lds_text, plain, regularization_text
@@ -36,13 +35,9 @@ def render() -> None:
         "Which training examples deserve a second look? First come those that the model could only learn **by heart**: "
         "wrong labels, and the truly unusual. **Click one** to see whom it helps and whom it hurts."
     )
-    notes = st.container()
-    context = session.context()
-    if context is None or context.configuration is None:
-        no_study.show_waiting(context)
+    context = page.opened()
+    if context is None:
         return
-    with notes:
-        show_notes(context)
     _show_self_influence(context)
     st.subheader("Finding wrong labels", anchor=False)
     _show_detection(context)

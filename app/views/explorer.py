@@ -7,14 +7,13 @@ import pandas as pd
 import streamlit as st
 
 from app import explorer_data, session
-from app.components import no_study
+from app.components import page
 from app.components.errors import shows_errors
 from app.components.explorer import show_explorer
 from app.components.gallery import offered, show_gallery
 from app.components.layers import show_layers
 from app.components.method_controls import method_buttons, setting_boxes
 from app.components.progress import follow
-from app.components.sidebar import show_notes
 from app.components.tables import show_data
 from app.formats import is_missing, plain, signed
 from app.session import Context, control
@@ -29,13 +28,9 @@ RIGHT_NAMES = {"": "all", "right": "predicted right", "wrong": "predicted wrong"
 def render() -> None:
     """Draw the page."""
     st.title("Explorer", anchor=False)
-    notes = st.container()  # a place of its own: a note that comes and goes must not move what is below
-    context = session.context()
-    if context is None or context.configuration is None:
-        no_study.show_waiting(context)
+    context = page.opened()
+    if context is None:
         return
-    with notes:
-        show_notes(context)
     _show_query(context)
     _show_switches(context)
     show_explorer(context)

@@ -15,11 +15,10 @@ from app.charts import (
     spectrum_figure,
     spectrum_table,
 )
-from app.components import no_study, tuning
+from app.components import page, tuning
 from app.components.beside import beside_box, methods_beside
 from app.components.errors import shows_errors
 from app.components.progress import follow
-from app.components.sidebar import show_notes
 from app.components.tables import show_data
 from app.filters import FORMULAS, filter_shape
 from app.formats import MISSING, is_missing, joined, lds_text, plain, projection_text, regularization_text, signed
@@ -40,13 +39,9 @@ def render() -> None:
         "LDS, which needs many retrained models, shows how good that choice is."
     )
     st.caption(LDS_HELP)
-    notes = st.container()
-    context = session.context()
-    if context is None or context.configuration is None:
-        no_study.show_waiting(context)
+    context = page.opened()
+    if context is None:
         return
-    with notes:
-        show_notes(context)
     _show_controls(context)
     with_lambda = context.configurations[context.configurations["has_regularization"]]
     if not len(with_lambda):

@@ -10,11 +10,10 @@ import streamlit as st
 
 from app import services, session
 from app.charts import lambda_title
-from app.components import no_study
+from app.components import page
 from app.components.beside import beside_box, methods_beside
 from app.components.errors import shows_errors
 from app.components.progress import follow
-from app.components.sidebar import show_notes
 from app.components.tables import show_data
 from app.formats import lds_text, projection_text, regularization_text
 from app.heatmaps import (
@@ -52,13 +51,9 @@ def render() -> None:
         "How much the quality of an attribution depends on its settings. **Click a cell**: it becomes the present "
         "setting on every page. The star is the best cell, the ring where you are."
     )
-    notes = st.container()
-    context = session.context()
-    if context is None or context.configuration is None:
-        no_study.show_waiting(context)
+    context = page.opened()
+    if context is None:
         return
-    with notes:
-        show_notes(context)
     table = services.lds_table(context.opened, context.alpha)
     if not len(table):
         st.info("The heatmaps appear once subsets have been retrained.")

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeGuard
 
 import torch
 
 from tda_backend.errors import UsageError
 from tda_backend.evaluation.selection import select_regularization
-from tda_backend.spectral.contraction import Source
+from tda_backend.spectral.contraction import ScoreMatrix, Source
 from tda_backend.spectral.coordinates import Spectrum
 from tda_backend.spectral.filters import DampedInverse
 
 
-def has_layers(source: Source) -> bool:
+def has_layers(source: Source) -> TypeGuard[Sequence[Spectrum]]:
     """Return whether a source is a damped inverse over several dense blocks."""
-    return not hasattr(source, "values") and all(
+    return not isinstance(source, ScoreMatrix) and all(
         isinstance(each, Spectrum) and len(each.blocks) > 1 and isinstance(each.filter, DampedInverse)
-        for each in source  # type: ignore[union-attr]  # a list of coordinates: score matrices were excluded
+        for each in source
     )
 
 

@@ -29,10 +29,9 @@ and CG (.034 to .012); what it means depends on n and k, unlike ξ.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from tda_backend.errors import NumericalError, UsageError
 from tda_backend.evaluation.indicator import Indicator
@@ -42,8 +41,6 @@ from tda_backend.spectral.contraction import admissible
 from tda_backend.spectral.coordinates import Coordinates
 
 THRESHOLDS: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7)
-EQUIVALENT = 0.01
-"""LDS differences below this are called equivalent in the table: the spread between two training seeds is larger."""
 
 
 @dataclass(frozen=True)
@@ -150,32 +147,6 @@ def rule_outcomes(
         race = run_race(predicted, iter(target), tolerance=tolerance, confidence=confidence)
         rows.append(outcome("racing", race.winner, race.num_retrainings))
     return [*rows, outcome("oracle", best, num_subsets)]
-
-
-def rule_table(outcomes: Sequence[RuleOutcome]) -> pd.DataFrame:
-    """Return one row per rule, in the order in which rules first appear, over all configurations.
-
-    Columns: rule, num_configurations, mean_lds, mean_regret, median_regret, worst_regret, share_equivalent (regret at
-    most .01), num_retrainings (mean). A rule without an answer in some configuration has a smaller number.
-    """
-    columns = ["rule", "num_configurations", "mean_lds", "mean_regret", "median_regret", "worst_regret"]
-    columns += ["share_equivalent", "num_retrainings"]
-    if not outcomes:
-        return pd.DataFrame(columns=columns)
-    frame = pd.DataFrame([asdict(outcome) for outcome in outcomes])
-    grouped = frame.groupby("rule", sort=False)
-    table = pd.DataFrame(
-        {
-            "num_configurations": grouped["configuration"].nunique(),
-            "mean_lds": grouped["lds"].mean(),
-            "mean_regret": grouped["regret"].mean(),
-            "median_regret": grouped["regret"].median(),
-            "worst_regret": grouped["regret"].max(),
-            "share_equivalent": grouped["regret"].agg(lambda regrets: float((regrets <= EQUIVALENT).mean())),
-            "num_retrainings": grouped["num_retrainings"].mean(),
-        }
-    )
-    return pd.DataFrame(table.reset_index(), columns=columns)
 
 
 def _nearest(values: np.ndarray, wanted: float) -> int:

@@ -90,14 +90,15 @@ class CounterfactualReader(StudyReader):
         records: list[dict[str, Any]] = []
         for label, rows in self.removals().groupby("label", sort=False):
             results, queries, available = results_of(rows)
-            base = rows[rows["size"] == 0].set_index("query")
+            whole = rows[rows["size"] == 0]
+            base = dict(zip(whole["query"].tolist(), whole["mean_goodness"].tolist(), strict=True))
             for query, limit in zip(queries, available, strict=True):
                 known = brittleness(results, query, self.removal_sizes, limit)
                 records.append({
                     "configuration_id": rows["configuration_id"].iloc[0], "label": label,
                     "regularization": rows["regularization"].iloc[0], "query": query, "flips_at": known.flips_at,
                     "holds_at": known.holds_at, "available": limit,
-                    "base_goodness": float(base.loc[query, "mean_goodness"]), "done": known.done,  # type: ignore[arg-type]
+                    "base_goodness": base[int(query)], "done": known.done,
                 })  # fmt: skip
         frame = pd.DataFrame(records, columns=BRITTLENESS_COLUMNS)
         frame["flips_at"] = frame["flips_at"].astype("Int64")

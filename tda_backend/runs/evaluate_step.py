@@ -19,6 +19,7 @@ from tda_backend.evaluation.rules import rule_regularizations
 from tda_backend.evaluation.selection import Selection, regret, select_regularization, spectrum_quantiles
 from tda_backend.seeds import hashed_seed
 from tda_backend.spectral.contraction import ScoreMatrix, Source, admissible, num_queries, num_train, scores
+from tda_backend.spectral.coordinates import Coordinates, Spectrum
 
 INDICATOR_QUANTILES = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
 _QUERY_BLOCK = 128
@@ -95,9 +96,11 @@ def evaluated(source: Source, settings: Mapping[str, Any], truth: Truth) -> Eval
     return Evaluated(tables, arrays, len(grid))
 
 
-def _by_layer(source: Source, settings: Mapping[str, Any], truth: Truth) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+def _by_layer(
+    source: Sequence[Spectrum], settings: Mapping[str, Any], truth: Truth
+) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """Return every layer's own λ by ξ, and the LDS with them as ``layers_α`` (a number) for every α."""
-    rescaled, chosen = select_by_layer(source, settings["evaluation"]["threshold"])  # type: ignore[arg-type]  # dense
+    rescaled, chosen = select_by_layer(source, settings["evaluation"]["threshold"])
     found = {
         f"layers_{alpha:g}": np.array(lds_curve(rescaled, masks, outputs, [1.0], num_bootstrap=0).mean[0])
         for alpha, (masks, outputs) in truth.items()
@@ -105,20 +108,22 @@ def _by_layer(source: Source, settings: Mapping[str, Any], truth: Truth) -> tupl
     return pd.DataFrame({"layer": list(chosen), "regularization": list(chosen.values())}), found
 
 
-def grid_and_selection(source: Source, wanted: list[float], threshold: float) -> tuple[list[float], Selection]:
+def grid_and_selection(
+    source: Sequence[Coordinates], wanted: list[float], threshold: float
+) -> tuple[list[float], Selection]:
     """Return those λ of a grid at which the method has a value, and λ* of Algorithm 1 among what is possible."""
     grid = admissible(source, wanted)
-    return grid, _within(select_regularization(source, threshold), source, grid)  # type: ignore[arg-type]  # has λ
+    return grid, _within(select_regularization(source, threshold), source, grid)
 
 
-def _within(chosen: Selection, source: Source, grid: list[float]) -> Selection:
+def _within(chosen: Selection, source: Sequence[Coordinates], grid: list[float]) -> Selection:
     """Return the selection, moved to the nearest λ of the grid where the method has no value at λ*."""
     if chosen.regularization in admissible(source, [grid[-1], chosen.regularization]):
         return chosen
     positive = [value for value in grid if value > 0] or grid
     nearest = min(positive, key=lambda value: abs(np.log(max(value, 1e-300) / chosen.regularization)))
     note = f"λ* = {chosen.regularization:.3g} is not possible with this method; the nearest of the grid is taken"
-    xi = float(Indicator(source).mean([nearest])[0])  # type: ignore[arg-type]
+    xi = float(Indicator(source).mean([nearest])[0])
     return replace(chosen, regularization=nearest, xi=xi, warnings=(*chosen.warnings, note))
 
 
@@ -196,7 +201,7 @@ def _selection_row(
         "warnings": list(chosen.warnings),
         "num_subsets": len(truth[alpha][0]) if lds else 0,
     }
-    baselines = {
+    baselines: dict[str, dict[str, Any]] = {
         f"{quantile:g}": {"lambda": value, "lds": None, "regret": None} for quantile, value in quantiles.items()
     }
     if lds:
@@ -209,9 +214,9 @@ def _selection_row(
             "lds_at_zero": lds[0.0][0] if 0.0 in lds else None,
         }  # fmt: skip
         for entry in baselines.values():
-            entry["lds"] = lds[entry["lambda"]][0]  # type: ignore[index]
+            entry["lds"] = lds[entry["lambda"]][0]
             # Against the best over grid ∪ {λ*}: a quantile that beats it has negative regret, and is reported so.
-            entry["regret"] = best.lds_best - entry["lds"]  # type: ignore[operator]
+            entry["regret"] = best.lds_best - entry["lds"]
     return {**row, "quantiles": json.dumps(baselines)}
 
 

@@ -101,7 +101,7 @@ def show_shipped(results: ShippedResults, console: Console) -> None:
 def _print_best(console: Console, lds: pd.DataFrame, named: Mapping[str, str]) -> None:
     rows = []
     for pair, curve in lds.groupby(["configuration_id", "alpha"], sort=False):
-        configuration_id, alpha = pair  # type: ignore[reportGeneralTypeIssues]  # a tuple, as two columns are grouped
+        configuration_id, alpha = pair  # type: ignore[reportGeneralTypeIssues]  # two columns are grouped: a tuple
         top = curve.loc[curve["mean"].idxmax()]
         at = "–" if pd.isna(top["regularization"]) else f"{top['regularization']:.2g}"
         interval = f"{top['mean']:.3f} [{top['ci_low']:.3f}, {top['ci_high']:.3f}]"

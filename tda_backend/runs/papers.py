@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from tda_backend.errors import UsageError
 from tda_backend.runs.api import open_study
 from tda_backend.runs.claim_rules import PAPERS
 from tda_backend.runs.run_command import embedded_studies
@@ -83,40 +82,3 @@ def _shipped(name: str) -> dict[str, dict[str, Any]]:
         lists = {name: list(row[name]) for name in ("numbers", "configuration_ids")}
         found[row["claim_id"]] = {**row, **lists, **about, "claim": stated.get(row["claim_id"])}
     return found
-
-
-def claim_curves(claim: Mapping[str, Any], db: str | Path | Workspace | None = None) -> pd.DataFrame:
-    """Return LDS(λ) of the configurations that a claim compares: the figure beside it.
-
-    Args:
-        claim: A row of :func:`paper_claims` whose ``origin`` is not ``not run``.
-
-    Returns:
-        configuration_id, label, method, training_epoch, projection_dim, alpha, regularization (NaN: no λ), mean,
-        ci_low, ci_high, is_selected; the left side of the claim first.
-
-    Raises:
-        UsageError: The claim was not run.
-    """
-    if claim["origin"] == NOT_RUN:
-        raise UsageError(f"Study {claim['study']} was not run.", f"tda run {claim['study']}")
-    if claim["origin"] == SHIPPED:
-        tables = shipped_results(claim["study"]).tables
-        lds, configurations = tables["lds"], tables["configurations"]
-    else:
-        workspace = Workspace.at(db)
-        study_id = open_study(claim["study"], workspace).study_id
-        lds, configurations = (
-            repository.query(workspace, f"SELECT * FROM {name} WHERE study_id = ?", [study_id])
-            for name in ("lds", "configurations")
-        )
-    wanted = list(claim["configuration_ids"])
-    named = configurations[["configuration_id", "label", "method", "training_epoch", "projection_dim"]]
-    rows = lds.loc[lds["configuration_id"].isin(wanted)].merge(named, on="configuration_id")
-    place = {name: number for number, name in enumerate(wanted)}
-    rows = rows.assign(order=rows["configuration_id"].map(place))
-    rows = rows.sort_values(["order", "alpha", "is_selected", "regularization"], kind="stable")
-    return rows[[
-        "configuration_id", "label", "method", "training_epoch", "projection_dim", "alpha", "regularization", "mean",
-        "ci_low", "ci_high", "is_selected", "num_subsets",
-    ]].reset_index(drop=True)  # fmt: skip

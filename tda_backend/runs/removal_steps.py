@@ -167,16 +167,19 @@ def chosen_regularization(
     if isinstance(source, ScoreMatrix):
         return None
     wanted, settings = selector.get("regularization", "selected"), step.settings
-    selection, lds, quantiles = None, [], {}
+    selection: dict[str, Any] | None = None
+    lds: list[dict[str, Any]] = []
+    quantiles: dict[str, float] = {}
     if wanted == "selected":
         _, chosen = grid_and_selection(source, settings["regularizations"], settings["threshold"])
         selection = {"lambda_selected": chosen.regularization}
     elif wanted == "best":
         frame = context.store.open(step.inputs[role][0]).table("lds").to_pandas()
-        lds = frame.loc[frame["alpha"] == selector["alpha"]].to_dict("records")
+        mine = frame.loc[frame["alpha"] == selector["alpha"]]
+        lds = [{"regularization": v, "mean": m} for v, m in zip(mine["regularization"], mine["mean"], strict=True)]
     elif str(wanted).startswith("quantile"):
         quantiles = {f"{q:g}": value for q, value in spectrum_quantiles(source, settings["quantiles"]).items()}
-    return regularization_of(selector, selection, lds, quantiles)  # type: ignore[arg-type]
+    return regularization_of(selector, selection, lds, quantiles)
 
 
 def run_removal(context: RunContext, step: Step, writer: ArtifactWriter) -> None:

@@ -8,7 +8,7 @@ import pytest
 from tda_backend.errors import DataError, NumericalError, UsageError
 from tda_backend.evaluation.bootstrap import double_ranks
 from tda_backend.evaluation.epoch_rules import epoch_by_progress, epoch_choices, widest_projection
-from tda_backend.evaluation.rules import rule_outcomes, rule_regularizations, rule_table
+from tda_backend.evaluation.rules import rule_outcomes, rule_regularizations
 from tda_backend.evaluation.selection import select_regularization, spectrum_quantiles
 from tests.helpers_numerics import make_spectrum, random_rows
 
@@ -60,21 +60,6 @@ def test_racing_finds_the_best_with_few_retrainings():
     assert rows[0].regularization == 1e-3
     assert rows[0].regret == 0
     assert rows[0].num_retrainings < 12
-
-
-def test_table_averages_over_configurations_and_counts_missing_answers():
-    outcomes = rule_outcomes("a", GRID, LDS, {"zero": 0.0, "xi0.5": 1e-3}, 50)
-    outcomes += rule_outcomes("b", GRID, LDS, {"zero": 0.0}, 30)
-    table = rule_table(outcomes).set_index("rule")
-    assert list(table.index) == ["zero", "xi0.5", "oracle"]
-    assert table.loc["xi0.5", "num_configurations"] == 1
-    assert table.loc["zero", "mean_regret"] == pytest.approx(0.4)
-    assert table.loc["zero", "share_equivalent"] == 0
-    assert table.loc["oracle", "num_retrainings"] == 40
-    assert (table["worst_regret"] >= table["mean_regret"]).all()
-    empty = rule_table([])
-    assert len(empty) == 0
-    assert list(empty.columns) == list(rule_table(outcomes).columns)
 
 
 def test_epoch_by_progress_takes_the_earliest_that_is_far_enough():

@@ -15,6 +15,7 @@ from tda_backend.evaluation.bootstrap import multinomial_weights
 from tda_backend.evaluation.lds import lds_curve
 from tda_backend.runs import papers, shipped
 from tda_backend.runs.api import open_study
+from tda_backend.runs.claim_figures import claim_evidence, claim_points
 from tda_backend.runs.claim_rules import check_claims
 from tda_backend.runs.evaluate_step import bootstrap_seed
 from tda_backend.runs.quick import quick
@@ -250,14 +251,13 @@ def test_shipped_results_are_shown_where_nothing_was_computed(claimed: Workspace
     frame = papers.paper_claims(empty)
     assert set(frame["origin"]) == {"shipped result"}
     assert len(frame) == 8
-    curves = papers.claim_curves(frame.iloc[0].to_dict(), empty)
-    assert curves["label"].iloc[0].startswith("Influence function")
     here = papers.paper_claims(claimed)
     assert set(here["origin"]) == {"computed here"}
-    pd.testing.assert_frame_equal(
-        curves.drop(columns="num_subsets"),
-        papers.claim_curves(here.iloc[0].to_dict(), claimed).drop(columns="num_subsets"), check_dtype=False,
-    )  # fmt: skip
+    shown, computed = (
+        claim_points(claim_evidence(rows.iloc[0].to_dict(), db)) for rows, db in ((frame, empty), (here, claimed))
+    )
+    assert shown["label"].iloc[0].startswith("Influence function")
+    pd.testing.assert_frame_equal(shown, computed, check_dtype=False)
     code, out, _ = cli("show", "claimed", "--db", empty)
     assert code == 0
     assert "shipped result" in out
