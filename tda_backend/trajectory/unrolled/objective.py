@@ -1,0 +1,242 @@
+"""A task's losses as functions of one flat parameter vector, and the derivatives that unrolling needs."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, jvp, vjp, vmap
+
+from tda_backend.errors import TaskError
+from tda_backend.solvers.parameters import ParameterLayout, differentiable_attention
+from tda_backend.training.contract import persons_code
+from tda_backend.training.data import take
+from tda_backend.types import Batch, Task
+
+BatchCurvature = Literal["hessian", "gauss-newton", "fisher", "none"]
+"""What stands for a batch's second derivative H_t: exact, generalised Gauss–Newton, empirical Fisher, or nothing."""
+BATCH_CURVATURES: tuple[BatchCurvature, ...] = ("hessian", "gauss-newton", "fisher", "none")
+_NUMBERS = 2**21
+"""Numbers of vectors that are differentiated together (8 MiB of float32): more falls out of the caches."""
+_Function = Callable[[Tensor], Tensor]
+
+
+class Objective:
+    """Losses and goodness of one split as functions of θ ``[P]``.
+
+    Args:
+        task: Whose losses are differentiated.
+        model: Gives the architecture, buffers and frozen parameters; cast to ``dtype`` and left otherwise alone.
+        data: One split; floating-point tensors are cast to ``dtype``.
+        dtype: Of θ and of everything that comes out.
+        device: Where to compute.
+
+    Raises:
+        TaskError: The model draws random numbers or changes its buffers in training, so that a step is no function of
+            θ and its batch.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        data: Batch,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        _check_repeatable(task, model)
+        self.task, self.dtype, self.device = task, dtype, torch.device(device)
+        self.layout = ParameterLayout.of(model)
+        self.model = model.to(self.device, dtype).eval()
+        self.data = {
+            key: value.to(self.device, dtype) if value.is_floating_point() else value.to(self.device)
+            for key, value in data.items()
+        }
+        self._wrapped = _Wrapped(task, self.model)
+
+    @property
+    def num_parameters(self) -> int:
+        """P."""
+        return self.layout.num_parameters
+
+    def theta(self) -> Tensor:
+        """Return the model's own parameters, ``[P]``."""
+        named = dict(self.model.named_parameters())
+        return torch.cat([named[name].detach().flatten() for name in self.layout.names])
+
+    def flat(self, state: Mapping[str, Tensor]) -> Tensor:
+        """Return the trainable entries of a state dict as one vector, ``[P]``."""
+        return torch.cat([state[name].to(self.device, self.dtype).flatten() for name in self.layout.names])
+
+    def losses(self, theta: Tensor, rows: Tensor) -> Tensor:
+        """Return each example's training loss, ``[b]``, or ``[R, b]`` for θ ``[R, P]``."""
+        return self._values(theta, rows, "train_loss")
+
+    def goodness(self, theta: Tensor, rows: Tensor) -> Tensor:
+        """Return each example's goodness, ``[b]``, or ``[R, b]`` for θ ``[R, P]``."""
+        return self._values(theta, rows, "goodness")
+
+    def mean_gradient(self, theta: Tensor, rows: Tensor) -> Tensor:
+        """Return ∇ of the batch's mean loss, ``[P]``."""
+        batch = take(self.data, rows)
+        with self._guard("train_loss"):
+            return grad(lambda flat: self._call(flat, batch, "train_loss").mean())(theta)
+
+    def weighted_gradients(self, thetas: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+        """Return ∇ Σ_i w_i ℓ_i of R models on one batch, ``[R, P]``; θ ``[R, P]``, weights ``[R, b]``."""
+        batch = take(self.data, rows)
+
+        def total(flat: Tensor, weight: Tensor) -> Tensor:
+            return (self._call(flat, batch, "train_loss") * weight).sum()
+
+        with self._guard("train_loss"):
+            return vmap(grad(total), chunk_size=self._chunk(len(rows)))(thetas, weights)
+
+    def example_gradients(
+        self, theta: Tensor, rows: Tensor, quantity: Literal["train_loss", "goodness"] = "train_loss"
+    ) -> Tensor:
+        """Return each example's own gradient, ``[b, P]``."""
+        batch = take(self.data, rows)
+
+        def one(flat: Tensor, example: dict[str, Tensor]) -> Tensor:
+            single = {key: value[None] for key, value in example.items()}
+            return self._call(flat, single, quantity)[0]
+
+        with self._guard(quantity):
+            return vmap(grad(one), in_dims=(None, 0), chunk_size=self._chunk(1))(theta, batch)
+
+    def curvature_product(self, theta: Tensor, rows: Tensor, vectors: Tensor, kind: BatchCurvature) -> Tensor:
+        """Return H_t·v of the batch's mean loss for each of ``vectors`` ``[q, P]``, in the chosen curvature."""
+        if kind == "none":
+            return torch.zeros_like(vectors)
+        if kind == "fisher":
+            gradients = self.example_gradients(theta, rows)
+            return (vectors @ gradients.T) @ gradients / len(rows)
+        if kind == "gauss-newton":
+            return self._gauss_newton(theta, rows, vectors)
+        return self.hessian_product(theta, rows, vectors)
+
+    def hessian_product(self, theta: Tensor, rows: Tensor, vectors: Tensor) -> Tensor:
+        """Return ∇²(mean loss of the batch)·v, ``[q, P]``: forward over reverse mode, all vectors side by side."""
+        return self._along(self._mean_loss_gradient(rows), theta, vectors, len(rows))
+
+    def example_hessian_products(self, theta: Tensor, rows: Tensor, vectors: Tensor) -> Tensor:
+        """Return ∇²ℓ_i·v_i of each example with its own vector, ``[b, P]``."""
+        batch = take(self.data, rows)
+
+        def one(example: dict[str, Tensor], vector: Tensor) -> Tensor:
+            single = {key: value[None] for key, value in example.items()}
+            slope = grad(lambda flat: self._call(flat, single, "train_loss")[0])
+            return jvp(slope, (theta,), (vector,))[1]
+
+        with self._guard("train_loss"):
+            return vmap(one, chunk_size=self._chunk(1))(batch, vectors)
+
+    def third(self, theta: Tensor, rows: Tensor, vectors: Tensor) -> Tensor:
+        """Return ∇³(mean loss of the batch)[v, v] for each vector, ``[r, P]``: forward mode twice over reverse mode."""
+        slope = self._mean_loss_gradient(rows)
+
+        def one(vector: Tensor) -> Tensor:
+            return jvp(lambda flat: jvp(slope, (flat,), (vector,))[1], (theta,), (vector,))[1]
+
+        with self._guard("train_loss"):
+            return vmap(one, chunk_size=self._chunk(len(rows)))(vectors)
+
+    def second_differences(self, theta: Tensor, rows: Tensor, vectors: Tensor) -> Tensor:
+        """Return vᵀ∇²ℓ_i v of every example for each vector, ``[r, b]``: forward mode twice."""
+        batch = take(self.data, rows)
+
+        def one(vector: Tensor) -> Tensor:
+            def slope(flat: Tensor) -> Tensor:
+                return jvp(lambda inner: self._call(inner, batch, "train_loss"), (flat,), (vector,))[1]
+
+            return jvp(slope, (theta,), (vector,))[1]
+
+        with self._guard("train_loss"):
+            return vmap(one, chunk_size=self._chunk(len(rows)))(vectors)
+
+    def _gauss_newton(self, theta: Tensor, rows: Tensor, vectors: Tensor) -> Tensor:
+        batch = take(self.data, rows)
+
+        def outputs(flat: Tensor) -> Tensor:
+            return self._call(flat, batch, "outputs")
+
+        def mean_loss(values: Tensor) -> Tensor:
+            return self.task.output_loss(values, batch).mean()
+
+        with self._guard("outputs and output_loss"):
+            found = vjp(outputs, theta)
+            values, back = found[0], found[1]
+
+            def one(vector: Tensor) -> Tensor:
+                pushed = jvp(outputs, (theta,), (vector,))[1]
+                return back(jvp(grad(mean_loss), (values,), (pushed,))[1])[0]
+
+            return vmap(one, chunk_size=self._chunk(len(rows)))(vectors)
+
+    def _mean_loss_gradient(self, rows: Tensor) -> _Function:
+        batch = take(self.data, rows)
+        return grad(lambda flat: self._call(flat, batch, "train_loss").mean())
+
+    def _along(self, function: _Function, theta: Tensor, vectors: Tensor, size: int) -> Tensor:
+        with self._guard("train_loss"):
+            return vmap(lambda vector: jvp(function, (theta,), (vector,))[1], chunk_size=self._chunk(size))(vectors)
+
+    def _values(self, theta: Tensor, rows: Tensor, what: str) -> Tensor:
+        batch = take(self.data, rows)
+        with self._guard(what), torch.no_grad():
+            if theta.ndim == 1:
+                return self._call(theta, batch, what)
+            return vmap(lambda flat: self._call(flat, batch, what), chunk_size=self._chunk(len(rows)))(theta)
+
+    def _call(self, theta: Tensor, batch: Mapping[str, Tensor], what: str) -> Tensor:
+        shapes = self.layout.shapes
+        parts = theta.split([shape.numel() for shape in shapes])
+        named = {
+            f"model.{name}": part.view(shape)
+            for name, part, shape in zip(self.layout.names, parts, shapes, strict=True)
+        }
+        return functional_call(self._wrapped, named, (batch, what))
+
+    def _chunk(self, examples: int) -> int:
+        """Return how many vectors go side by side; each costs its own parameters and its own activations."""
+        each = max(self.num_parameters, examples * math.isqrt(self.num_parameters))
+        return max(1, _NUMBERS // each)
+
+    @contextlib.contextmanager
+    def _guard(self, what: str) -> Iterator[None]:
+        """Name a person's errors; choose attention that can be differentiated twice."""
+        with persons_code(self.task, what), differentiable_attention():
+            yield
+
+
+class _Wrapped(nn.Module):
+    """A task's quantities as the forward pass of a module, so that ``functional_call`` can swap parameters."""
+
+    def __init__(self, task: Task, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self._task = task
+
+    def forward(self, batch: Batch, what: str) -> Tensor:
+        if what == "goodness":
+            return self._task.measurement_sign * self._task.measurement(self.model, batch)
+        return getattr(self._task, what)(self.model, batch)
+
+
+def _check_repeatable(task: Task, model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        dropping = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+        running = isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats
+        if dropping or running:
+            why = "draws random numbers" if dropping else "changes its running statistics"
+            raise TaskError(
+                f'Task "{task.name}": layer "{name}" ({kind}) {why} in training, so that a step cannot be unrolled.',
+                "Set dropout to 0; replace batch norm by layer or group norm.",
+            )
