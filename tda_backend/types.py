@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,22 +40,32 @@ class Display:
     row: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainingSettings:
-    """Mini-batch SGD as the benchmark tasks use it (Taming, appendix A). Schedules are fractions of the total steps.
+    """Mini-batch training with one of PyTorch's optimizers. Schedules are fractions of the total steps.
 
-    The last partial batch is kept and its loss is the mean over its own size.
+    The last partial batch is kept and its loss is the mean over its own size. One step takes the raw mean gradient of
+    the batch, clips it, applies the decay and lets the optimizer update; moments start at zero.
 
     Attributes:
         num_epochs: Epochs of a full run, ≥ 1.
         batch_size: Examples per step.
         learning_rate: η₀.
-        momentum: Heavy-ball β.
-        weight_decay: ω: adds ω·θ to every gradient (L2 decay).
+        momentum: Heavy-ball β of ``sgd`` (no dampening, no Nesterov); 0 for the others.
+        weight_decay: ω: adds ω·θ to every gradient (L2 decay), or shrinks the parameters (``decoupled_decay``).
         schedule: How η falls over the run.
-        optimizer: ``sgd``, or ``lbfgs``: the exact optimum of mean loss + ½·ω·‖θ‖² instead of a run of SGD. It needs
-            ω > 0, which makes the optimum of a convex loss unique, and ``num_epochs = 1``; batch size, learning rate,
-            momentum and schedule then mean nothing.
+        optimizer: ``sgd``, ``adam``, ``adamw``, ``rmsprop`` (no momentum, not centred), or ``lbfgs``: the exact
+            optimum of mean loss + ½·ω·‖θ‖² instead of a run of steps. It needs ω > 0, which makes the optimum of a
+            convex loss unique, and ``num_epochs = 1``; what is about steps then means nothing.
+        betas: β₁, β₂ of ``adam`` and ``adamw``: how much of each moment is kept in a step.
+        eps: ε, added to the root of the second moment.
+        smoothing: How much of the second moment ``rmsprop`` keeps in a step (PyTorch's ``alpha``).
+        decoupled_decay: True: θ ← (1 − ηω)θ before the update, as AdamW does, instead of L2 decay. ``None``: for
+            ``adamw`` only. AdamW without it would be Adam, so False is refused there.
+        clip_norm: Largest norm of the raw mean gradient over all trainable parameters; a longer one is scaled down to
+            it, before L2 decay is added. ``None``: no clipping.
+        warmup: Fraction of all steps T over which η rises: step t (0-based) has the scheduled rate times
+            min(1, (t + 1)/(warmup·T)).
     """
 
     num_epochs: int
@@ -64,7 +74,54 @@ class TrainingSettings:
     momentum: float = 0.0
     weight_decay: float = 0.0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    optimizer: Literal["sgd", "lbfgs"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "lbfgs"] = "sgd"
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    smoothing: float = 0.99
+    decoupled_decay: bool | None = None
+    clip_norm: float | None = None
+    warmup: float = 0.0
+
+    @property
+    def decouples_decay(self) -> bool:
+        """Whether weight decay shrinks the parameters themselves instead of being added to the gradient."""
+        return self.optimizer == "adamw" if self.decoupled_decay is None else self.decoupled_decay
+
+    @property
+    def is_plain_sgd(self) -> bool:
+        """Whether a step is θ ← θ − ηv, v ← βv + g + ωθ and nothing else, as the hand-written routes compute it."""
+        return self.optimizer == "sgd" and self.clip_norm is None and not self.decouples_decay
+
+    @property
+    def optimizer_text(self) -> str:
+        """How a person names the optimizer, with what makes it other than its plain form."""
+        names = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSProp", "lbfgs": "L-BFGS"}
+        parts = [names[self.optimizer]]
+        if self.optimizer in ("adam", "adamw"):
+            parts.append(f"β {self.betas[0]:g}, {self.betas[1]:g}")
+        if self.momentum:
+            parts.append(f"momentum {self.momentum:g}")
+        if self.weight_decay:
+            kind = "decoupled " if self.decouples_decay and self.optimizer != "adamw" else ""
+            parts.append(f"{kind}weight decay {self.weight_decay:g}")
+        if self.clip_norm is not None:
+            parts.append(f"gradients clipped to norm {self.clip_norm:g}")
+        return ", ".join(parts)
+
+    def __repr__(self) -> str:
+        """Return the settings as text; those of other optimizers only where set.
+
+        A task's identity hashes this text (:meth:`Task.source`): a field that is not set must not change it.
+        """
+        shown = [
+            f"{each.name}={getattr(self, each.name)!r}"
+            for number, each in enumerate(fields(self))
+            if number < _ALWAYS_SHOWN or getattr(self, each.name) != each.default
+        ]
+        return f"TrainingSettings({', '.join(shown)})"
+
+
+_ALWAYS_SHOWN = 7  # settings up to ``optimizer``
 
 
 @dataclass(frozen=True)

@@ -58,10 +58,16 @@ def _check_path(name: str, task: Task) -> None:
     """Raise a StudyError where a method follows the steps of a training run that has none, or not one run."""
     if name not in ("source", "fast-source", "hydra-fast") or task.training is None:
         return
-    if task.training.optimizer != "sgd":
+    if task.training.optimizer == "lbfgs":
         raise StudyError(
             f"Method {name} follows the training run; the task {task.name!r} is trained to its optimum, without one.",
             f"Leave [methods.{name}] out: influence functions are exact there.",
+        )
+    if not task.training.is_plain_sgd:
+        raise StudyError(
+            f"Method {name} assumes SGD; the task {task.name!r} is trained by {task.training.optimizer_text}.",
+            f"Leave [methods.{name}] out; influence functions and TracIn take any optimizer. SOURCE for AdamW is there "
+            "as library functions (tda_backend.trajectory.preconditioned).",
         )
     if name == "hydra-fast" and task.stages:
         raise StudyError(

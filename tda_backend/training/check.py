@@ -18,6 +18,7 @@ from tda_backend.training.contract import one_line
 from tda_backend.training.data import num_rows, take, validate_data
 from tda_backend.training.fit import model_from, reproducible
 from tda_backend.training.mlp import mlp_architecture
+from tda_backend.training.optimizer import torch_optimizer
 from tda_backend.training.optimum import OptimumTrainer
 from tda_backend.training.schedule import training_settings
 from tda_backend.training.stacked import why_not_stackable
@@ -271,7 +272,11 @@ def _sign(task: Task, data: _Data) -> str:
         return f"Not tried on a trained model; measurement_sign is {task.measurement_sign:+d}."
     batch = take(data["train"], slice(0, _SIGN_ROWS))
     model = task.build_model(1).eval()
-    optimizer = torch.optim.SGD(model.parameters(), lr=training_settings(task).learning_rate)
+    settings = training_settings(task)
+    if settings.optimizer in ("sgd", "lbfgs"):
+        optimizer = torch.optim.SGD(model.parameters(), lr=settings.learning_rate)
+    else:
+        optimizer = torch_optimizer(settings, list(model.parameters()))
     before, after = [
         (float(loss), float(goodness)) for loss, goodness in _before_and_after(task, model, batch, optimizer)
     ]
@@ -346,6 +351,8 @@ def _route(task: Task, data: _Data) -> str:
     stages = f" In {len(task.stages)} stages." if task.stages else ""
     if mlp_architecture(task, task.build_model(0), data["train"]) is not None:
         return f"Perceptron: trained by the hand-written loop, stacked on a GPU.{stages}"
+    if not settings.is_plain_sgd:
+        return f"Trained by autograd with {settings.optimizer_text}, one model per process on the CPU.{stages}"
     reason = why_not_stackable(task, settings, data["train"], np.arange(min(num_rows(data["train"]), 16)))
     if reason is None:
         return f"Trained by autograd, one model per process on the CPU, stacked on a GPU.{stages}"

@@ -23,7 +23,7 @@ def training_seconds(task: Task, num_examples: int) -> float:
     settings = training_settings(task)
     model = task.build_model(0)
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    if settings.optimizer != "sgd":
+    if settings.optimizer == "lbfgs":
         evaluations = min(_MOST_EVALUATIONS, 20 + parameters)
         return evaluations * (4.0 * parameters * num_examples / _OPTIMUM_RATE + 3e-4)
     architecture = mlp_architecture(task, model, validate_data(task)["train"])

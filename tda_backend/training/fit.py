@@ -134,13 +134,13 @@ def row_numbers(indices: Sequence[int] | np.ndarray | Tensor, num_examples: int)
 def run_trainer(
     task: Task, data: Batch, rows: np.ndarray, seed: int, device: torch.device | str, route: Route
 ) -> Trainer:
-    """Return the trainer of one model: by SGD through all stages, or to the optimum."""
+    """Return the trainer of one model: in steps through all stages, or to the optimum."""
     settings = training_settings(task)
     plan = stage_plan(task)
     if plan is not None:
         return StagedTrainer(
             plan, data, [rows], [seed],
-            lambda settings, rows, seeds, states: _sgd_trainer(
+            lambda settings, rows, seeds, states: _step_trainer(
                 task, settings, data, rows[0], seeds[0], device, route, states
             ),
         )  # fmt: skip
@@ -157,18 +157,19 @@ def single_trainer(
     """Return the trainer of one model by ``route``, whose steps can be looked at.
 
     Raises:
-        TaskError: The task is trained in stages or to its optimum: there is no one run of SGD steps.
+        TaskError: The task is trained in stages or to its optimum: there is no one run of steps.
     """
     settings = training_settings(task)
-    if task.stages or settings.optimizer != "sgd":
+    if task.stages or settings.optimizer == "lbfgs":
         raise TaskError(
-            f'Task "{task.name}" is trained {"in stages" if task.stages else "to its optimum"}, not in one run of SGD.',
+            f'Task "{task.name}" is trained {"in stages" if task.stages else "to its optimum"}, not in one run of '
+            "steps.",
             "Take a method that looks at checkpoints only, or another task.",
         )
-    return _sgd_trainer(task, settings, data, rows, seed, device, route, None)
+    return _step_trainer(task, settings, data, rows, seed, device, route, None)
 
 
-def _sgd_trainer(
+def _step_trainer(
     task: Task,
     settings: TrainingSettings,
     data: Batch,
@@ -189,7 +190,8 @@ def _sgd_trainer(
             return MLPTrainer(architecture, settings, data, keys, state, [rows], [seed], device, stacked=False)
         if route == "mlp":
             raise UsageError(
-                f'The model of task "{task.name}" is not a plain perceptron with cross-entropy or squared error.',
+                f'The model of task "{task.name}" is not a plain perceptron with cross-entropy or squared error, '
+                "trained by plain SGD.",
                 'Take route "loop".',
             )
     return LoopTrainer(task, model, settings, data, rows, seed, device)

@@ -1,4 +1,4 @@
-"""The reference: one model, autograd, plain SGD. Slow, general, and what every faster route is compared with."""
+"""The reference: one model, autograd, any optimizer. Slow, general, and what every faster route is compared with."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tda_backend.seeds import hashed_seed
 from tda_backend.training.contract import persons_code
 from tda_backend.training.data import take
 from tda_backend.training.dropout import EpochMasks, hash_dropout
+from tda_backend.training.optimizer import optimizer_step, torch_optimizer
 from tda_backend.training.schedule import StepHook, learning_rate, steps_per_epoch
 from tda_backend.training.subsets import training_order
 from tda_backend.types import Batch, Task, TrainingSettings, to_device
@@ -47,12 +48,16 @@ class LoopTrainer:
         self._model = model.to(device)
         self._data = to_device(data, device)
         self._device = torch.device(device)
-        self._optimizer = torch.optim.SGD(
-            [p for p in model.parameters() if p.requires_grad],
-            lr=settings.learning_rate,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-        )
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._optimizer = torch_optimizer(settings, self._parameters)
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """PyTorch's optimizer of this run, for hooks that read its moments; its state is empty before the first step.
+
+        Decoupled decay of sgd and rmsprop, and clipping, happen outside it (:func:`optimizer_step`).
+        """
+        return self._optimizer
 
     def train_epoch(self, epoch: int) -> None:
         """Run one epoch (1-based). What a model draws from PyTorch's generator is seeded per epoch."""
@@ -79,7 +84,7 @@ class LoopTrainer:
                     loss = self._task.train_loss(self._model, take(self._data, rows)).mean()
                 self._optimizer.zero_grad(set_to_none=True)
                 loss.backward()
-                self._optimizer.step()
+                optimizer_step(settings, self._optimizer, self._parameters)
         finally:
             for layer in self._dropout:
                 layer.source = None

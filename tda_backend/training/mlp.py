@@ -60,9 +60,12 @@ class MLPArchitecture:
 def mlp_architecture(task: Task, model: nn.Module, data: Batch) -> MLPArchitecture | None:
     """Return the architecture if ``task`` trains ``model`` exactly as this module does, else ``None``.
 
-    Asked for: the unchanged loss of :class:`ClassificationTask` or :class:`RegressionTask`; a Sequential of Linear
-    (with bias), each hidden one followed by ReLU and possibly Dropout; float inputs; no hooks, shared or frozen layers.
+    Asked for: plain SGD; the unchanged loss of :class:`ClassificationTask` or :class:`RegressionTask`; a Sequential of
+    Linear (with bias), each hidden one followed by ReLU and possibly Dropout; float inputs; no hooks, shared or frozen
+    layers.
     """
+    if task.training is not None and not task.training.is_plain_sgd:
+        return None
     loss = _known_loss(task)
     if loss is None or not isinstance(model, nn.Sequential):
         return None

@@ -169,12 +169,11 @@ def _plan(
     chosen = to_device(take(train, rows), device)
     with persons_code(task, "build_model"):
         model = task.build_model(0)
-    by_steps = route != "loop" and settings.optimizer == "sgd"
-    architecture = mlp_architecture(task, model, chosen) if by_steps else None
+    architecture = mlp_architecture(task, model, chosen) if route != "loop" else None
     if route == "mlp" and architecture is None:
         raise UsageError(
             f'The model of task "{task.name}" is not a plain perceptron with cross-entropy or squared error, trained '
-            "by SGD.",
+            "by plain SGD.",
             'Take route "auto".',
         )
     return _Plan(task, settings, chosen, jobs, architecture, torch.device(device))
@@ -191,7 +190,7 @@ def _states(plan: _Plan, route: Route, num_processes: int | None, report: _Repor
         rows = plan.jobs[0].indices
         sample = to_device(take(plan.data, rows[:_PROBE_ROWS]), "cpu")
         some = np.arange(len(rows[:_PROBE_ROWS]))
-        if plan.settings.optimizer != "sgd":
+        if plan.settings.optimizer == "lbfgs":
             reason = "they are trained to their optimum"
         else:
             reason = None if plan.architecture else why_not_stackable(plan.task, plan.settings, sample, some)
@@ -220,7 +219,7 @@ def _num_processes(plan: _Plan, wanted: int | None) -> int:
     else:
         each = 6 * sum(p.numel() for p in plan.task.build_model(0).parameters())
     work = examples * max(each, _MINIMUM_STEP_OPERATIONS / plan.settings.batch_size)
-    work *= _PASSES_TO_OPTIMUM if plan.settings.optimizer != "sgd" else 1
+    work *= _PASSES_TO_OPTIMUM if plan.settings.optimizer == "lbfgs" else 1
     return helpers if len(plan.jobs) > 1 and (work > _WORTH_A_POOL or num_warm_processes() >= helpers) else 1
 
 

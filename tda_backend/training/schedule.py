@@ -1,4 +1,4 @@
-"""What all routes share of mini-batch SGD: settings, step counts, learning rates, updates of many tensors at once."""
+"""What all routes share of mini-batch training: settings, step counts, learning rates, many tensors at once."""
 
 from __future__ import annotations
 
@@ -57,15 +57,26 @@ def training_settings(task: Task) -> TrainingSettings:
         "momentum": _is(settings.momentum, Real) and 0 <= settings.momentum < 1,
         "weight_decay": _is(settings.weight_decay, Real) and settings.weight_decay >= 0,
         "schedule": settings.schedule in ("constant", "linear", "cosine"),
-        "optimizer": settings.optimizer in ("sgd", "lbfgs"),
+        "optimizer": settings.optimizer in ("sgd", "adam", "adamw", "rmsprop", "lbfgs"),
+        "betas": isinstance(settings.betas, tuple | list)
+        and len(settings.betas) == 2
+        and all(_is(beta, Real) and 0 <= beta < 1 for beta in settings.betas),
+        "eps": _is(settings.eps, Real) and settings.eps >= 0,
+        "smoothing": _is(settings.smoothing, Real) and 0 <= settings.smoothing < 1,
+        "decoupled_decay": settings.decoupled_decay is None or isinstance(settings.decoupled_decay, bool),
+        "clip_norm": settings.clip_norm is None or (_is(settings.clip_norm, Real) and settings.clip_norm > 0),
+        "warmup": _is(settings.warmup, Real) and 0 <= settings.warmup < 1,
     }
     for key, good in rules.items():
         if not good:
             raise TaskError(
                 f'training.{key} of task "{task.name}" is {getattr(settings, key)!r}.',
                 "Epochs and batch size are whole numbers ≥ 1, learning rate > 0, momentum in [0, 1), weight decay ≥ 0, "
-                "schedule constant, linear or cosine, optimizer sgd or lbfgs.",
+                "schedule constant, linear or cosine, optimizer sgd, adam, adamw, rmsprop or lbfgs; betas two numbers "
+                "in [0, 1), smoothing and warmup in [0, 1), eps ≥ 0, clip_norm > 0 or None, decoupled_decay True, "
+                "False or None.",
             )
+    _check_together(task, settings)
     if settings.optimizer == "lbfgs" and (settings.num_epochs != 1 or not settings.weight_decay or task.stages):
         found = f"{len(task.stages)} stages" if task.stages else f"weight decay {settings.weight_decay:g}"
         raise TaskError(
@@ -75,6 +86,28 @@ def training_settings(task: Task) -> TrainingSettings:
         )
     _check_stages(task, settings)
     return settings
+
+
+def _check_together(task: Task, settings: TrainingSettings) -> None:
+    """Raise where an optimizer gets a setting that it does not have."""
+    kind = settings.optimizer
+    if settings.momentum and kind in ("adam", "adamw", "rmsprop"):
+        moments = "no momentum here" if kind == "rmsprop" else "moments of its own: betas"
+        raise TaskError(
+            f'training.momentum of task "{task.name}" is {settings.momentum:g} with optimizer {kind}.',
+            f"Momentum belongs to sgd; {kind} has {moments}. Leave momentum out.",
+        )
+    if kind == "adamw" and settings.decoupled_decay is False:
+        raise TaskError(
+            f'Task "{task.name}" is trained by adamw with decoupled_decay = False.',
+            'AdamW is Adam with decoupled decay; without it, set optimizer = "adam".',
+        )
+    steps = [name for name in ("decoupled_decay", "clip_norm", "warmup") if getattr(settings, name)]
+    if kind == "lbfgs" and steps:
+        raise TaskError(
+            f'Task "{task.name}" is trained to its optimum, but sets {" and ".join(steps)}.',
+            "These are about steps of an optimizer, which lbfgs does not take here. Leave them out.",
+        )
 
 
 def _check_stages(task: Task, settings: TrainingSettings) -> None:
@@ -119,11 +152,12 @@ def steps_per_epoch(settings: TrainingSettings, num_examples: int) -> int:
 def learning_rate(settings: TrainingSettings, step: int, total_steps: int) -> float:
     """Return η of ``step`` (0-based) of ``total_steps``.
 
-    constant: η₀; linear: η₀·(1 − t/T); cosine: η₀·(1 + cos(π·t/T))/2.
+    constant: η₀; linear: η₀·(1 − t/T); cosine: η₀·(1 + cos(π·t/T))/2; each times min(1, (t + 1)/(warmup·T)).
     """
-    fraction = step / total_steps
+    fraction, rate = step / total_steps, settings.learning_rate
     if settings.schedule == "linear":
-        return settings.learning_rate * (1 - fraction)
-    if settings.schedule == "cosine":
-        return settings.learning_rate * (1 + math.cos(math.pi * fraction)) / 2
-    return settings.learning_rate
+        rate = settings.learning_rate * (1 - fraction)
+    elif settings.schedule == "cosine":
+        rate = settings.learning_rate * (1 + math.cos(math.pi * fraction)) / 2
+    rising = settings.warmup * total_steps
+    return rate * (step + 1) / rising if step + 1 < rising else rate

@@ -176,6 +176,8 @@ def why_not_stackable(task: Task, settings: TrainingSettings, data: Batch, indic
     Two models take one stacked gradient on a few rows; it must agree with the gradients taken one by one, and no
     buffer may change in training mode.
     """
+    if not settings.is_plain_sgd:
+        return f"the stacked step is that of plain SGD, not {settings.optimizer_text}"
     models = [task.build_model(seed) for seed in (1, 2)]
     for model in models:
         hash_dropout(model)

@@ -66,12 +66,17 @@ def hydra_scores(
 
     Raises:
         TaskError: No training settings.
-        UsageError: An epoch, index or route out of range; no query.
+        UsageError: An epoch, index or route out of range; no query; another optimizer than SGD.
         DataError: The replay does not end in ``final_state``.
         NumericalError: A gradient is not finite, or training diverged.
     """
     check_route(route)
     settings = training_settings(task)
+    if not settings.is_plain_sgd and settings.optimizer != "lbfgs":
+        raise UsageError(
+            f'HyDRA assumes SGD; task "{task.name}" is trained by {settings.optimizer_text}.',
+            "Take a task trained by SGD, or unroll the run through its own optimizer.",
+        )
     end = settings.num_epochs if last_epoch is None else last_epoch
     if not 1 <= end <= settings.num_epochs:
         raise UsageError(f"The last epoch is {end}.", f'Task "{task.name}" trains epochs 1…{settings.num_epochs}.')

@@ -42,14 +42,20 @@ def run_segments(
         num_checkpoints: C, a multiple of L.
 
     Raises:
-        UsageError: As :func:`source_segments`; or the task is trained to its optimum, without a path.
+        UsageError: As :func:`source_segments`; or the task is trained to its optimum, without a path, or by
+            another optimizer than plain SGD.
     """
     rows = np.asarray(train_rows, dtype=np.int64)
     settings = task.training
-    if settings is not None and settings.optimizer != "sgd":
+    if settings is not None and settings.optimizer == "lbfgs":
         raise UsageError(
             f'Task "{task.name}" is trained to its optimum: there is no path to unroll.',
             "Take influence functions there, or a task trained by SGD.",
+        )
+    if settings is not None and not settings.is_plain_sgd:
+        raise UsageError(
+            f'SOURCE assumes SGD here; task "{task.name}" is trained by {settings.optimizer_text}.',
+            "Give the segments of a preconditioned optimizer yourself (preconditioned.py), or unroll the run exactly.",
         )
     whole = source_segments(settings, max(len(rows), 1), last_epoch, num_segments, num_checkpoints)
     plan = stage_plan(task)
