@@ -41,6 +41,9 @@ class Optimizer(ABC):
     decoupled: bool = False
     clip_norm: float | None = None
     slots: ClassVar[tuple[str, ...]] = ()
+    """What people call the state vectors."""
+    keys: ClassVar[tuple[str, ...]] = ()
+    """What PyTorch's optimizer calls them."""
 
     @property
     def num_slots(self) -> int:
@@ -124,6 +127,7 @@ class Momentum(Optimizer):
 
     momentum: float = 0.9
     slots: ClassVar[tuple[str, ...]] = ("momentum",)
+    keys: ClassVar[tuple[str, ...]] = ("momentum_buffer",)
 
     def _advance(self, state: Tensor, gradient: Tensor) -> Tensor:
         return self.momentum * state + gradient[..., None, :]
@@ -149,6 +153,7 @@ class Adam(Optimizer):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     slots: ClassVar[tuple[str, ...]] = ("first moment", "second moment")
+    keys: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq")
 
     def _advance(self, state: Tensor, gradient: Tensor) -> Tensor:
         first, second = self.betas
@@ -194,6 +199,7 @@ class RMSProp(Optimizer):
     smoothing: float = 0.99
     eps: float = 1e-8
     slots: ClassVar[tuple[str, ...]] = ("second moment",)
+    keys: ClassVar[tuple[str, ...]] = ("square_avg",)
 
     def _advance(self, state: Tensor, gradient: Tensor) -> Tensor:
         return self.smoothing * state + (1 - self.smoothing) * gradient.square()[..., None, :]
@@ -245,10 +251,11 @@ def optimizer_of(settings: TrainingSettings) -> Optimizer:
         TaskError: The settings train to an optimum, where there is no path to unroll.
     """
     name = settings.optimizer
-    decoupled = name == "adamw" if settings.decoupled_decay is None else settings.decoupled_decay
-    shared = {"weight_decay": settings.weight_decay, "decoupled": decoupled, "clip_norm": settings.clip_norm}
+    shared = {
+        "weight_decay": settings.weight_decay, "decoupled": settings.decouples_decay, "clip_norm": settings.clip_norm
+    }  # fmt: skip
     if name in ("adam", "adamw"):
-        return Adam(**shared, betas=settings.betas, eps=settings.eps)
+        return Adam(**shared, betas=(settings.betas[0], settings.betas[1]), eps=settings.eps)
     if name == "rmsprop":
         return RMSProp(**shared, smoothing=settings.smoothing, eps=settings.eps)
     if name == "sgd":
