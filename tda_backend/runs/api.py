@@ -25,10 +25,10 @@ from tda_backend.methods import method as method_row
 from tda_backend.runs import jobs
 from tda_backend.runs.arguments import regularization as one_regularization
 from tda_backend.runs.arguments import regularizations, whole_number
-from tda_backend.runs.counterfactual_data import CounterfactualReader
 from tda_backend.runs.evaluate_step import bootstrap_seed, indicator_frame
 from tda_backend.runs.score_table import score_table
 from tda_backend.runs.study_reader import catalogue_version
+from tda_backend.runs.trajectory_data import TrajectoryReader
 from tda_backend.spectral.contraction import ScoreMatrix, Source, admissible, block_scores, scores, self_influence
 from tda_backend.store import repository
 from tda_backend.store.workspace import Workspace
@@ -90,7 +90,7 @@ def list_studies(db: str | Path | Workspace | None = None) -> pd.DataFrame:
     return frame
 
 
-class Study(CounterfactualReader):
+class Study(TrajectoryReader):
     """One study: everything :class:`StudyReader` reads, and scores, LDS, ξ and λ* at values of λ never stored.
 
     Methods that take ``method, projection_dim, training_epoch, **parameters`` mean one configuration.

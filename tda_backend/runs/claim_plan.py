@@ -23,12 +23,14 @@ class Made:
         evaluations: Configuration → its evaluation.
         chunks: α → its retrained subsets.
         removals: Selector (``None``: the random baseline) with the keys of its order and its last size.
+        trajectories: Summaries of [trajectory] and [lookahead], by section.
     """
 
     examples: str
     evaluations: Mapping[str, str]
     chunks: Mapping[float, list[str]]
     removals: Sequence[tuple[Row | None, tuple[str, str]]]
+    trajectories: Mapping[str, list[str]]
 
 
 def add_claims(

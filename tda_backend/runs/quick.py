@@ -10,6 +10,7 @@ from tda_backend.methods import METHODS, MethodSpec
 from tda_backend.methods.spec import NONE
 from tda_backend.runs.counterfactual_study import quick_sections
 from tda_backend.runs.study import DEFAULTS, check_study
+from tda_backend.runs.trajectory_study import quick_trajectory
 
 QUICK_COUNTS = {"train": 600, "validation": 100, "queries": 100}
 QUICK_SUBSETS, QUICK_EPOCHS, QUICK_DIM = 12, [1, 5], 64
@@ -53,6 +54,7 @@ def quick(content: Mapping[str, Any], num_parameters: int = 100_000) -> dict[str
     result |= quick_sections(
         result, data["train"], result["data"]["train"], lambda selector: quick_selector(selector, epochs, dim)
     )
+    result |= quick_trajectory(result)
     for name, settings in result.get("methods", {}).items():
         result["methods"][name] = _quick_method(METHODS[name], settings, epochs, dim, num_parameters)
     return result
@@ -92,6 +94,7 @@ def quick_claims(content: Mapping[str, Any], heavy: bool = False) -> dict[str, A
         for side in ("left", "right"):
             if side in claim:
                 claim[side] = [_shortened_selector(item) if isinstance(item, Mapping) else item for item in claim[side]]
+    result |= quick_trajectory(result)
     return result | quick_sections(result, before["train"], result["data"]["train"], _shortened_selector)
 
 

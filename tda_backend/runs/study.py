@@ -35,8 +35,9 @@
     quantiles = [0.1, 0.3, 0.5, 0.7, 0.9]
     top = 100
 
-and, optional, [removal] and [loo]: see :mod:`tda_backend.runs.counterfactual_study`; and [[claims]], what a paper says
-that the study tests: see :mod:`tda_backend.runs.claim_rules`.
+and, optional, [removal] and [loo]: see :mod:`tda_backend.runs.counterfactual_study`; [trajectory] and [lookahead]: see
+:mod:`tda_backend.runs.trajectory_study`; and [[claims]], what a paper says that the study tests: see
+:mod:`tda_backend.runs.claim_rules`.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ from tda_backend.runs.study_rules import real as _real
 from tda_backend.runs.study_rules import share as _share
 from tda_backend.runs.study_rules import text as _text
 from tda_backend.runs.study_rules import whole as _whole
+from tda_backend.runs.trajectory_study import TRAJECTORY_RULES, fill_trajectory
 
 
 def _method_rules(spec: MethodSpec) -> dict[str, Rule]:
@@ -101,6 +103,7 @@ RULES: dict[str, Any] = {
         "top": _whole(1),
     },
     **SECTION_RULES,
+    **TRAJECTORY_RULES,
     "claims": check_claims,
 }
 DEFAULTS: dict[str, Any] = {
@@ -239,7 +242,7 @@ def resolve(content: Mapping[str, Any]) -> dict[str, Any]:
             f"projection.max_dim = {study['projection']['max_dim']} is below projection_dim {largest}.",
             "Raise it, or leave it out.",
         )
-    study |= fill_sections(study)
+    study |= fill_sections(study) | fill_trajectory(study)
     if "claims" in study:
         study["claims"] = [with_alpha(claim, loo) for claim in study["claims"]]
     return {key: study[key] for key in RULES if key in study}

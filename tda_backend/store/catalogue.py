@@ -23,7 +23,7 @@ import psutil
 from tda_backend.errors import CatalogueError, TDAError
 from tda_backend.store.workspace import Workspace, as_disk_error, read_json, writing_to
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 LOCK_RETRY_SECONDS = 0.1
 READ_PATIENCE_SECONDS = 3.0
 CONFIGURATION: dict[str, str | bool | int | float | list[str]] = {

@@ -25,7 +25,9 @@ from tda_backend.store.workspace import Workspace, read_json, write_json
 STUDY_TABLES = (
     "studies", "tasks", "examples", "predictions", "checkpoints", "configurations", "spectra", "lds", "lds_query",
     "indicator", "selections", "rules", "tuning", "races", "verdicts", "retrainings", "top_examples", "removals",
-    "loo_effects", "loo_scores", "noisy_labels", "noisy_rows", "timings", "jobs", "ingested",
+    "loo_effects", "loo_scores", "noisy_labels", "noisy_rows", "trajectory_runs", "trajectory_agreement",
+    "trajectory_gains", "trajectory_effects", "trajectory_errors", "trajectory_paths", "lookahead_runs",
+    "lookahead_curves", "lookahead_tuned", "lookahead_gains", "lookahead_examples", "timings", "jobs", "ingested",
 )  # fmt: skip
 
 
@@ -218,6 +220,18 @@ def _ingest_loo(connection: duckdb.DuckDBPyConnection, artifact: Artifact, study
     _insert(connection, "loo_effects", artifact, "loo_effects", {"study_id": study_id})
 
 
+def _ingest_tables(*tables: str) -> Callable[[duckdb.DuckDBPyConnection, Artifact, str, dict], None]:
+    """Return a handler that inserts those of ``tables`` that the artifact has, its run's columns in front."""
+
+    def handle(connection: duckdb.DuckDBPyConnection, artifact: Artifact, study_id: str, context: dict) -> None:
+        constants = {"study_id": study_id, **context.get("columns", {})}
+        for table in tables:
+            if f"{table}.parquet" in artifact.manifest["files"]:
+                _insert(connection, table, artifact, table, constants)
+
+    return handle
+
+
 def _ingest_of_configuration(table: str) -> Callable[[duckdb.DuckDBPyConnection, Artifact, str, dict], None]:
     """Return a handler that inserts the artifact's rows of one table for one configuration."""
 
@@ -226,11 +240,6 @@ def _ingest_of_configuration(table: str) -> Callable[[duckdb.DuckDBPyConnection,
         _insert(connection, table, artifact, table, constants)
 
     return handle
-
-
-def _ingest_rules(connection: duckdb.DuckDBPyConnection, artifact: Artifact, study_id: str, context: dict) -> None:
-    for table in ("rules", "tuning", "races"):
-        _insert(connection, table, artifact, table, {"study_id": study_id})
 
 
 HANDLERS: dict[str, Callable[[duckdb.DuckDBPyConnection, Artifact, str, dict], None]] = {
@@ -244,12 +253,23 @@ HANDLERS: dict[str, Callable[[duckdb.DuckDBPyConnection, Artifact, str, dict], N
     "scores": _ingest_source,
     "evaluate": _ingest_evaluate,
     "claims": _ingest_claims,
-    "rules": _ingest_rules,
+    "rules": _ingest_tables("rules", "tuning", "races"),
     "removal-order": _ingest_removal,
     "removal": _ingest_removal,
     "loo": _ingest_loo,
     "loo-scores": _ingest_of_configuration("loo_scores"),
     "detect": _ingest_of_configuration("noisy_labels"),
+    "trajectory-comparison": _ingest_tables(
+        "trajectory_runs",
+        "trajectory_agreement",
+        "trajectory_gains",
+        "trajectory_effects",
+        "trajectory_errors",
+        "trajectory_paths",
+    ),
+    "trajectory-summary": _ingest_tables("trajectory_agreement", "trajectory_gains", "trajectory_errors"),
+    "lookahead": _ingest_tables("lookahead_runs", "lookahead_curves"),
+    "lookahead-summary": _ingest_tables("lookahead_tuned", "lookahead_gains", "lookahead_examples"),
 }
 
 

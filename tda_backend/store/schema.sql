@@ -162,6 +162,90 @@ CREATE TABLE noisy_rows (study_id VARCHAR, position INTEGER, original_label VARC
 COMMENT ON TABLE noisy_rows IS 'Training positions whose label is known to be wrong';
 COMMENT ON COLUMN noisy_rows.original_label IS 'Label before the study flipped it; NULL where the task does not say';
 
+CREATE TABLE trajectory_runs (
+    study_id VARCHAR, learning_rate DOUBLE, seed_index INTEGER, optimizer VARCHAR, num_steps INTEGER,
+    steps_per_epoch INTEGER, num_parameters INTEGER, rates FLOAT[], steps INTEGER[], losses FLOAT[]);
+COMMENT ON TABLE trajectory_runs IS 'Training runs that were recorded and unrolled';
+COMMENT ON COLUMN trajectory_runs.learning_rate IS 'η₀ of the run; rates has η of every step';
+COMMENT ON COLUMN trajectory_runs.optimizer IS 'In words, as AdamW (betas 0.9, 0.95)';
+COMMENT ON COLUMN trajectory_runs.losses IS 'Mean loss of the queries after steps[i] steps';
+
+CREATE TABLE trajectory_agreement (
+    study_id VARCHAR, learning_rate DOUBLE, seed_index INTEGER, assumed VARCHAR, curvature VARCHAR, variant VARCHAR,
+    mean DOUBLE, ci_low DOUBLE, ci_high DOUBLE, num_removed INTEGER, num_queries INTEGER, num_undefined INTEGER);
+COMMENT ON TABLE trajectory_agreement IS 'Spearman correlation over removed examples of predicted and true effects, mean over queries';
+COMMENT ON COLUMN trajectory_agreement.seed_index IS 'NULL: mean over seeds';
+COMMENT ON COLUMN trajectory_agreement.assumed IS 'as trained, or sgd: the optimizer that the prediction assumes';
+COMMENT ON COLUMN trajectory_agreement.curvature IS 'Second derivative of a batch: hessian, gauss-newton, fisher or none';
+COMMENT ON COLUMN trajectory_agreement.variant IS 'Truth: fixed (batch size kept in the mean) or smaller (one less)';
+COMMENT ON COLUMN trajectory_agreement.ci_low IS 'ci_low to ci_high: 95 % bootstrap over removed examples';
+
+CREATE TABLE trajectory_gains (
+    study_id VARCHAR, learning_rate DOUBLE, seed_index INTEGER, curvature VARCHAR, variant VARCHAR, matched DOUBLE,
+    mismatched DOUBLE, difference DOUBLE, difference_low DOUBLE, difference_high DOUBLE, ratio DOUBLE,
+    ratio_low DOUBLE, ratio_high DOUBLE);
+COMMENT ON TABLE trajectory_gains IS 'What it brings to assume the optimizer as trained instead of SGD, in pairs';
+COMMENT ON COLUMN trajectory_gains.seed_index IS 'NULL: mean over seeds';
+
+CREATE TABLE trajectory_effects (
+    study_id VARCHAR, learning_rate DOUBLE, seed_index INTEGER, query INTEGER, positions INTEGER[], truth FLOAT[],
+    truth_smaller FLOAT[], predicted FLOAT[], predicted_sgd FLOAT[], proxy FLOAT[], cheap FLOAT[]);
+COMMENT ON TABLE trajectory_effects IS 'Effect of removing one training example on the loss of one query; positive: it helps';
+COMMENT ON COLUMN trajectory_effects.query IS 'NULL: mean over all queries; the first queries also one by one';
+COMMENT ON COLUMN trajectory_effects.positions IS 'Training positions removed, one at a time; axis of the other lists';
+COMMENT ON COLUMN trajectory_effects.proxy IS 'Second-order estimate of truth - predicted, without retraining; cheap: its first term';
+
+CREATE TABLE trajectory_errors (
+    study_id VARCHAR, learning_rate DOUBLE, seed_index INTEGER, step INTEGER, mean_effect DOUBLE, mean_error DOUBLE,
+    relative_error DOUBLE, error_low DOUBLE, error_high DOUBLE, estimator VARCHAR, pearson DOUBLE, pearson_low DOUBLE,
+    pearson_high DOUBLE, spearman DOUBLE, slope DOUBLE);
+COMMENT ON TABLE trajectory_errors IS 'How the error of the prediction grows with the steps, and how well an estimate follows it';
+COMMENT ON COLUMN trajectory_errors.step IS 'Steps trained: effects on the mean loss of the queries after them';
+COMMENT ON COLUMN trajectory_errors.relative_error IS 'mean |truth - predicted| / mean |truth|, over removed examples seen by then';
+COMMENT ON COLUMN trajectory_errors.estimator IS 'proxy (full second order) or cheap (its first term)';
+COMMENT ON COLUMN trajectory_errors.slope IS 'Of estimate against real error, least squares through 0';
+
+CREATE TABLE trajectory_paths (
+    study_id VARCHAR, learning_rate DOUBLE, seed_index INTEGER, position INTEGER, seen INTEGER[], steps INTEGER[],
+    truth FLOAT[], predicted FLOAT[], proxy FLOAT[], cheap FLOAT[]);
+COMMENT ON TABLE trajectory_paths IS 'Effect of one training example on the mean loss of the queries, over the steps of the run';
+COMMENT ON COLUMN trajectory_paths.seen IS 'Steps (from 1) whose batch holds it';
+COMMENT ON COLUMN trajectory_paths.steps IS 'Steps trained; axis of truth, predicted, proxy and cheap';
+
+CREATE TABLE lookahead_runs (
+    study_id VARCHAR, strategy VARCHAR, horizon INTEGER, learning_rate DOUBLE, seed_index INTEGER, fraction DOUBLE,
+    num_steps INTEGER, split VARCHAR, loss DOUBLE, accuracy DOUBLE, gradient_evaluations BIGINT,
+    hessian_products BIGINT, seconds DOUBLE);
+COMMENT ON TABLE lookahead_runs IS 'Training on examples selected while training, one row a run and split';
+COMMENT ON COLUMN lookahead_runs.strategy IS 'look-ahead, look-ahead (sgd), alignment, random or full';
+COMMENT ON COLUMN lookahead_runs.horizon IS 'K: steps looked ahead; NULL where the strategy has none';
+COMMENT ON COLUMN lookahead_runs.fraction IS 'Share of each batch that is kept';
+COMMENT ON COLUMN lookahead_runs.split IS 'selection (its gradient selects), tuning (chooses K and learning rate) or test (seen by neither)';
+COMMENT ON COLUMN lookahead_runs.gradient_evaluations IS 'Examples differentiated, selection included';
+
+CREATE TABLE lookahead_curves (
+    study_id VARCHAR, strategy VARCHAR, horizon INTEGER, learning_rate DOUBLE, seed_index INTEGER, steps INTEGER[],
+    tuning_losses FLOAT[], test_losses FLOAT[]);
+COMMENT ON TABLE lookahead_curves IS 'Losses of the same runs while they train';
+
+CREATE TABLE lookahead_tuned (
+    study_id VARCHAR, strategy VARCHAR, horizon INTEGER, learning_rate DOUBLE, tuning_loss DOUBLE, test_loss DOUBLE,
+    loss_low DOUBLE, loss_high DOUBLE, test_accuracy DOUBLE, accuracy_low DOUBLE, accuracy_high DOUBLE,
+    num_seeds INTEGER);
+COMMENT ON TABLE lookahead_tuned IS 'Each strategy with the K and learning rate of its lowest loss on the tuning set';
+COMMENT ON COLUMN lookahead_tuned.loss_low IS 'loss_low to loss_high: 95 % over seeds';
+
+CREATE TABLE lookahead_gains (
+    study_id VARCHAR, strategy VARCHAR, against VARCHAR, loss_gain DOUBLE, loss_low DOUBLE, loss_high DOUBLE,
+    accuracy_gain DOUBLE, accuracy_low DOUBLE, accuracy_high DOUBLE);
+COMMENT ON TABLE lookahead_gains IS 'Tuned strategies compared on the test set, seed by seed; positive: strategy is better';
+
+CREATE TABLE lookahead_examples (
+    study_id VARCHAR, strategy VARCHAR, horizon INTEGER, learning_rate DOUBLE, position INTEGER, times_seen INTEGER,
+    times_kept INTEGER, mean_score DOUBLE);
+COMMENT ON TABLE lookahead_examples IS 'Which training examples the tuned strategies kept and dropped, over all seeds';
+COMMENT ON COLUMN lookahead_examples.mean_score IS 'Mean over the times seen; positive: training on it lowers the loss of the selection set';
+
 CREATE TABLE retrainings (
     study_id VARCHAR, alpha DOUBLE, subset_index INTEGER, repeat INTEGER, subset_size INTEGER, mean_goodness FLOAT,
     artifact VARCHAR);

@@ -13,6 +13,7 @@ import pytest
 
 from tda_backend.errors import CatalogueError
 from tda_backend.store import catalogue, repository
+from tda_backend.store.trajectory_repository import TRAJECTORY_TABLES
 from tda_backend.store.workspace import Workspace
 
 HOLD = """
@@ -67,6 +68,7 @@ def test_every_table_and_column_name_is_known_and_tables_are_documented(workspac
         "meta", "studies", "tasks", "examples", "predictions", "checkpoints", "configurations", "spectra", "lds",
         "lds_query", "indicator", "selections", "rules", "tuning", "races", "verdicts", "retrainings", "top_examples",
         "removals", "loo_effects", "loo_scores", "noisy_labels", "noisy_rows", "timings", "jobs", "ingested",
+        *TRAJECTORY_TABLES,
     }  # fmt: skip
     assert tables["comment"].notna().all()
 
