@@ -39,13 +39,19 @@ class Clip:
     bend: float
 
     @classmethod
-    def at(cls, gradient: Tensor, clip_norm: float) -> Clip | None:
-        """Return the derivatives at ``gradient`` ``[P]``, or ``None`` where it is not clipped."""
+    def at(cls, gradient: Tensor, clip_norm: float, dtype: torch.dtype | None = None) -> Clip | None:
+        """Return the derivatives at ``gradient`` ``[P]`` in ``dtype``, or ``None`` where it is not clipped."""
         norm = float(torch.linalg.vector_norm(gradient))
         below = norm + _SAFETY
         if clip_norm >= below:
             return None
-        return cls(gradient / norm, norm, clip_norm / below, -clip_norm / below**2, 2 * clip_norm / below**3)
+        return cls(
+            (gradient / norm).to(dtype or gradient.dtype),
+            norm,
+            clip_norm / below,
+            -clip_norm / below**2,
+            2 * clip_norm / below**3,
+        )
 
     def apply(self, vectors: Tensor) -> Tensor:
         """Return the first derivative times each of ``vectors`` ``[q, P]``; it is its own transpose."""

@@ -14,7 +14,7 @@ from torch.func import functional_call, grad, jvp, vjp, vmap
 from tda_backend.errors import TaskError
 from tda_backend.solvers.parameters import ParameterLayout, differentiable_attention
 from tda_backend.training.contract import persons_code
-from tda_backend.training.data import take
+from tda_backend.training.data import num_rows, take
 from tda_backend.types import Batch, Task
 
 BatchCurvature = Literal["hessian", "gauss-newton", "fisher", "none"]
@@ -63,6 +63,11 @@ class Objective:
     def num_parameters(self) -> int:
         """P."""
         return self.layout.num_parameters
+
+    @property
+    def num_examples(self) -> int:
+        """Number of examples of the split."""
+        return num_rows(self.data)
 
     def theta(self) -> Tensor:
         """Return the model's own parameters, ``[P]``."""

@@ -70,12 +70,14 @@ class Optimizer(ABC):
 
     def point(self, theta: Tensor, state: Tensor, gradient: Tensor, rate: float, step: int) -> Point:
         """Return the linearisation of one step of one model (arguments as :meth:`update`, without leading axes)."""
+        dtype = theta.dtype
+        theta, state, gradient = theta.double(), state.double(), gradient.double()  # v̂^(3/2) leaves float32's range
         effective = self._effective(theta, gradient)
-        new = self._advance(state, effective)
-        direct, slots, curvatures = self._derivatives(effective, new, step)
+        direct, slots, curvatures = self._derivatives(effective, self._advance(state, effective), step)
+        slots = tuple(Slot(slot.decay, _cast(slot.effect, dtype), _cast(slot.intake, dtype)) for slot in slots)
         coupled = 0.0 if self.decoupled else self.weight_decay
-        clip = None if self.clip_norm is None else Clip.at(gradient, self.clip_norm)
-        return Point(rate, self._shrink(rate), coupled, clip, direct, slots, curvatures)
+        clip = None if self.clip_norm is None else Clip.at(gradient, self.clip_norm, dtype)
+        return Point(rate, self._shrink(rate), coupled, clip, _cast(direct, dtype), slots, curvatures)
 
     def _shrink(self, rate: float) -> float:
         return 1.0 - rate * self.weight_decay if self.decoupled else 1.0
@@ -242,6 +244,10 @@ class _Quotient:
             torch.where(alive, mixed, zero),
             torch.where(alive, twice, zero),
         )
+
+
+def _cast(value: Tensor | float, dtype: torch.dtype) -> Tensor | float:
+    return value.to(dtype) if isinstance(value, Tensor) else value
 
 
 def optimizer_of(settings: TrainingSettings) -> Optimizer:

@@ -28,7 +28,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Curvatures:
-    """Second derivatives of an update; what is missing is 0.
+    """Second derivatives of an update, in float64 (they go with v̂^(−3/2)); what is missing is 0.
 
     Attributes:
         slot: c''(ĝ) of each slot.
@@ -79,21 +79,32 @@ class Point:
         Returns:
             ``[q, P]`` and ``[q, 1+s, P]``.
         """
+        passed = u.clone()
+        return self.pull_(passed), passed
+
+    def pull_(self, u: Tensor) -> Tensor:
+        """As :meth:`pull`, with ``passed`` written over ``u``; return cov."""
         ahead = u[:, 0]
-        passed = torch.empty_like(u)
         cov = None if _is_zero(self.direct) else ahead * (-self.rate * self.direct)
         for number, slot in enumerate(self.slots, start=1):
-            towards = torch.addcmul(u[:, number], ahead, _vector(slot.effect, ahead), value=-self.rate)
+            towards = u[:, number]
+            if isinstance(slot.effect, Tensor):
+                towards.addcmul_(ahead, slot.effect, value=-self.rate)
+            else:
+                towards.add_(ahead, alpha=-self.rate * slot.effect)
             if cov is None:
                 cov = towards * slot.intake
+            elif isinstance(slot.intake, Tensor):
+                cov.addcmul_(towards, slot.intake)
             else:
-                cov.addcmul_(towards, _vector(slot.intake, ahead))
-            torch.mul(towards, slot.decay, out=passed[:, number])
-        assert cov is not None
-        torch.mul(ahead, self.shrink, out=passed[:, 0])
+                cov.add_(towards, alpha=slot.intake)
+            towards.mul_(slot.decay)
+        assert cov is not None  # every update looks at its gradient, at once or through a slot
+        if self.shrink != 1.0:
+            ahead.mul_(self.shrink)
         if self.coupled:
-            passed[:, 0].add_(cov, alpha=self.coupled)
-        return cov if self.clip is None else self.clip.apply(cov), passed
+            ahead.add_(cov, alpha=self.coupled)
+        return cov if self.clip is None else self.clip.apply(cov)
 
     def push(self, change: Tensor, gradient: Tensor) -> Tensor:
         """Return the first-order change after the step, ``[r, 1+s, P]``.
@@ -125,11 +136,11 @@ class Point:
         ]
         bent = torch.zeros_like(first)
         for (one, other), values in self.curvatures.mixed.items():
-            bent.addcmul_(values * new[one], new[other], value=2.0)
+            bent.add_(2.0 * _product(values, new[one], new[other]))
         for one, values in self.curvatures.pure.items():
-            bent.addcmul_(values * new[one], new[one])
+            bent.add_(_product(values, new[one], new[one]))
         for one, values in self.curvatures.with_gradient.items():
-            bent.addcmul_(values * new[one], first, value=2.0)
+            bent.add_(2.0 * _product(values, new[one], first))
         after[:, 0].sub_(bent, alpha=self.rate)
         return after
 
@@ -151,6 +162,11 @@ class Point:
         torch.mul(change[:, 0], self.shrink, out=after[:, 0])
         after[:, 0].sub_(towards, alpha=self.rate)
         return after
+
+
+def _product(values: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """Return values·one·other in ``one``'s precision, multiplied in that of ``values``."""
+    return (values * one * other).to(one.dtype)
 
 
 def _is_zero(value: Tensor | float) -> bool:
