@@ -11,7 +11,7 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "margin features": (VIOLET, ("trak",)),
     "by layer": (TEAL, ("ekfac", "kfac", "diagonal", "logra")),
-    "along the training run": (GREEN, ("tracin", "source", "fast-source", "hydra-fast")),
+    "along the training run": (GREEN, ("tracin", "source", "fast-source", "hydra-fast", "unrolled-influence")),
     "baselines": (GRAY, ("gradient-similarity", "repsim", "nearest-inputs", "empirical-influence", "random")),
 }  # fmt: skip  # orange is kept for what harms
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "8px 2px 2px 2px")

@@ -51,6 +51,15 @@ SELF_INFLUENCE = Hyperparameter(
 )  # fmt: skip
 WEIGHT_DECAY = Hyperparameter("weight_decay", "flag", "L2 decay joins the curvature", True, sweep=False)
 
+ASSUME = Hyperparameter(
+    "assume", "choice", "the optimizer that the linearised steps are of", ("as trained",),
+    choices=("as trained", "sgd"),
+)  # fmt: skip
+BATCH_CURVATURE = Hyperparameter(
+    "curvature", "choice", "second derivative of each batch's loss", ("hessian",),
+    choices=("hessian", "gauss-newton", "fisher", "none"),
+)  # fmt: skip
+
 INFLUENCE = "∇goodness · −∇ℓ"
 
 
@@ -172,6 +181,13 @@ _ROWS = (
         "weighted sum", "−φ'(θ_T)ᵀ Σ_t (η_t/B) 1{z∈B_t} ∇ℓ(z; θ_t)", (STOP,),
         "the training run again, with m products per example and epoch", "arXiv 2102.02515", filter_name="identity",
         needs=("training",), has_self_influence=False,
+    ),
+    MethodSpec(
+        "unrolled-influence", "AdamW-influence (unrolled)", "scores", "no λ",
+        "∇goodness(θ_final) · −∇ℓ(θ_t) at every step", "each batch's own", "weighted sum",
+        "−Σ_t U_t R_t ∇ℓ(z; θ_t)/B · 1{z∈B_t},  U_{t−1} = U_t (A_t + R_t H_t)", (STOP, ASSUME, BATCH_CURVATURE),
+        "the training run again; one curvature product per query and step", "arXiv 2605.18814; METHODS §6",
+        filter_name="identity", needs=("training",), has_self_influence=False,
     ),
     MethodSpec(
         "repsim", "Representation similarity", "scores", "no λ", "last hidden activations", "none", "mean",

@@ -11,6 +11,7 @@ from tda_backend.errors import StudyError
 from tda_backend.methods import METHODS
 from tda_backend.methods.spec import NONE
 from tda_backend.runs.facts import TaskFacts
+from tda_backend.trajectory.unrolled.objective import check_repeatable
 from tda_backend.types import Task
 
 
@@ -56,6 +57,8 @@ def check_methods(study: Mapping[str, Any], facts: TaskFacts) -> None:
 
 def _check_path(name: str, task: Task) -> None:
     """Raise a StudyError where a method follows the steps of a training run that has none, or not one run."""
+    if name == "unrolled-influence":
+        check_unrollable(task, f"methods.{name}")
     if name not in ("source", "fast-source", "hydra-fast") or task.training is None:
         return
     if task.training.optimizer == "lbfgs":
@@ -74,6 +77,24 @@ def _check_path(name: str, task: Task) -> None:
             f"Method {name} replays one run of SGD; the task {task.name!r} is trained in {len(task.stages)} stages.",
             f"Leave [methods.{name}] out; SOURCE knows stages.",
         )
+
+
+def check_unrollable(task: Task, section: str) -> None:
+    """Raise where a section of a study unrolls a training run that the task does not have.
+
+    Raises:
+        StudyError: No run, or not one run of an optimizer.
+        TaskError: Its steps are no function of parameters and batch (dropout, batch norm).
+    """
+    if task.training is None or task.training.optimizer == "lbfgs" or task.stages:
+        why = (
+            "is an already trained model" if task.training is None
+            else "is trained in stages" if task.stages else "is trained to its optimum, without a path"
+        )  # fmt: skip
+        raise StudyError(
+            f"[{section}] unrolls a training run, but the task {task.name!r} {why}.", f"Leave [{section}] out."
+        )
+    check_repeatable(task, task.build_model(0))
 
 
 def _check_model(name: str, settings: Mapping[str, Any], kind: str, facts: TaskFacts) -> None:

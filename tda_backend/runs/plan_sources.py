@@ -187,6 +187,8 @@ class Sources:
             cost = 8.0 * self.size * parameters["num_checkpoints"]
         elif name == "hydra-fast":
             cost = 2 * self.model_epochs + 60 * self.size**2
+        elif name == "unrolled-influence":  # per query as much arithmetic as training, without its calls
+            cost = 0.3 * self.model_epochs * self.study["data"]["queries"]
         elif name in ("if-cg-run", "if-lissa-run"):
             settings["seed"] = hashed_seed(name, self.study["seed"], seed)
             cost = 90 * self.size**2

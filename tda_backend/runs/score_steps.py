@@ -17,6 +17,7 @@ from tda_backend.runs.context import RunContext
 from tda_backend.runs.coordinate_steps import project_model
 from tda_backend.runs.plan import Step
 from tda_backend.runs.sources import read_masks, read_outputs
+from tda_backend.runs.trajectory_steps import snapshot_folder
 from tda_backend.seeds import hashed_seed
 from tda_backend.solvers.conjugate_gradient import conjugate_gradient_scores
 from tda_backend.solvers.lissa import lissa_scores
@@ -26,6 +27,8 @@ from tda_backend.store.artifacts import ArtifactWriter
 from tda_backend.trajectory.hydra import hydra_scores
 from tda_backend.trajectory.source import fit_source
 from tda_backend.trajectory.staged import run_segments
+from tda_backend.trajectory.unrolled.influence import unrolled_influence
+from tda_backend.trajectory.unrolled.recording import record
 
 Scored: TypeAlias = ScoreMatrix | tuple[ScoreMatrix, Tensor]
 """Scores, with each training example's self-influence ``[n]`` where the method has one."""
@@ -113,6 +116,20 @@ def _hydra(context: RunContext, step: Step) -> ScoreMatrix:
     )  # fmt: skip
 
 
+def _unrolled(context: RunContext, step: Step) -> ScoreMatrix:
+    settings, trained = step.settings, context.store.open(step.inputs["train"][0])
+    train, _, queries = context.examples(step)
+    trajectory = record(
+        context.task, context.data, train.numpy(), trained.manifest["settings"]["seed"], last_epoch=settings["epoch"],
+        device=context.device, folder=snapshot_folder(context.store, step),
+    )  # fmt: skip
+    found = unrolled_influence(
+        trajectory, queries, assume=settings["assume"], curvature=settings["curvature"],
+        on_progress=context.on_progress,
+    )  # fmt: skip
+    return ScoreMatrix(found.scores.cpu() * len(train))
+
+
 def _problem(context: RunContext, step: Step) -> AmbientProblem:
     train, _, queries = context.examples(step)
     model = context.model(step, step.settings["epoch"])
@@ -168,6 +185,7 @@ SCORERS: dict[str, Callable[[RunContext, Step], Scored]] = {
     "source": _source,
     "fast-source": _source,
     "hydra-fast": _hydra,
+    "unrolled-influence": _unrolled,
     "if-cg-run": _cg,
     "if-lissa-run": _lissa,
     "repsim": _repsim,

@@ -11,12 +11,14 @@ from tda_backend.runs.detect_step import run_detect
 from tda_backend.runs.evaluate_step import evaluated
 from tda_backend.runs.example_steps import run_examples
 from tda_backend.runs.loo_steps import run_loo, run_loo_choice, run_loo_scores
+from tda_backend.runs.lookahead_steps import run_lookahead, run_lookahead_summary
 from tda_backend.runs.plan import Step
 from tda_backend.runs.removal_steps import run_base, run_removal, run_removal_order
 from tda_backend.runs.rules_step import run_rules
 from tda_backend.runs.score_steps import run_scores
 from tda_backend.runs.sources import read_configuration, read_masks, read_outputs
 from tda_backend.runs.training_steps import run_retrain, run_train, run_train_half
+from tda_backend.runs.trajectory_steps import run_influence, run_proxy, run_truth
 from tda_backend.store.artifacts import ArtifactWriter
 
 
@@ -60,4 +62,9 @@ STEPS: dict[str, Callable[[RunContext, Step, ArtifactWriter], None]] = {
     "loo": run_loo,
     "loo-scores": run_loo_scores,
     "detect": run_detect,
+    "trajectory-influence": run_influence,
+    "trajectory-truth": run_truth,
+    "trajectory-proxy": run_proxy,
+    "lookahead": run_lookahead,
+    "lookahead-summary": run_lookahead_summary,
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 from tda_backend.errors import StudyError
 from tda_backend.runs.facts import TaskFacts
+from tda_backend.runs.plan_checks import check_unrollable
 from tda_backend.runs.plan_sources import Adder
 from tda_backend.seeds import hashed_seed
 from tda_backend.training.schedule import steps_per_epoch
@@ -66,13 +67,7 @@ def _check(study: Mapping[str, Any], facts: TaskFacts) -> None:
     sections = [name for name in ("trajectory", "lookahead") if name in study]
     if not sections:
         return
-    task, name = facts.task, sections[0]
-    if task.training is None or task.training.optimizer == "lbfgs" or task.stages:
-        why = (
-            "is an already trained model" if task.training is None
-            else "is trained in stages" if task.stages else "is trained to its optimum, without a path"
-        )  # fmt: skip
-        raise StudyError(f"[{name}] unrolls a training run, but the task {task.name!r} {why}.", f"Leave [{name}] out.")
+    check_unrollable(facts.task, sections[0])
     data = study["data"]
     if "lookahead" in study and data["validation"] + data["queries"] >= facts.num_test:
         raise StudyError(

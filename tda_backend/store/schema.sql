@@ -215,13 +215,14 @@ COMMENT ON COLUMN trajectory_paths.steps IS 'Steps trained; axis of truth, predi
 CREATE TABLE lookahead_runs (
     study_id VARCHAR, strategy VARCHAR, horizon INTEGER, learning_rate DOUBLE, seed_index INTEGER, fraction DOUBLE,
     num_steps INTEGER, split VARCHAR, loss DOUBLE, accuracy DOUBLE, gradient_evaluations BIGINT,
-    hessian_products BIGINT, seconds DOUBLE);
+    hessian_products BIGINT, relative_cost DOUBLE, seconds DOUBLE);
 COMMENT ON TABLE lookahead_runs IS 'Training on examples selected while training, one row a run and split';
 COMMENT ON COLUMN lookahead_runs.strategy IS 'look-ahead, look-ahead (sgd), alignment, random or full';
 COMMENT ON COLUMN lookahead_runs.horizon IS 'K: steps looked ahead; NULL where the strategy has none';
 COMMENT ON COLUMN lookahead_runs.fraction IS 'Share of each batch that is kept';
 COMMENT ON COLUMN lookahead_runs.split IS 'selection (its gradient selects), tuning (chooses K and learning rate) or test (seen by neither)';
 COMMENT ON COLUMN lookahead_runs.gradient_evaluations IS 'Examples differentiated, selection included';
+COMMENT ON COLUMN lookahead_runs.relative_cost IS 'Operations relative to training on all examples';
 
 CREATE TABLE lookahead_curves (
     study_id VARCHAR, strategy VARCHAR, horizon INTEGER, learning_rate DOUBLE, seed_index INTEGER, steps INTEGER[],
