@@ -22,7 +22,7 @@ from tda_backend.training.tasks import ClassificationTask
 from tda_backend.types import Batch, Task
 
 GOLDENS = Path(__file__).parent / "goldens"
-VERSIONS = {"kronfluence": "1.0.1", "dattri": "0.3.0", "traker": "0.3.2"}
+VERSIONS = {"kronfluence": "1.0.1", "dattri": "0.3.0", "traker": "0.3.2", "dattri-llm": "0.1.0"}
 TRAIN, QUERIES = range(200), range(20)
 EPOCHS = {"mnist-mlp": (20,), "mnist-lr": (1, 2, 5, 10)}
 DAMPINGS: dict[str, float | None] = {"1e-8": 1e-8, "1e-3": 1e-3, "mean": None}

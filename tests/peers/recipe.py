@@ -2,8 +2,8 @@
 
 Install them with ``pip install -e '.[peers]'`` (exact versions). Everything runs in float64 where the tool allows it,
 on one thread. Scores are stored **as each tool gives them**, its orientation and sign included; what a test compares is
-converted there. Files: the two cases (checkpoints, see :mod:`tests.peers.cases`), ``kronfluence``, ``dattri`` and
-``traker``; none holds pickles.
+converted there. Files: the two cases (checkpoints, see :mod:`tests.peers.cases`), ``kronfluence``, ``dattri``,
+``traker`` and ``dattri-llm`` (training runs of :mod:`tests.peers.trajectories`); none holds pickles.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from tda_backend.seeds import hashed_seed
-from tests.peers import with_dattri, with_traker
+from tests.peers import with_dattri, with_dattri_llm, with_traker
 from tests.peers.cases import DAMPINGS, EPOCHS, GOLDENS, VERSIONS, Case, load_case, pooled_case, train_case
+from tests.peers.trajectories import RUNS, SHARE
 from tests.peers.with_kronfluence import kronfluence_scores
 
 PROJECTION_DIM, LOGRA_RANK = 64, 8
@@ -120,17 +121,31 @@ def dattri_goldens() -> dict[str, np.ndarray]:
     return found
 
 
+def dattri_llm_goldens() -> dict[str, np.ndarray]:
+    """Return dattri-llm's scores of small training runs, and one run in which it selects."""
+    found = {f"{name}/{key}": value for name, run in RUNS.items()
+             for key, value in with_dattri_llm.trajectory_goldens(run).items()}  # fmt: skip
+    chosen = with_dattri_llm.selection_goldens(RUNS["adamw"], SHARE)
+    found |= {f"selection/{key}": value for key, value in chosen.items()}
+    single = with_dattri_llm.selection_goldens(RUNS["adamw"], SHARE, torch.float32)
+    return found | {"selection-float32/end": single["end"]}
+
+
 RECIPES: dict[str, Callable[[], dict[str, np.ndarray]]] = {
     "kronfluence": kronfluence_goldens,
     "traker": traker_goldens,
     "dattri": dattri_goldens,
+    "dattri-llm": dattri_llm_goldens,
 }
+IN_DOUBLE = {"dattri-llm"}
+"""Files whose float64 stays float64: its own scores are float32 all the same."""
 
 
-def missing_peers() -> list[str]:
-    """Return what keeps the values from being recomputed here: a peer that is absent or of another version."""
+def missing_peers(*names: str) -> list[str]:
+    """Return what keeps values of these peers (none named: all) from being recomputed: one is absent or another."""
     problems = []
-    for name, version in VERSIONS.items():
+    for name in names or VERSIONS:
+        version = VERSIONS[name]
         try:
             present = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -147,7 +162,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="FILE", help=f"of {', '.join(RECIPES)} (default: all)")
     parser.add_argument("--keep-checkpoints", action="store_true", help="do not train the cases again")
     arguments = parser.parse_args()
-    if problems := missing_peers():
+    if problems := missing_peers(*arguments.names):
         parser.error("; ".join(problems) + ". Install with: pip install -e '.[peers]'")
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -157,7 +172,9 @@ def main() -> None:
     about = {"torch": np.array(torch.__version__), "seed": np.array(hashed_seed("peer goldens", "sampled labels"))}
     for name in arguments.names or RECIPES:
         values = {
-            key: value.astype(np.float32) if value.dtype == np.float64 and value.ndim else value
+            key: value.astype(np.float32)
+            if value.dtype == np.float64 and value.ndim and name not in IN_DOUBLE
+            else value
             for key, value in RECIPES[name]().items()
         }
         np.savez_compressed(GOLDENS / f"{name}.npz", version=np.array(VERSIONS[name]), **about, **values)
