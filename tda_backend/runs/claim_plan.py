@@ -10,6 +10,7 @@ from tda_backend.errors import StudyError
 from tda_backend.runs.claim_rules import RANDOM, check_against_rows, rows_of, selectors_of
 from tda_backend.runs.plan_sources import Adder
 from tda_backend.runs.selectors import choose
+from tda_backend.runs.trajectory_claim_rules import SECTIONS, TRAJECTORY_CHECKS, check_against_sections
 
 Row = Mapping[str, Any]
 
@@ -23,7 +24,8 @@ class Made:
         evaluations: Configuration → its evaluation.
         chunks: α → its retrained subsets.
         removals: Selector (``None``: the random baseline) with the keys of its order and its last size.
-        trajectories: Summaries of [trajectory] and [lookahead], by section.
+        trajectories: Summaries of [trajectory] by learning rate, and runs of [lookahead], by section.
+        learning_rates: Of these sections.
     """
 
     examples: str
@@ -31,6 +33,7 @@ class Made:
     chunks: Mapping[float, list[str]]
     removals: Sequence[tuple[Row | None, tuple[str, str]]]
     trajectories: Mapping[str, list[str]]
+    learning_rates: Mapping[str, list[float]]
 
 
 def add_claims(
@@ -64,6 +67,10 @@ def add_claims(
             for selector in [*claim["left"], *claim["right"]]:
                 role, keys = _removal(claim["id"], selector, made)
                 inputs[role] = keys
+        if claim["check"] in TRAJECTORY_CHECKS:
+            check_against_sections(claim, study, made.learning_rates)
+            section = SECTIONS[claim["check"]]
+            inputs[section] = made.trajectories[section]
     settings = {
         "claims": claims, "alphas": list(made.chunks), "num_subsets": study["ground_truth"]["subsets"],
         "bootstrap": study["evaluation"]["bootstrap"], "seed": study["seed"],

@@ -10,6 +10,7 @@ from typing import Any
 from tda_backend.errors import StudyError
 from tda_backend.methods import METHODS
 from tda_backend.runs.selectors import check_selector, choose
+from tda_backend.runs.trajectory_claim_rules import TRAJECTORY_CHECKS, check_trajectory_claim
 
 PAPERS = {
     "taming": "Taming Hyperparameter Sensitivity in Data Attribution (arXiv 2505.24261)",
@@ -31,11 +32,15 @@ CHECKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "same-shape": ("correlation of LDS(λ) between the first α and each other lies above `bound`", ("methods",)),
     "flips": ("area under the subset-removal curve of left − that of each right lies above `bound`",
               ("left", "right")),
+    **TRAJECTORY_CHECKS,
 }  # fmt: skip
 """Kind of comparison → (what it asks for, the keys it needs)."""
 _TEXTS = ("id", "paper", "place", "statement", "check")
-_ALLOWED = (*_TEXTS, "left", "right", "methods", "bound", "note")
-DEFAULT_BOUNDS = {"differs": 0.02, "ratio": 1.0, "level": 0.0, "regret": 0.02, "rising": 0.9, "same-shape": 0.8}
+_ALLOWED = (*_TEXTS, "left", "right", "methods", "learning_rates", "along", "bound", "note")
+DEFAULT_BOUNDS = {
+    "differs": 0.02, "ratio": 1.0, "level": 0.0, "regret": 0.02, "rising": 0.9, "same-shape": 0.8, "matched": 1.1,
+    "proxy": 0.5,
+}  # fmt: skip
 RANDOM = {"method": "random same class"}
 """Stands for the baseline of subset removal in a ``flips`` comparison."""
 
@@ -79,6 +84,8 @@ def _check_claim(key: str, claim: Mapping[str, Any]) -> dict[str, Any]:
     checked["bound"] = float(bound)
     if "note" in claim:
         checked["note"] = str(claim["note"])
+    if claim["check"] in TRAJECTORY_CHECKS:
+        return checked | check_trajectory_claim(key, claim)
     if "methods" in needs:
         checked["methods"] = _methods(f"{key}.methods", claim["methods"])
         for name in ("left", "right"):
@@ -117,6 +124,8 @@ def _methods(key: str, value: Any) -> list[str]:
 
 def selectors_of(claim: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the selectors that a claim names, the random baseline of subset removal left out."""
+    if claim["check"] in TRAJECTORY_CHECKS:
+        return []
     named = [item for name in ("left", "right") for item in claim.get(name, [])]
     return [dict(item) for item in named if isinstance(item, Mapping) and item != RANDOM]
 

@@ -36,6 +36,8 @@ from tda_backend.runs.plan import Step
 from tda_backend.runs.removal_steps import NOTHING
 from tda_backend.runs.selectors import choose, regularization_of
 from tda_backend.runs.sources import read_configuration, read_masks, read_outputs
+from tda_backend.runs.trajectory_claim_rules import SECTIONS, TRAJECTORY_CHECKS
+from tda_backend.runs.trajectory_claims import compare_trajectory
 from tda_backend.store.artifacts import Artifact, ArtifactWriter
 
 _NEAR = 1.45
@@ -65,6 +67,10 @@ class Evidence:
     def artifact(self, row: Mapping[str, Any]) -> Artifact:
         """Return the evaluation of a configuration."""
         return self._context.store.open(self._step.inputs[f"evaluate {row['configuration_id']}"][0])
+
+    def section(self, name: str) -> list[Artifact]:
+        """Return what the study has of [trajectory] or [lookahead]."""
+        return [self._context.store.open(key) for key in self._step.inputs[name]]
 
     def selection(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Return the configuration's selected λ, or ``None`` if it has no λ."""
@@ -178,6 +184,8 @@ def _nearest(values: np.ndarray, wanted: float, row: Mapping[str, Any]) -> int:
 def compare(evidence: Evidence, claim: Mapping[str, Any]) -> list[Comparison]:
     """Return the comparisons that a claim makes."""
     check, bound = claim["check"], claim["bound"]
+    if check in TRAJECTORY_CHECKS:
+        return compare_trajectory(claim, evidence.section(SECTIONS[check]))
     if check == "level":
         return [level(evidence.measured(selector), bound) for selector in claim["left"]]
     if check in ("greater", "ratio", "differs"):

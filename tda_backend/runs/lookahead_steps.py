@@ -119,7 +119,7 @@ def _store(writer: ArtifactWriter, number: int, name: str, run: SelectionRun) ->
     }  # fmt: skip
 
 
-def _runs(artifact: Artifact) -> Iterator[tuple[str, SelectionRun]]:
+def stored_runs(artifact: Artifact) -> Iterator[tuple[str, SelectionRun]]:
     """Return the stored runs of one step, without their parameters, courses and costs but the last tuning loss."""
     settings = artifact.manifest["settings"]
     by_name = {(name, strategy.horizon): strategy for name, strategy in strategies_of(settings)}
@@ -135,7 +135,7 @@ def _runs(artifact: Artifact) -> Iterator[tuple[str, SelectionRun]]:
 
 def run_lookahead_summary(context: RunContext, step: Step, writer: ArtifactWriter) -> None:
     """Tune every strategy on the tuning set, compare them in pairs on the test set, count what they kept."""
-    named = [pair for key in step.inputs["lookahead"] for pair in _runs(context.store.open(key))]
+    named = [pair for key in step.inputs["lookahead"] for pair in stored_runs(context.store.open(key))]
     tuned = tune(run for _, run in named)
     names = {run.strategy.family: name for name, run in named}
     rows = [_tuned_row(names[family], each) for family, each in tuned.items()]
@@ -157,11 +157,11 @@ def _identity(name: str, tuned: Tuned) -> dict[str, Any]:
 def _tuned_row(name: str, tuned: Tuned) -> dict[str, Any]:
     runs = tuned.chosen.runs
     loss = _interval([run.test_losses for run in runs])
-    accuracy = _interval([run.test_correct for run in runs])
+    accuracy = [None if end is None else min(1.0, max(0.0, end)) for end in _interval([r.test_correct for r in runs])]
     return {
         **_identity(name, tuned), "tuning_loss": tuned.chosen.tuning_loss, "test_loss": loss[0], "loss_low": loss[1],
-        "loss_high": loss[2], "test_accuracy": accuracy[0], "accuracy_low": None if accuracy[1] is None else max(0.0, accuracy[1]),
-        "accuracy_high": None if accuracy[2] is None else min(1.0, accuracy[2]), "num_seeds": len(runs),
+        "loss_high": loss[2], "test_accuracy": accuracy[0], "accuracy_low": accuracy[1], "accuracy_high": accuracy[2],
+        "num_seeds": len(runs),
     }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from tda_backend.runs.facts import TaskFacts, check_against_task, study_record
 from tda_backend.runs.plan_checks import check_methods
 from tda_backend.runs.plan_sources import Sources, checkpoint_epochs
 from tda_backend.runs.study import regularizations
-from tda_backend.runs.trajectory_plan import TRAJECTORY_VERSIONS, add_trajectories
+from tda_backend.runs.trajectory_plan import TRAJECTORY_VERSIONS, add_trajectories, learning_rates
 from tda_backend.seeds import hashed_seed
 from tda_backend.store.artifacts import content_key
 from tda_backend.training.cost import training_seconds
@@ -174,8 +174,9 @@ def build_plan(study: Mapping[str, Any], facts: TaskFacts, device: str = "cpu") 
     counterfactuals = Counterfactuals(make.add, study, rows, examples, evaluations, sources.of, model_epochs)
     counterfactuals.add_all(has_noise="flip_labels" in data or facts.task.noisy_rows() is not None)
     trajectories = add_trajectories(make.add, study, facts, examples)
+    rates = {section: learning_rates(study, facts, section) for section in trajectories}
     if study.get("claims"):
-        made = Made(examples, evaluations, chunks, counterfactuals.removals, trajectories)
+        made = Made(examples, evaluations, chunks, counterfactuals.removals, trajectories, rates)
         add_claims(make.add, study, rows, made, sources.of)
     record = study_record(study, facts, device, rows, [_entry(step) for step in make.steps])
     key = content_key(

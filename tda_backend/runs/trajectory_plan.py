@@ -24,13 +24,16 @@ TRAJECTORY_VERSIONS = {
 
 
 def add_trajectories(add: Adder, study: Mapping[str, Any], facts: TaskFacts, examples: str) -> dict[str, list[str]]:
-    """Add the steps of [trajectory] and [lookahead]; return the keys of their summaries by section.
+    """Add the steps of [trajectory] and [lookahead].
 
     Args:
         add: Adds one step.
         study: The resolved study.
         facts: The task's.
         examples: Key of the examples.
+
+    Returns:
+        By section, what claims read: the summaries of every learning rate; the runs with selection.
 
     Raises:
         StudyError: The task has no run of an optimizer that could be unrolled, or too few test examples.
@@ -40,7 +43,7 @@ def add_trajectories(add: Adder, study: Mapping[str, Any], facts: TaskFacts, exa
     if "trajectory" in study:
         made["trajectory"] = _add_unrolled(add, study, facts, examples)
     if "lookahead" in study:
-        made["lookahead"] = [_add_lookahead(add, study, facts, examples)]
+        made["lookahead"] = _add_lookahead(add, study, facts, examples)
     return made
 
 
@@ -120,7 +123,7 @@ def _add_unrolled(add: Adder, study: Mapping[str, Any], facts: TaskFacts, exampl
     return summaries
 
 
-def _add_lookahead(add: Adder, study: Mapping[str, Any], facts: TaskFacts, examples: str) -> str:
+def _add_lookahead(add: Adder, study: Mapping[str, Any], facts: TaskFacts, examples: str) -> list[str]:
     section, steps = study["lookahead"], num_steps(study, facts)
     keys = []
     for rate in learning_rates(study, facts, "lookahead"):
@@ -137,4 +140,5 @@ def _add_lookahead(add: Adder, study: Mapping[str, Any], facts: TaskFacts, examp
                 add("lookahead", f"select while training at {at}", settings, {"examples": examples}, context, weight)
             )
     settings = {"bootstrap": study["evaluation"]["bootstrap"], "seed": study["seed"]}
-    return add("lookahead-summary", "tune K and learning rate", settings, {"lookahead": keys}, {}, 1.0)
+    add("lookahead-summary", "tune K and learning rate", settings, {"lookahead": keys}, {}, 1.0)
+    return keys

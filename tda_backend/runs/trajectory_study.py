@@ -70,7 +70,6 @@ TRAJECTORY_DEFAULTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 _QUICK = {"trajectory": {"seeds": 1, "removed": 12, "horizons": 4}, "lookahead": {"seeds": 2}}
 """Largest numbers of a quick study."""
-_NUM_QUICK_RATES = 2
 
 
 def fill_trajectory(study: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -88,14 +87,11 @@ def fill_trajectory(study: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def quick_trajectory(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the sections of a quick study: few runs, few examples left out, the ends of long lists."""
+    """Return the sections of a quick study: few seeds, few examples left out."""
     result: dict[str, dict[str, Any]] = {}
     for name, limits in _QUICK.items():
         if name in content:
             section = {**copy.deepcopy(TRAJECTORY_DEFAULTS[name]), **copy.deepcopy(content[name])}
             section |= {key: min(section[key], limit) for key, limit in limits.items()}
-            rates = section.get("learning_rates", [])
-            if len(rates) > _NUM_QUICK_RATES:
-                section["learning_rates"] = [max(rates), min(rates)]
             result[name] = section
     return result
