@@ -1,0 +1,212 @@
+"""How wrong the linear prediction of a removal is, to second order and without retraining (METHODS §6; derived here).
+
+Give example z the weight 1 − w along the recorded batches: θ_T becomes a curve θ(w) with θ(0) recorded and θ(1) the
+run without z. With δ = dθ/dw and δ² = d²θ/dw² at w = 0, the loss of an evaluation example changes by
+
+    ∇ℓᵀδ        what influence predicts (positive = z helps),
+    ½·δᵀ∇²ℓδ    the cheap proxy of its error: the bend of the loss alone,
+    ½·[δᵀ∇²ℓδ + ∇ℓᵀδ²]    the full proxy E₂: all of the second order.
+
+Both states go forward through the linearised optimizer (:class:`Point`) from
+
+    δg  = H_tδθ − (c/|B|)∇ℓ_z,
+    δ²g = H_tδ²θ + ∇³L_t[δθ, δθ] − 2(c/|B|)∇²ℓ_z δθ,      c = how often the batch holds z.
+
+E₂ is no bound: it is the next term of a series, and says where the linear prediction starts to fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from tda_backend.errors import NumericalError
+from tda_backend.trajectory.unrolled.objective import Objective
+from tda_backend.trajectory.unrolled.point import Point
+from tda_backend.trajectory.unrolled.removal import (
+    Progress,
+    as_rows,
+    checked_horizons,
+    first_steps,
+    joining_groups,
+)
+
+if TYPE_CHECKING:
+    from tda_backend.trajectory.unrolled.recording import RecordedStep, Trajectory
+
+_MEMORY = 2**30
+"""Bytes that first- and second-order states side by side may take."""
+_CACHED = 2**18
+"""Numbers of one vector per example that are worked on together: more falls out of the caches."""
+
+
+@dataclass(frozen=True)
+class ErrorProxies:
+    """The linear prediction of each removal and the proxies of its error, all in units of the loss.
+
+    Attributes:
+        rows: The R removed rows of the training split, in the order asked for.
+        prediction: First order, ``[R, m]``; positive = the example helps. Equal to what the backward sweep gives.
+        cheap: ½·δᵀ∇²ℓδ, ``[R, m]``.
+        full: E₂, ``[R, m]``. The real error is (loss without z − loss with z) − prediction.
+        horizons: Numbers of steps after which the means were taken, ``[H]``.
+        prediction_at: Means over the evaluation examples, ``[H, R]``; 0 before z is first seen.
+        cheap_at: ``[H, R]``.
+        full_at: ``[H, R]``.
+        first_steps: The step (from 1) that first sees each row, ``[R]``.
+    """
+
+    rows: Tensor
+    prediction: Tensor
+    cheap: Tensor
+    full: Tensor
+    horizons: tuple[int, ...]
+    prediction_at: Tensor
+    cheap_at: Tensor
+    full_at: Tensor
+    first_steps: Tensor
+
+
+def error_proxies(
+    trajectory: Trajectory,
+    removed_rows: Sequence[int] | Tensor,
+    evaluation: Objective,
+    evaluation_rows: Sequence[int] | Tensor,
+    *,
+    horizons: Sequence[int] | None = None,
+    chunk: int | None = None,
+    on_progress: Progress | None = None,
+) -> ErrorProxies:
+    """Return the prediction and the error proxies of R removals for m evaluation examples, by one forward pass.
+
+    The path of one example, how its effect builds up step by step, is ``horizons=range(1, T + 1)`` with one row.
+
+    Args:
+        trajectory: The recorded run; float64, since the second derivative of 1/√v̂ leaves the range of float32.
+        removed_rows: R rows of the training split; an example may occur at several steps, and several times in one.
+        evaluation: The split of the evaluation examples, in the trajectory's precision.
+        evaluation_rows: m rows of it.
+        horizons: After how many steps the means are taken besides the end's values; ``None``: only after the last.
+        chunk: Examples side by side; ``None``: what fits into 1 GiB.
+        on_progress: Called after every step of every chunk.
+
+    Raises:
+        UsageError: A row is not trained on, or a horizon is out of range.
+        NumericalError: A state is not finite (names the example).
+    """
+    rows, points = as_rows(removed_rows), as_rows(evaluation_rows)
+    marks = checked_horizons(horizons, trajectory.num_steps)
+    firsts = first_steps(trajectory, rows)
+    theta = trajectory.final_theta
+    each = 2 * theta.numel() * theta.element_size() * (1 + trajectory.optimizer.num_slots)
+    groups = joining_groups(firsts, max(1, _MEMORY // each) if chunk is None else chunk)
+    ends = [theta.new_empty(len(rows), len(points)) for _ in range(3)]
+    means = [theta.new_zeros(len(marks), len(rows)) for _ in range(3)]
+    total = sum(trajectory.num_steps + 1 - int(firsts[group[0]]) for group in groups)
+    done = 0
+    for group in groups:
+        states = _States(trajectory, rows[group], firsts[group])
+        start = int(firsts[group[0]])
+        for step, at in states.walk():
+            if step in marks:
+                found = states.means(evaluation, at, points)
+                for number in (number for number, mark in enumerate(marks) if mark == step):
+                    for mean, value in zip(means, found, strict=True):
+                        mean[number, group[: states.active]] = value
+            if on_progress is not None:
+                on_progress(done + step - start + 1, total)
+        for end, value in zip(ends, states.values(evaluation, theta, points), strict=True):
+            end[group] = value
+        done += trajectory.num_steps + 1 - start
+    _check_finite(ends[2], rows)
+    (prediction, cheap, full), (prediction_at, cheap_at, full_at) = ends, means
+    return ErrorProxies(rows, prediction, cheap, full, marks, prediction_at, cheap_at, full_at, firsts)
+
+
+class _States:
+    """First- and second-order states of some removals; one whose example was not seen yet is 0 and not computed.
+
+    Args:
+        trajectory: The recorded run.
+        rows: Removed rows ``[C]``, in the order of their first steps.
+        firsts: Their first steps ``[C]``.
+
+    Attributes:
+        first: δ of (θ, slots), ``[C, 1+s, P]``.
+        second: δ², ``[C, 1+s, P]``.
+        active: How many have been seen.
+    """
+
+    def __init__(self, trajectory: Trajectory, rows: Tensor, firsts: Tensor) -> None:
+        self._trajectory, self._rows, self._firsts = trajectory, rows, firsts
+        like = trajectory.final_theta
+        shape = (len(rows), 1 + trajectory.optimizer.num_slots, like.numel())
+        self.first, self.second = like.new_zeros(shape), like.new_zeros(shape)
+        self.active = 0
+
+    def walk(self) -> Iterator[tuple[int, Tensor]]:
+        """Go through all steps from the first that sees an example; yield (t, θ of the recorded run after step t)."""
+        trajectory, start = self._trajectory, int(self._firsts[0])
+        for recorded in trajectory.forward(start):
+            if recorded.step > start:
+                yield recorded.step - 1, recorded.theta
+            self._advance(recorded)
+        yield trajectory.num_steps, trajectory.final_theta
+
+    def values(self, evaluation: Objective, theta: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return prediction, cheap and full proxy at every point, ``[C, m]`` each."""
+        change, bend = self.first[:, 0], self.second[:, 0]
+        prediction, cheap, full = (theta.new_empty(len(change), len(points)) for _ in range(3))
+        size = max(1, _MEMORY // (theta.numel() * theta.element_size()))
+        for places in torch.arange(len(points)).split(size):
+            slopes = evaluation.example_gradients(theta, points[places])
+            prediction[:, places] = change @ slopes.T
+            cheap[:, places] = 0.5 * evaluation.second_differences(theta, points[places], change)
+            full[:, places] = cheap[:, places] + 0.5 * (bend @ slopes.T)
+        return prediction, cheap, full
+
+    def means(self, evaluation: Objective, theta: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the means over the points of prediction, cheap and full proxy, ``[active]`` each."""
+        change, bend = self.first[: self.active, 0], self.second[: self.active, 0]
+        slope = evaluation.mean_gradient(theta, points)
+        cheap = 0.5 * evaluation.second_differences(theta, points, change).mean(dim=1)
+        return change @ slope, cheap, cheap + 0.5 * (bend @ slope)
+
+    def _advance(self, recorded: RecordedStep) -> None:
+        trajectory = self._trajectory
+        objective, rows, theta = trajectory.objective, recorded.rows, recorded.theta
+        self.active = int((self._firsts <= recorded.step).sum())
+        gradient = objective.mean_gradient(theta, rows)
+        point = trajectory.optimizer.point(theta, recorded.state, gradient, recorded.rate, recorded.step)
+        counts = (rows[None, :].cpu() == self._rows[: self.active, None]).sum(dim=1)
+        for block in torch.arange(self.active).split(max(1, _CACHED // theta.numel())):
+            self._advance_block(point, recorded, slice(int(block[0]), int(block[-1]) + 1), counts[block])
+
+    def _advance_block(self, point: Point, recorded: RecordedStep, block: slice, counts: Tensor) -> None:
+        objective, rows, theta = self._trajectory.objective, recorded.rows, recorded.theta
+        first, second = self.first[block], self.second[block]
+        gradient = objective.hessian_product(theta, rows, first[:, 0])
+        gradient_second = objective.hessian_product(theta, rows, second[:, 0])
+        gradient_second += objective.third(theta, rows, first[:, 0])
+        held = counts.nonzero()[:, 0]
+        if len(held):
+            shares = (counts[held].to(theta) / len(rows))[:, None]
+            removed = self._rows[block][held].to(rows.device)
+            gradient[held] -= shares * objective.example_gradients(theta, removed)
+            bends = objective.example_hessian_products(theta, removed, first[held, 0])
+            gradient_second[held] -= 2 * shares * bends
+        self.second[block] = point.push_second(first, second, gradient, gradient_second)
+        self.first[block] = point.push(first, gradient)
+
+
+def _check_finite(full: Tensor, rows: Tensor) -> None:
+    bad = ~torch.isfinite(full).all(dim=1)
+    if bool(bad.any()):
+        raise NumericalError(
+            f"The second-order state of row {int(rows[bad][0])} (and {int(bad.sum()) - 1} others) is not finite.",
+            "Record the run in float64, or with a lower learning rate.",
+        )

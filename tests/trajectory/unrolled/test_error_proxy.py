@@ -1,0 +1,103 @@
+"""First- and second-order states against central differences of the real training loop with a weighted example."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tda_backend.errors import NumericalError
+from tda_backend.trajectory.unrolled.error_proxy import error_proxies
+from tda_backend.trajectory.unrolled.recording import Trajectory
+from tests.trajectory.unrolled.reweighted import CASES, POINTS, REMOVED, outcome, recorded, reweighted
+
+HORIZONS = [10, 1, 4, 7]
+AFTER = torch.tensor(HORIZONS) - 1
+ROW = 7
+
+
+def proxies(run: Trajectory, rows=REMOVED, **options):
+    return error_proxies(run, rows, run.objective_of("test"), POINTS, **options)
+
+
+def differences(run: Trajectory, row: int, width: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return dL/dw and d²L/dw² at w = 0 of every evaluation example after every step, ``[T, m]``, weight 1 − w.
+
+    Central differences at two widths, of which one step of Richardson's extrapolation takes the error of order w² away.
+    """
+    base = outcome(run, reweighted(run, {}))
+
+    def at(half: float) -> tuple[torch.Tensor, torch.Tensor]:
+        more, less = (outcome(run, reweighted(run, {row: 1 - sign * half})) for sign in (1.0, -1.0))
+        return (more - less) / (2 * half), (more - 2 * base + less) / half**2
+
+    wide, narrow = at(width), at(width / 2)
+    return tuple((4 * near - far) / 3 for near, far in zip(narrow, wide, strict=True))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_both_orders_are_those_of_the_training_loop(name: str):
+    run = recorded(name)
+    found = proxies(run, [30, ROW], horizons=HORIZONS)
+    slope, bend = differences(run, ROW, 0.04)
+    torch.testing.assert_close(found.prediction[1], slope[-1], rtol=1e-6, atol=1e-6 * float(slope[-1].abs().max()))
+    torch.testing.assert_close(2 * found.full[1], bend[-1], rtol=1e-4, atol=1e-4 * float(bend[-1].abs().max()))
+    means = slope.mean(dim=1)[AFTER], bend.mean(dim=1)[AFTER]
+    torch.testing.assert_close(found.prediction_at[:, 1], means[0], rtol=1e-6, atol=1e-6 * float(means[0].abs().max()))
+    torch.testing.assert_close(2 * found.full_at[:, 1], means[1], rtol=1e-4, atol=1e-4 * float(means[1].abs().max()))
+    assert float((found.full[1] - found.cheap[1]).abs().max()) > 1e-3 * float(found.full[1].abs().max())
+
+
+def test_the_cheap_proxy_is_the_bend_of_the_loss_alone():
+    """½·(ℓ(θ + hδ) − 2ℓ(θ) + ℓ(θ − hδ))/h² with δ by central differences of the training loop."""
+    run = recorded("adamw")
+    width = 1e-4
+    change = (reweighted(run, {ROW: 1 - width})[-1] - reweighted(run, {ROW: 1 + width})[-1]) / (2 * width)
+    theta, size = run.final_theta, 0.1
+    around = [outcome(run, theta + sign * size * change) for sign in (1.0, 0.0, -1.0)]
+    expected = 0.5 * (around[0] - 2 * around[1] + around[2]) / size**2
+    torch.testing.assert_close(proxies(run, [ROW]).cheap[0], expected, rtol=1e-4, atol=1e-9)
+
+
+def test_the_second_order_leaves_an_error_of_third_order():
+    """With weight 1 − w, prediction·w is wrong by order w², prediction·w + E₂·w² by order w³."""
+    run = recorded("adamw, decay, clipped, cosine, warm-up")
+    found, base = proxies(run, [ROW]), outcome(run, run.final_theta)
+    left = []
+    for width in (0.04, 0.02):
+        real = outcome(run, reweighted(run, {ROW: 1 - width})[-1]) - base
+        linear = real - width * found.prediction[0]
+        left.append((linear.norm(), (linear - width**2 * found.full[0]).norm()))
+    assert left[0][0] / left[1][0] == pytest.approx(4, rel=0.1)
+    assert left[0][1] / left[1][1] == pytest.approx(8, rel=0.1)
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_chunks_and_order_change_nothing(chunk: int):
+    run = recorded("adamw, decay, clipped, cosine, warm-up")
+    whole, seen = proxies(run, horizons=HORIZONS), []
+    parts = proxies(
+        run, REMOVED.flip(0), horizons=HORIZONS, chunk=chunk, on_progress=lambda done, total: seen.append((done, total))
+    )
+    for key in ("prediction", "cheap", "full"):
+        torch.testing.assert_close(getattr(parts, key).flip(0), getattr(whole, key), rtol=1e-9, atol=1e-14)
+        at = f"{key}_at"
+        torch.testing.assert_close(getattr(parts, at).flip(1), getattr(whole, at), rtol=1e-9, atol=1e-14)
+    assert [done for done, _ in seen] == list(range(1, seen[0][1] + 1))
+    assert {total for _, total in seen} == {len(seen)}
+
+
+def test_the_path_of_one_example_starts_where_it_is_seen_and_ends_at_its_prediction():
+    run = recorded("adamw")
+    found = proxies(run, [ROW], horizons=range(1, run.num_steps + 1))
+    first = run.steps_of(ROW)[0]
+    assert (found.prediction_at[: first - 1] == 0).all()
+    assert float(found.prediction_at[first - 1, 0].abs()) > 0
+    for key in ("prediction", "cheap", "full"):
+        torch.testing.assert_close(getattr(found, f"{key}_at")[-1, 0], getattr(found, key)[0].mean())
+
+
+def test_a_state_that_is_not_finite_is_named(monkeypatch: pytest.MonkeyPatch):
+    run = recorded("sgd")
+    monkeypatch.setattr(run.objective, "third", lambda theta, rows, vectors: vectors * torch.nan)
+    with pytest.raises(NumericalError, match="row 12"):
+        proxies(run, [12])
