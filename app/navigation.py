@@ -12,6 +12,7 @@ ADDRESSES = (
     "methods",
     "counterfactuals",
     "health",
+    "trajectory",
     "papers",
     "guide",
 )
@@ -29,6 +30,7 @@ def pages() -> list:
         papers,
         selection,
         sensitivity,
+        trajectory,
     )
 
     return [
@@ -39,6 +41,7 @@ def pages() -> list:
         st.Page(methods.render, title="Methods", url_path="methods"),
         st.Page(counterfactuals.render, title="Counterfactuals", url_path="counterfactuals"),
         st.Page(data_health.render, title="Data health", url_path="health"),
+        st.Page(trajectory.render, title="Training trajectory", url_path="trajectory"),
         st.Page(papers.render, title="Papers", url_path="papers"),
         st.Page(guide.render, title="Guide", url_path="guide"),
     ]
@@ -54,6 +57,7 @@ def open_page(name: str) -> None:
         "methods": "Methods",
         "counterfactuals": "Counterfactuals",
         "health": "Data health",
+        "trajectory": "Training trajectory",
         "papers": "Papers",
     }
     st.switch_page(next(page for page in pages() if page.title == titles[name]))

@@ -20,6 +20,7 @@ UNPROJECTED = "none"
 CORRECTNESS = ("right", "wrong")
 PICKS = ("all", "wrong", "margin")
 DEFAULT_THRESHOLD = 0.5
+TRUTHS = ("fixed", "smaller")
 VERSUS_AT = ("selected", "best", "zero", "default", "same")
 
 
@@ -49,6 +50,12 @@ class View:
         versus: Configuration that the present one is compared with.
         train: Position of the training example that is open.
         versus_at: Its λ: ``selected``, ``best``, ``zero``, ``default`` or ``same``.
+        rate: Learning rate of the unrolled run.
+        run: Seed index of the unrolled run.
+        effect: Query whose effects are shown; ``None``: their mean over queries.
+        truth: Which removal is the truth: ``fixed`` or ``smaller`` batches.
+        strategy: Selection strategy whose examples are shown; empty: the page's own choice.
+        results: Shipped study that is shown where none is computed; empty: the first.
     """
 
     study: str = ""
@@ -72,6 +79,12 @@ class View:
     versus: str = ""
     versus_at: str = "selected"
     train: int | None = None
+    rate: float | None = None
+    run: int | None = None
+    effect: int | None = None
+    truth: str = "fixed"
+    strategy: str = ""
+    results: str = ""
 
 
 def parse(params: Mapping[str, str]) -> tuple[View, list[str]]:
@@ -130,6 +143,12 @@ def parse(params: Mapping[str, str]) -> tuple[View, list[str]]:
         versus=params.get("vs", ""),
         versus_at=one_of("at", VERSUS_AT, "selected"),
         train=integer("train"),
+        rate=number("rate", 0.0, math.inf),
+        run=integer("run"),
+        effect=integer("effect"),
+        truth=one_of("truth", TRUTHS, "fixed"),
+        strategy=params.get("strategy", ""),
+        results=params.get("results", ""),
     )
     return view, notes
 
@@ -158,6 +177,12 @@ def to_params(view: View) -> dict[str, str]:
         "vs": view.versus,
         "train": "" if view.train is None else str(view.train),
         "at": "" if view.versus_at == "selected" else view.versus_at,
+        "rate": "" if view.rate is None else f"{view.rate:g}",
+        "run": "" if view.run is None else str(view.run),
+        "effect": "" if view.effect is None else str(view.effect),
+        "truth": "" if view.truth == "fixed" else view.truth,
+        "strategy": view.strategy,
+        "results": view.results,
     }
     return {name: text for name, text in params.items() if text}
 
