@@ -13,6 +13,7 @@ from torch import Tensor
 from tda_backend.errors import NumericalError, UsageError
 from tda_backend.trajectory.unrolled.objective import BATCH_CURVATURES, BatchCurvature
 from tda_backend.trajectory.unrolled.optimizers import SGD, Optimizer
+from tda_backend.trajectory.unrolled.point import Point
 from tda_backend.trajectory.unrolled.recording import RecordedStep, Trajectory
 
 Assume = Literal["as trained", "sgd"]
@@ -22,8 +23,10 @@ QuerySplit = Literal["train", "test"]
 QueryQuantity = Literal["goodness", "loss"]
 _HELD_NUMBERS = 2**28
 """Numbers of query states held at once (1 GiB of float32); more queries take further walks."""
+_GROUP_NUMBERS = 2**21
+"""Numbers of query gradients differentiated together: small groups cost Python, large ones fall out of the caches."""
 _BLOCK_NUMBERS = 2**19
-"""Numbers of query states that pass one step together: 2 MiB of float32, which the caches keep between passes."""
+"""Numbers of query states that pass the optimizer together: 2 MiB of float32 stay in the cache from pass to pass."""
 
 
 @dataclass(frozen=True)
@@ -128,9 +131,8 @@ def unrolled_influences(
     }
     for number, part in enumerate(parts):
         start = _starting_point(trajectory, split, part, quantity)
-        span = slice(number * size, number * size + len(part))
         for sweep in sweeps.values():
-            sweep.begin(start, span)
+            sweep.begin(start, number * size)
         for done, step in enumerate(trajectory.backward(), start=1 + number * trajectory.num_steps):
             gradients = trajectory.objective.example_gradients(step.theta, step.rows)
             traced = follow.gradients(step, gradients)
@@ -173,43 +175,56 @@ class _Sweep:
         steps = (trajectory.num_steps, num_queries, len(columns.rows))
         self._traces = torch.zeros(steps, dtype=self._scores.dtype) if columns.rows else None
         self._u = torch.empty(0)
-        self._span = slice(0)
+        self._first = 0
 
-    def begin(self, start: Tensor, span: slice) -> None:
-        """Start with queries ``span``, whose gradients are ``start`` ``[q, P]``."""
-        self._span = span
+    def begin(self, start: Tensor, first: int) -> None:
+        """Start with the queries from number ``first`` on, whose gradients are ``start`` ``[q, P]``."""
+        self._first = first
         self._u = start.new_zeros(len(start), 1 + self._optimizer.num_slots, start.shape[1])
         self._u[:, 0] = start
 
     def step(self, trajectory: Trajectory, step: RecordedStep, gradients: Tensor, traced: Tensor | None) -> None:
         """Add the contributions of one step and pass it."""
-        objective, mean = trajectory.objective, gradients.mean(dim=0)
         state = step.state[: self._optimizer.num_slots]
-        point = self._optimizer.point(step.theta, state, mean, step.rate, step.step)
+        point = self._optimizer.point(step.theta, state, gradients.mean(dim=0), step.rate, step.step)
         columns = self._columns.places[step.rows]
-        scores = self._scores[self._span]
-        block = max(1, _BLOCK_NUMBERS // self._u[0].numel())
-        for start in range(0, len(self._u), block):
-            part = self._u[start : start + block]
-            cov = point.pull_(part)
+        curved = step.step > 1 and self._variant.curvature != "none"  # what lies before the first step looks at nothing
+        group = max(1, _GROUP_NUMBERS // step.theta.numel())
+        for start in range(0, len(self._u), group):
+            part = self._u[start : start + group]
+            rows = slice(self._first + start, self._first + start + len(part))
+            cov = _pull(point, part)
             found = (cov @ gradients.T).div_(-len(step.rows)).cpu()
-            if not bool(torch.isfinite(found).all()):
-                raise NumericalError(
-                    f"Unrolling the run by {self._variant.assume} with curvature {self._variant.curvature} leaves the "
-                    f"range of numbers at step {step.step} of {trajectory.num_steps}.",
-                    "The linearised run is unstable: lower the learning rate, shorten the run, or record in float64.",
-                )
-            scores[start : start + block, columns] += found
+            self._check_finite(found, step, trajectory.num_steps)
+            self._scores[rows, columns] += found
             if traced is not None and self._traces is not None:
-                traces = self._traces[step.step - 1, self._span]
-                traces[start : start + block] = (cov @ traced.T).div_(-len(step.rows)).cpu()
-            if step.step > 1 and self._variant.curvature != "none":
+                self._traces[step.step - 1, rows] = (cov @ traced.T).div_(-len(step.rows)).cpu()
+            if curved:
                 kind = self._variant.curvature
-                part[:, 0] += objective.curvature_product(step.theta, step.rows, cov, kind)
+                part[:, 0] += trajectory.objective.curvature_product(step.theta, step.rows, cov, kind)
+
+    def _check_finite(self, found: Tensor, step: RecordedStep, num_steps: int) -> None:
+        if not bool(torch.isfinite(found).all()):
+            raise NumericalError(
+                f'Unrolling "{self._variant.assume}" with curvature {self._variant.curvature} leaves the range of '
+                f"numbers at step {step.step} of {num_steps}.",
+                "The linearised run is unstable: lower the learning rate, shorten the run, or record in float64.",
+            )
 
     def result(self) -> UnrolledInfluence:
         """Return what was added up."""
         return UnrolledInfluence(self._scores, self._traces, self._columns.rows)
+
+
+def _pull(point: Point, u: Tensor) -> Tensor:
+    """Return cov of all of ``u`` ``[q, 1+s, P]``, written over by what is passed on; in blocks that the caches hold."""
+    block = max(1, _BLOCK_NUMBERS // u[0].numel())
+    if block >= len(u):
+        return point.pull_(u)
+    cov = u.new_empty(len(u), u.shape[2])
+    for start in range(0, len(u), block):
+        cov[start : start + block] = point.pull_(u[start : start + block])
+    return cov
 
 
 def _optimizer(own: Optimizer, variant: Variant) -> Optimizer:
