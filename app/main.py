@@ -14,7 +14,7 @@ if sys.path[:1] != [str(_ROOT)]:  # before anything else on the path that may be
 
 def run() -> None:
     """Draw the page that the address names."""
-    from app import session
+    from app import clocks, session
     from app.components.errors import show_error
     from app.components.sidebar import show_sidebar
     from app.navigation import pages
@@ -24,6 +24,7 @@ def run() -> None:
         page_title="Training data attribution", page_icon=str(_ROOT / "app" / "favicon.png"), layout="wide"
     )
     page = st.navigation(pages(), position="top")
+    clocks.turn_to(page.url_path)
     try:
         show_sidebar(session.open_context())
         page.run()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
+from app import clocks
+
 ADDRESSES = (
     "overview",
     "explorer",
@@ -60,4 +62,5 @@ def open_page(name: str) -> None:
         "trajectory": "Training trajectory",
         "papers": "Papers",
     }
+    clocks.end()  # the browser hears of the change only after it has been made
     st.switch_page(next(page for page in pages() if page.title == titles[name]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import services
+from app import clocks, services
 from app.formats import count_text, duration_text, plain, rate_text
 
 
@@ -60,7 +60,7 @@ def start_button(label: str, arguments: list[str], key: str, primary: bool = Fal
 def follow() -> None:
     """Draw the page anew when results land or a run begins or ends, here or in another process."""
     running = is_running()
-    st.fragment(_watch, run_every=2.0 if running else 4.0)(services.version(), running)
+    clocks.every(2.0 if running else 4.0, _watch)(services.version(), running)
 
 
 def _watch(seen: str, was_running: bool) -> None:

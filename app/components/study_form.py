@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import services, session
+from app import clocks, services, session
 from app.components.errors import show_error
 from app.components.progress import show_ended_job, show_job
 from app.formats import count_text, duration_text, joined, plain
@@ -168,7 +168,7 @@ def _show_started() -> None:
         return
     status = mine["status"].iloc[0]
     if status == "running":
-        st.fragment(_follow_job, run_every=1.5)(str(identity))
+        clocks.every(1.5, _follow_job)(str(identity))
     elif status == "done":
         st.success("The study is computed.", icon=":material/check:")
         if st.button("Look at it in the Explorer", key="form-look"):

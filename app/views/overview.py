@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import claims_data, services, session
+from app import claims_data, clocks, services, session
 from app.charts import LDS_HELP, comparison_figure, lambda_title
 from app.components.errors import shows_errors
 from app.components.method_controls import SHORT
@@ -52,7 +52,7 @@ def render() -> None:
         "retraining on random subsets how far each attribution can be trusted (LDS)."
     )
     if is_running():
-        st.fragment(_show_studies, run_every=1.5)(True, _num_usable(services.studies()))
+        clocks.every(1.5, _show_studies)(True, _num_usable(services.studies()))
     else:
         _show_studies(False, 0)
         follow()  # a run may begin elsewhere: in a terminal, or as the child of `tda demo`
