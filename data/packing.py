@@ -25,8 +25,18 @@ def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def ship(name: str, arrays: dict[str, np.ndarray]) -> None:
     """Write ``name`` beside this file, note its SHA-256 in ``checksums.json`` and say so."""
+    write_npz(HERE / name, arrays)
+    _note(name)
+
+
+def ship_bytes(name: str, content: bytes) -> None:
+    """Write ``name`` with these bytes; as :func:`ship`."""
+    (HERE / name).write_bytes(content)
+    _note(name)
+
+
+def _note(name: str) -> None:
     path = HERE / name
-    write_npz(path, arrays)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     checksums = HERE / "checksums.json"
     known = json.loads(checksums.read_text()) if checksums.exists() else {}

@@ -157,6 +157,8 @@ class Task(ABC):
         num_classes: Number of classes for classification, else ``None``.
         class_names: Names of the classes for display (empty: the numbers).
         label_key: Key of the target in a batch.
+        pretrained: True: :meth:`build_model` starts from given weights whatever the seed, which then decides the order
+            of the examples (and dropout) alone.
         stages: Stages of training, one after the other, each with a fresh optimizer and only its own examples; empty
             for ordinary training. Attributed are the examples of the first stage: retraining leaves some of them out
             and keeps all later ones.
@@ -171,6 +173,7 @@ class Task(ABC):
     num_classes: int | None = None
     class_names: Sequence[str] = ()
     label_key: str = "y"
+    pretrained: bool = False
     stages: Sequence[Stage] = ()
     stage_key: str = "stage"
 
@@ -180,7 +183,7 @@ class Task(ABC):
 
     @abstractmethod
     def build_model(self, seed: int) -> nn.Module:
-        """Return a freshly initialised model; the same seed gives the same bits."""
+        """Return a freshly initialised (or :attr:`pretrained`) model; the same seed gives the same bits."""
 
     @abstractmethod
     def train_loss(self, model: nn.Module, batch: Batch) -> Tensor:

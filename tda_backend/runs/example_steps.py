@@ -19,6 +19,8 @@ from tda_backend.store.artifacts import ArtifactWriter
 from tda_backend.training.contract import persons_code
 from tda_backend.types import Display, Task
 
+_MOST_TARGETS = 8  # of one example, written out as its label
+
 
 def run_examples(context: RunContext, step: Step, writer: ArtifactWriter) -> None:
     """Draw the split and store how its examples look."""
@@ -65,8 +67,8 @@ def wrong_label_caption(caption: str, original: str | None) -> str:
 
 def label_text(task: Task, value: Tensor) -> str:
     """Return the text form of a label or a prediction: a class name, or a number."""
-    if value.numel() != 1:
-        return str(value.tolist())
+    if value.numel() != 1:  # a sequence's targets are the text that is shown anyway
+        return str(value.tolist()) if value.numel() <= _MOST_TARGETS else ""
     number = value.item()
     if task.num_classes is not None:
         if not 0 <= number < task.num_classes:  # a label passed validate_data, so this is a prediction

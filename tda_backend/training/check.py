@@ -119,8 +119,16 @@ def _model(task: Task) -> str:
     count = sum(p.numel() for p in first.parameters())
     if count == 0:
         raise _Failed("The model has no parameters.")
-    if not task.checkpoint_files and all(torch.equal(value, states[2][name]) for name, value in states[0].items()):
-        raise _Failed("build_model(11) and build_model(12) are equal. Initialise the parameters from the seed.")
+    equal = all(torch.equal(value, states[2][name]) for name, value in states[0].items())
+    if task.pretrained:
+        if not equal:
+            raise _Failed("build_model(11) and build_model(12) differ. Set pretrained = False, or load all weights.")
+        return f"{count:,} parameters; every seed starts from the same pre-trained weights."
+    if not task.checkpoint_files and equal:
+        raise _Failed(
+            "build_model(11) and build_model(12) are equal. Initialise the parameters from the seed, or set "
+            "pretrained = True if they start from given weights."
+        )
     return f"{count:,} parameters; the seed decides them."
 
 

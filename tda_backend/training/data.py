@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import zipfile
@@ -40,29 +41,49 @@ def data_folder() -> Path:
     raise DataError(where, "Set TDA_DATA to the data/ folder of the source tree.")
 
 
-@cache
-def shipped_arrays(name: str) -> Mapping[str, np.ndarray]:
-    """Return the arrays of a shipped ``.npz`` file after checking its SHA-256 against ``checksums.json``.
+def shipped_digest(name: str) -> str:
+    """Return the SHA-256 that a shipped file must have.
+
+    Raises:
+        DataError: ``checksums.json`` is missing or does not name the file.
+    """
+    folder = data_folder()
+    try:
+        return json.loads((folder / "checksums.json").read_text())[name]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{folder / name} cannot be read or has no checksum.", "Restore the data/ folder.") from error
+
+
+def shipped_bytes(name: str) -> bytes:
+    """Return a shipped file's bytes after checking their SHA-256 against ``checksums.json``.
 
     Raises:
         DataError: The file or its checksum is missing, or the bytes differ.
     """
-    folder = data_folder()
-    path = folder / name
+    expected, path = shipped_digest(name), data_folder() / name
     try:
-        expected = json.loads((folder / "checksums.json").read_text())[name]
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-    except (OSError, ValueError, KeyError) as error:
+        content = path.read_bytes()
+    except OSError as error:
         raise DataError(f"{path} cannot be read or has no checksum.", "Restore the data/ folder.") from error
+    found = hashlib.sha256(content).hexdigest()
     if found != expected:
         raise DataError(
             f"{path} is damaged: SHA-256 {found[:12]}…, expected {expected[:12]}….", "Restore it from the source tree."
         )
+    return content
+
+
+@cache
+def shipped_arrays(name: str) -> Mapping[str, np.ndarray]:
+    """Return the arrays of a shipped ``.npz`` file; as :func:`shipped_bytes`."""
+    content = shipped_bytes(name)
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             return dict(archive)
     except (OSError, ValueError, zipfile.BadZipFile) as error:  # only if the checksum itself was made of a bad file
-        raise DataError(f"{path} is no readable npz file.", "Restore it from the source tree.") from error
+        raise DataError(
+            f"{data_folder() / name} is no readable npz file.", "Restore it from the source tree."
+        ) from error
 
 
 def as_batch(dataset: Any) -> dict[str, Tensor]:

@@ -72,6 +72,8 @@ def test_the_quick_version_keeps_no_more_eigenvalues_than_iterations(facts: Task
         ("mnist-lr-optimum", "source", "Method source follows the training run; the task 'mnist-lr-optimum'"),
         ("diabetes-optimum", "hydra-fast", "trained to its optimum"),
         ("rotated-mnist", "hydra-fast", "trained in 2 stages"),
+        ("mnist-mlp-adamw", "source", "Method source assumes SGD; the task 'mnist-mlp-adamw' is trained by AdamW"),
+        ("mnist-mlp-adamw", "hydra-fast", "assumes SGD"),
     ],
 )
 def test_methods_that_follow_a_run_need_one(task: str, method: str, expected: str):

@@ -36,7 +36,9 @@ EXPECTED = {
     "concrete-linear-optimum": ((1, 32, 0.01, 0.0, 1e-3), (8, 1), 824, 206),
     "diabetes-lr": ((3, 32, 0.01, 0.0, 0.0), (10, 1), 342, 100),
     "diabetes-optimum": ((1, 32, 0.01, 0.0, 1e-3), (10, 1), 342, 100),
+    "mnist-mlp-adamw": ((1, 64, 0.001, 0.0, 0.0), (784, 16, 16, 10), 7000, 2000),
 }
+NO_PERCEPTRONS = ("mnist-cnn-adamw", "sotu-gpt")  # test_differentiable_tasks.py
 REGRESSION = [name for name, row in EXPECTED.items() if row[1][-1] == 1]
 
 
@@ -59,7 +61,7 @@ def small(task: Task, rows: int = 40) -> Task:
 
 
 def test_every_task_is_listed_here():
-    assert set(EXPECTED) == set(BUILT_IN)
+    assert {*EXPECTED, *NO_PERCEPTRONS} == set(BUILT_IN)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -72,14 +74,14 @@ def test_settings_widths_and_sizes(name: str):
     assert (
         found.num_epochs, found.batch_size, found.learning_rate, found.momentum, found.weight_decay,
     ) == settings  # fmt: skip
-    assert (found.optimizer == "lbfgs") == name.endswith("optimum")
+    assert found.optimizer == {"optimum": "lbfgs", "adamw": "adamw"}.get(name.rpartition("-")[2], "sgd")
     assert found.schedule == "constant"
     data = validate_data(task)
     assert {split: len(batch["y"]) for split, batch in data.items()} == {"train": num_train, "test": num_test}
     architecture = mlp_architecture(task, task.build_model(0), data["train"])
     linear = [module for module in task.build_model(0).modules() if isinstance(module, torch.nn.Linear)]
     assert (linear[0].in_features, *(module.out_features for module in linear)) == widths
-    if found.optimizer == "lbfgs":
+    if found.optimizer != "sgd":
         assert architecture is None
         return
     assert architecture is not None, "the hand-written route serves every built-in perceptron trained by SGD"
@@ -87,7 +89,7 @@ def test_settings_widths_and_sizes(name: str):
     assert architecture.dropout == ((0.1, 0.1) if widths == (784, 128, 64, 10) else (0.0,) * (len(widths) - 2))
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("name", [*EXPECTED, *NO_PERCEPTRONS])
 def test_every_task_keeps_its_contract(name: str):
     checks = check_task(small(loaded(name)))
     assert [check for check in checks if not check.passed] == []
