@@ -18,6 +18,7 @@ from tda_backend.runs.rules_step import run_rules
 from tda_backend.runs.score_steps import run_scores
 from tda_backend.runs.sources import read_configuration, read_masks, read_outputs
 from tda_backend.runs.training_steps import run_retrain, run_train, run_train_half
+from tda_backend.runs.trajectory_comparison import run_comparison, run_summary
 from tda_backend.runs.trajectory_steps import run_influence, run_proxy, run_truth
 from tda_backend.store.artifacts import ArtifactWriter
 
@@ -65,6 +66,8 @@ STEPS: dict[str, Callable[[RunContext, Step, ArtifactWriter], None]] = {
     "trajectory-influence": run_influence,
     "trajectory-truth": run_truth,
     "trajectory-proxy": run_proxy,
+    "trajectory-comparison": run_comparison,
+    "trajectory-summary": run_summary,
     "lookahead": run_lookahead,
     "lookahead-summary": run_lookahead_summary,
 }

@@ -119,7 +119,9 @@ def _add_unrolled(add: Adder, study: Mapping[str, Any], facts: TaskFacts, exampl
             )  # fmt: skip
         context = {"columns": {"learning_rate": rate}}
         inputs = {"comparisons": comparisons}
-        summaries.append(add("trajectory-summary", f"mean over seeds at η={rate:g}", {}, inputs, context, 0.5))
+        summaries.append(
+            add("trajectory-summary", f"mean over seeds at η={rate:g}", {"learning_rate": rate}, inputs, context, 0.5)
+        )
     return summaries
 
 

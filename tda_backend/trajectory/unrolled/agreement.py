@@ -7,7 +7,7 @@ draws. Draws of one seed are the same for every prediction, so that two of them 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,11 +26,13 @@ class Estimate:
         value: From all removed examples.
         low: 2.5 % quantile of the draws.
         high: 97.5 % quantile.
+        draws: The draws, ``[B]``: paired where two estimates resample the same removed examples.
     """
 
     value: float
     low: float
     high: float
+    draws: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,17 @@ def mean_agreement(agreements: Sequence[RankAgreement]) -> RankAgreement:
     return RankAgreement(per_point, _estimate(mean, draws), draws, sum(each.num_undefined for each in agreements))
 
 
+def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
+    """Return the mean over training seeds, of the values and draw by draw; as :func:`mean_agreement`.
+
+    Raises:
+        UsageError: None is given, or their numbers of draws differ.
+    """
+    if len({len(each.draws) for each in estimates}) != 1:
+        raise UsageError(f"{len(estimates)} estimates have no mean.", "Give one per seed, equally resampled.")
+    return _estimate(float(np.mean([each.value for each in estimates])), np.mean([each.draws for each in estimates], 0))
+
+
 def matching_gain(matched: RankAgreement, mismatched: RankAgreement) -> MatchingGain:
     """Return the difference and the ratio of two predictions of the same removals, in pairs of draws.
 
@@ -248,7 +261,7 @@ def _estimate(value: float, draws: np.ndarray) -> Estimate:
     """Return a value with the quantiles of the draws where it is defined."""
     known = draws[~np.isnan(draws)]
     if not len(known) or np.isnan(value):
-        return Estimate(value, float("nan"), float("nan"))
+        return Estimate(value, float("nan"), float("nan"), draws)
     # Not interpolated: half-way to an infinite ratio lies nothing.
     low, high = np.quantile(known, [0.025, 0.975], method="inverted_cdf")
-    return Estimate(value, float(low), float(high))
+    return Estimate(value, float(low), float(high), draws)
