@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _MEMORY = 2**30
 """Bytes that first- and second-order states side by side may take."""
-_CACHED = 2**18
+_CACHED = 2**19
 """Numbers of one vector per example that are worked on together: more falls out of the caches."""
 
 
@@ -189,9 +189,7 @@ class _States:
     def _advance_block(self, point: Point, recorded: RecordedStep, block: slice, counts: Tensor) -> None:
         objective, rows, theta = self._trajectory.objective, recorded.rows, recorded.theta
         first, second = self.first[block], self.second[block]
-        gradient = objective.hessian_product(theta, rows, first[:, 0])
-        gradient_second = objective.hessian_product(theta, rows, second[:, 0])
-        gradient_second += objective.third(theta, rows, first[:, 0])
+        gradient, gradient_second = objective.curve_gradients(theta, rows, first[:, 0], second[:, 0])
         held = counts.nonzero()[:, 0]
         if len(held):
             shares = (counts[held].to(theta) / len(rows))[:, None]
