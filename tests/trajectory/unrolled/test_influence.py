@@ -1,0 +1,56 @@
+"""Unrolled influence against central differences of the real training loop."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tda_backend.trajectory.unrolled.influence import unrolled_influence
+from tda_backend.trajectory.unrolled.recording import Trajectory, record
+from tests.helpers_numerics import assert_close
+from tests.trajectory.unrolled.weighted import (
+    CLIPS,
+    DECAYS,
+    NUM_STEPS,
+    OPTIMIZERS,
+    QUERIES,
+    ROWS,
+    SCHEDULES,
+    SEED,
+    WeightedTask,
+    derivative,
+    over_rows,
+)
+
+
+def run(task: WeightedTask, **options) -> Trajectory:
+    return record(task, task.datasets(), ROWS, SEED, **{"dtype": torch.float64, **options})
+
+
+def gradient_norms(trajectory: Trajectory) -> torch.Tensor:
+    steps = trajectory.forward()
+    return torch.stack([trajectory.objective.mean_gradient(s.theta, s.rows).norm() for s in steps])
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("decay", DECAYS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_derivative_of_the_real_training_loop(optimizer: str, decay: str, schedule: str, clip: str):
+    task = WeightedTask(**OPTIMIZERS[optimizer], **DECAYS[decay], **SCHEDULES[schedule], **CLIPS[clip])
+    trajectory = run(task)
+    if task.training.clip_norm is not None:
+        clipped = int((gradient_norms(trajectory) > task.training.clip_norm).sum())
+        assert clipped == NUM_STEPS if clip == "all clipped" else 0 < clipped < NUM_STEPS
+    scores = unrolled_influence(trajectory, QUERIES, quantity="loss").scores
+    direction = torch.randn(len(ROWS), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    assert_close(scores @ -direction, derivative(task, over_rows(direction)), 1e-6)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_goodness_falls_when_what_helps_is_removed(optimizer: str):
+    task = WeightedTask(**OPTIMIZERS[optimizer])
+    scores = unrolled_influence(run(task), QUERIES).scores
+    for column in (0, 5):
+        direction = torch.eye(len(ROWS), dtype=torch.float64)[column]
+        assert_close(scores[:, column], derivative(task, over_rows(direction), "goodness"), 1e-6)
