@@ -8,6 +8,7 @@ from torch.func import jacrev
 
 from tda_backend.errors import NumericalError
 from tda_backend.trajectory.unrolled.error_proxy import error_proxies
+from tda_backend.trajectory.unrolled.influence import unrolled_influence
 from tda_backend.trajectory.unrolled.recording import Trajectory
 from tests.trajectory.unrolled.reweighted import CASES, POINTS, REMOVED, outcome, recorded, reweighted
 
@@ -46,6 +47,14 @@ def test_both_orders_are_those_of_the_training_loop(name: str):
     torch.testing.assert_close(found.prediction_at[:, 1], means[0], rtol=1e-6, atol=1e-6 * float(means[0].abs().max()))
     torch.testing.assert_close(2 * found.full_at[:, 1], means[1], rtol=1e-4, atol=1e-4 * float(means[1].abs().max()))
     assert float((found.full[1] - found.cheap[1]).abs().max()) > 1e-3 * float(found.full[1].abs().max())
+
+
+@pytest.mark.parametrize("name", ["momentum, decoupled decay, clipped", "adamw, decay, clipped, cosine, warm-up"])
+def test_the_prediction_is_that_of_the_backward_sweep(name: str):
+    run = recorded(name)
+    columns = [run.train_indices.tolist().index(row) for row in REMOVED.tolist()]
+    swept = unrolled_influence(run, POINTS, quantity="loss").scores[:, columns]
+    torch.testing.assert_close(proxies(run).prediction, swept.T, rtol=1e-10, atol=1e-14)
 
 
 def test_the_cheap_proxy_is_the_bend_of_the_loss_alone():
