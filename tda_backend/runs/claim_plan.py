@@ -76,7 +76,22 @@ def add_claims(
         "bootstrap": study["evaluation"]["bootstrap"], "seed": study["seed"],
         "sizes": study.get("removal", {}).get("sizes", []),
     }  # fmt: skip
-    return add("claims", "compare with the papers' claims", settings, inputs, {"rows": list(needed.values())}, 2.0)
+    context = {"rows": list(needed.values()), "replaces": {"verdicts": {}}}
+    # The examples, without which no study goes on, are what is always left: each claim gets a verdict, be it "not run".
+    optional = [*dict.fromkeys(role for claim in claims for role in roles_of(claim, rows)), "examples"]
+    return add("claims", "compare with the papers' claims", settings, inputs, context, 2.0, optional=optional)
+
+
+def roles_of(claim: Row, rows: Sequence[Row]) -> list[str]:
+    """Return the roles of the inputs that a claim needs, those of no configuration or section left out."""
+    if claim["check"] in TRAJECTORY_CHECKS:
+        return [SECTIONS[claim["check"]]]
+    roles = [f"evaluate {row['configuration_id']}" for row in rows_of(claim, rows)]
+    apart = [choose(rows, item) for item in selectors_of(claim) if item.get("seeds")]
+    roles += [f"sources {row['configuration_id']}" for row in apart]
+    if claim["check"] == "flips":
+        roles += [removal_role(selector) for selector in [*claim["left"], *claim["right"]]]
+    return roles
 
 
 def removal_role(selector: Row) -> str:

@@ -12,6 +12,8 @@ from tda_backend.methods import METHODS
 from tda_backend.runs.selectors import check_selector, choose
 from tda_backend.runs.trajectory_claim_rules import TRAJECTORY_CHECKS, check_trajectory_claim
 
+NOT_RUN = "not run"
+"""Verdict on a claim without figures: its study was not run, or a configuration that it needs could not be computed."""
 PAPERS = {
     "taming": "Taming Hyperparameter Sensitivity in Data Attribution (arXiv 2505.24261)",
     "source": "Training Data Attribution via Approximate Unrolling (arXiv 2405.12186)",

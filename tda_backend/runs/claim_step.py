@@ -27,8 +27,8 @@ from tda_backend.evaluation.claims import (
 )
 from tda_backend.evaluation.lds import lds_curve
 from tda_backend.evaluation.removal import removal_curve
-from tda_backend.runs.claim_plan import removal_role
-from tda_backend.runs.claim_rules import RANDOM, rows_of
+from tda_backend.runs.claim_plan import removal_role, roles_of
+from tda_backend.runs.claim_rules import NOT_RUN, RANDOM, rows_of
 from tda_backend.runs.context import RunContext
 from tda_backend.runs.counterfactual_plan import regularization_words
 from tda_backend.runs.evaluate_step import bootstrap_seed
@@ -248,19 +248,37 @@ def run_claims(context: RunContext, step: Step, writer: ArtifactWriter) -> None:
     """Compare every claim with the study's figures and store the verdicts."""
     evidence = Evidence(context, step)
     rows = []
+    missing = step.context.get("missing", {})
     for claim in step.settings["claims"]:
+        reason = next((missing[role] for role in roles_of(claim, evidence.rows) if role in missing), None)
+        if reason is not None:
+            rows.append(_not_run(claim, evidence, reason))
+            continue
         comparisons = compare(evidence, claim)
         shown = decisive(comparisons)
         rows.append({
-            "claim_id": claim["id"], "paper": claim["paper"], "place": claim["place"],
-            "statement": claim["statement"], "check_name": claim["check"], "verdict": overall(comparisons),
+            **_stated(claim, evidence), "verdict": overall(comparisons),
             "value": shown.value, "low": shown.low, "high": shown.high, "bound": shown.bound,
             "numbers": [each.sentence for each in comparisons],
             "comparisons": json.dumps([_finite(asdict(each)) for each in comparisons]), "note": claim.get("note", ""),
-            "configuration_ids": [row["configuration_id"] for row in _unique(rows_of(claim, evidence.rows))],
-            "num_subsets": evidence.num_subsets,
         })  # fmt: skip
     writer.table("verdicts", pa.Table.from_pylist(rows, schema=VERDICT_SCHEMA))
+
+
+def _stated(claim: Mapping[str, Any], evidence: Evidence) -> dict[str, Any]:
+    return {
+        "claim_id": claim["id"], "paper": claim["paper"], "place": claim["place"], "statement": claim["statement"],
+        "check_name": claim["check"], "num_subsets": evidence.num_subsets,
+        "configuration_ids": [row["configuration_id"] for row in _unique(rows_of(claim, evidence.rows))],
+    }  # fmt: skip
+
+
+def _not_run(claim: Mapping[str, Any], evidence: Evidence, reason: str) -> dict[str, Any]:
+    """Return the verdict on a claim that needs what could not be computed."""
+    return {
+        **_stated(claim, evidence), "verdict": NOT_RUN, "value": None, "low": None, "high": None,
+        "bound": claim["bound"], "numbers": [], "comparisons": "[]", "note": reason,
+    }  # fmt: skip
 
 
 def _finite(entry: Mapping[str, Any]) -> dict[str, Any]:

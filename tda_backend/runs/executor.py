@@ -26,7 +26,7 @@ from tda_backend.runs.counterfactual_plan import RETRAINING_STEPS
 from tda_backend.runs.plan import VERSIONS, Plan, Step
 from tda_backend.runs.steps import STEPS
 from tda_backend.store import catalogue, faults, repository
-from tda_backend.store.artifacts import ArtifactStore
+from tda_backend.store.artifacts import ArtifactStore, provisional_key
 from tda_backend.store.ingest import check_writable, ingest_inbox, pending_drops, write_drop
 from tda_backend.store.workspace import Workspace
 from tda_backend.training.processes import close_pool
@@ -109,26 +109,32 @@ def execute(plan: Plan, workspace: Workspace, listener: Listener, memory: float 
     failed: dict[str, TDAError] = {}
     try:
         for number, step in enumerate(plan.steps):
+            planned = step
             if cached[step.key]:
                 courier.deliver(step.key, step.name, step.label, step.context, ingest=False)
                 listener.step_finished(step, 0.0, True)
                 skipped.append(step.label)
                 continue
             context.needed_later = frozenset(s.key for s in plan.steps[number + 1 :] if not cached[s.key])
-            broken = next((key for keys in step.inputs.values() for key in keys if key in failed), None)
-            if broken is not None:
-                failed[step.key] = failed[broken]
-                continue
+            missing = {role: key for role, keys in step.inputs.items() for key in keys if key in failed}
+            if missing:
+                failed[step.key] = failed[next(iter(missing.values()))]
+                if not step.can_do_without(missing):
+                    continue
+                store.remove(provisional_key(step.key))  # of a run in which something else may have failed
+                step = step.without({role: _reason(plan, key, failed[key]) for role, key in missing.items()})
             try:
                 seconds = compute(context, step, listener)
             except FAILURES as error:
                 if step.name in FOUNDATIONS:
                     raise
-                failed[step.key] = error
-                listener.step_failed(step, error)
+                failed[planned.key] = error
+                listener.step_failed(planned, error)
                 continue
+            if step.optional and not missing:
+                store.remove(provisional_key(step.key))
             courier.deliver(step.key, step.name, step.label, step.context)
-            listener.step_finished(step, seconds, False)
+            listener.step_finished(planned, seconds, False)
             computed.append(step.label)
             if not _pool_is_wanted([later for later in plan.steps[number + 1 :] if not cached[later.key]]):
                 close_pool()  # their memory is wanted for the spectra
@@ -140,6 +146,11 @@ def execute(plan: Plan, workspace: Workspace, listener: Listener, memory: float 
     if failed:
         raise _failures(plan, failed, outcome)
     return outcome
+
+
+def _reason(plan: Plan, key: str, error: TDAError) -> str:
+    label = next(step.label for step in plan.steps if step.key == key)
+    return f"{label} could not be computed: {error.message}"
 
 
 def _pool_is_wanted(waiting: Sequence[Step]) -> bool:
@@ -174,6 +185,7 @@ def compute(context: RunContext, step: Step, listener: Listener) -> float:
     started = time.perf_counter()
     inputs = [key for keys in step.inputs.values() for key in keys]
     facts = {"version": VERSIONS[step.name], "label": step.label, "device": context.device}
+    facts |= {"missing": step.context["missing"]} if "missing" in step.context else {}
     with context.store.writing(step.key, step.name, dict(step.settings), inputs, facts) as writer:
         try:
             STEPS[step.name](context, step, writer)
@@ -257,7 +269,7 @@ class Courier:
 
     def deliver(self, key: str, name: str, label: str, context: Mapping[str, Any], ingest: bool = True) -> None:
         """Drop one finished step unless the catalogue has it."""
-        if key in self.known:
+        if key in self.known and "missing" not in context:
             return
         faults.reach(name, "undropped")
         write_drop(

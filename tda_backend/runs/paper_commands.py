@@ -63,7 +63,7 @@ def print_verdicts(console: Console, verdicts: Sequence[Mapping[str, Any]], quic
             f"{row['verdict'].upper()}: {row['statement']} ({row['paper']}, {row['place']})", highlight=False,
             markup=False, soft_wrap=True,
         )  # fmt: skip
-        for sentence in row["numbers"]:
+        for sentence in [row["note"]] if row["verdict"] == NOT_RUN else row["numbers"]:
             console.print(f"    {sentence}", highlight=False, markup=False, soft_wrap=True)
 
 

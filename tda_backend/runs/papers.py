@@ -9,14 +9,14 @@ from typing import Any
 import pandas as pd
 
 from tda_backend.runs.api import open_study
-from tda_backend.runs.claim_rules import PAPERS
+from tda_backend.runs.claim_rules import NOT_RUN, PAPERS
 from tda_backend.runs.run_command import embedded_studies
 from tda_backend.runs.shipped import shipped_names, shipped_results
 from tda_backend.runs.study import read_study_file, resolve
 from tda_backend.store import repository
 from tda_backend.store.workspace import Workspace
 
-COMPUTED, SHIPPED, NOT_RUN = "computed here", "shipped result", "not run"
+COMPUTED, SHIPPED = "computed here", "shipped result"
 COLUMNS = [
     "study", "claim_id", "paper", "place", "statement", "verdict", "value", "low", "high", "bound", "numbers",
     "comparisons", "note", "check_name", "configuration_ids", "num_subsets", "origin", "task", "version", "created",
@@ -45,6 +45,8 @@ def paper_claims(db: str | Path | Workspace | None = None) -> pd.DataFrame:
         carried = _shipped(name) if name in shipped else {}
         for claim in content["claims"]:
             found = computed.get(claim["id"]) or carried.get(claim["id"]) or {}
+            if found.get("verdict") == NOT_RUN:  # something it needs could not be computed here; the note says what
+                found = carried.get(claim["id"]) or {**found, "origin": NOT_RUN}
             if found and found.pop("claim") != wanted[claim["id"]]:
                 found = {}  # the claim has changed since: its old verdict says nothing about it
             rows.append({

@@ -6,8 +6,8 @@ The order puts something true on the page early: after the first 20 retrained su
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from tda_backend.runs.plan_sources import Sources, checkpoint_epochs
 from tda_backend.runs.study import regularizations
 from tda_backend.runs.trajectory_plan import TRAJECTORY_VERSIONS, add_trajectories, learning_rates
 from tda_backend.seeds import hashed_seed
-from tda_backend.store.artifacts import content_key
+from tda_backend.store.artifacts import content_key, provisional_key
 from tda_backend.training.cost import training_seconds
 
 VERSIONS = {
@@ -60,6 +60,7 @@ class Step:
         inputs: Keys of the artifacts it reads, by role.
         context: What ingest needs to know of it.
         weight: Rough cost in seconds, for the time left.
+        optional: Roles of inputs that it can do without where they fail, as long as one of them is left.
     """
 
     name: str
@@ -69,6 +70,17 @@ class Step:
     inputs: Mapping[str, tuple[str, ...]]
     context: Mapping[str, Any] = field(default_factory=dict)
     weight: float = 1.0
+    optional: tuple[str, ...] = ()
+
+    def can_do_without(self, roles: Collection[str]) -> bool:
+        """Return whether the step has a meaning without the inputs of ``roles``."""
+        return set(roles) < set(self.optional)
+
+    def without(self, reasons: Mapping[str, str]) -> Step:
+        """Return the step as it is computed without some inputs (role → why), under a key that caches nothing."""
+        inputs = {role: keys for role, keys in self.inputs.items() if role not in reasons}
+        context = {**self.context, "missing": dict(reasons)}
+        return replace(self, key=provisional_key(self.key), inputs=inputs, context=context)
 
 
 @dataclass(frozen=True)
@@ -98,12 +110,15 @@ class _Builder:
             "torch": ".".join(torch.__version__.split("+")[0].split(".")[:2]),
         }
 
-    def add(self, name: str, label: str, settings: dict, inputs: dict[str, Any], context: dict, weight: float) -> str:
+    def add(
+        self, name: str, label: str, settings: dict, inputs: dict[str, Any], context: dict, weight: float,
+        optional: Sequence[str] = (),
+    ) -> str:  # fmt: skip
         keys = {role: (value,) if isinstance(value, str) else tuple(value) for role, value in inputs.items()}
         key = content_key(step=name, version=VERSIONS[name], settings=settings, inputs=keys, **self.common)
         known = next((step for step in self.steps if step.key == key), None)
         if known is None:
-            self.steps.append(Step(name, label, key, settings, keys, context, weight))
+            self.steps.append(Step(name, label, key, settings, keys, context, weight, tuple(optional)))
         elif "configurations" in context:  # several configurations share one artifact
             shared = known.context["configurations"]
             shared.extend(each for each in context["configurations"] if each not in shared)
@@ -163,14 +178,17 @@ def build_plan(study: Mapping[str, Any], facts: TaskFacts, device: str = "cpu") 
     }
     if total and any(row["has_regularization"] for row in rows):
         for alpha, keys in chunks.items():
-            inputs = {f"evaluate {name}": key for name, key in evaluations.items()}
-            inputs |= {"examples": examples, "retrain": keys, "train": trained[0]}
+            judged: dict[str, Any] = {f"evaluate {name}": key for name, key in evaluations.items()}
+            inputs = {**judged, "examples": examples, "retrain": keys, "train": trained[0]}
             settings = {
                 "alpha": alpha, "training_seed": hashed_seed("training", study["seed"], 0),
                 "threshold": study["evaluation"]["threshold"],
             }  # fmt: skip
             at = "" if len(chunks) == 1 else f" at α={alpha:g}"
-            make.add("rules", f"judge the rules for λ{at}", settings, inputs, {"rows": rows}, 1.0 + len(rows))
+            context = {"rows": rows, "replaces": {table: {"alpha": alpha} for table in ("rules", "tuning", "races")}}
+            make.add(
+                "rules", f"judge the rules for λ{at}", settings, inputs, context, 1.0 + len(rows), optional=list(judged)
+            )
     counterfactuals = Counterfactuals(make.add, study, rows, examples, evaluations, sources.of, model_epochs)
     counterfactuals.add_all(has_noise="flip_labels" in data or facts.task.noisy_rows() is not None)
     trajectories = add_trajectories(make.add, study, facts, examples)

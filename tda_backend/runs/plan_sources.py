@@ -23,8 +23,9 @@ class Adder(Protocol):
     """Adds one step to a plan and returns its key."""
 
     def __call__(
-        self, name: str, label: str, settings: dict, inputs: dict[str, Any], context: dict, weight: float
-    ) -> str: ...
+        self, name: str, label: str, settings: dict, inputs: dict[str, Any], context: dict, weight: float,
+        optional: Sequence[str] = (),
+    ) -> str: ...  # fmt: skip
 
 
 def trajectory_segments(row: Mapping[str, Any], task: Task, num_train: int) -> tuple[TrainingSegment, ...]:

@@ -25,6 +25,7 @@ def run_rules(context: RunContext, step: Step, writer: ArtifactWriter) -> None:
     """Store what every rule chose in every configuration, and how the race of all of them ended.
 
     The race is over the grids of all configurations and every method without λ, in the order of the retrained subsets.
+    Configurations that could not be evaluated take no part.
     """
     alpha, queries = step.settings["alpha"], context.positions(step)["queries"]
     target = read_outputs(context.store, step.inputs["retrain"], queries)
@@ -66,7 +67,8 @@ def run_rules(context: RunContext, step: Step, writer: ArtifactWriter) -> None:
     losses = validation_losses(
         context, step.inputs["train"][0], context.positions(step)["validation"], step.settings["training_seed"]
     )
-    tuned = tuning_rows(step.context["rows"], at_selected, losses, alpha)
+    there = [row for row in step.context["rows"] if f"evaluate {row['configuration_id']}" in step.inputs]
+    tuned = tuning_rows(there, at_selected, losses, alpha)
     writer.table("tuning", pd.DataFrame(tuned, columns=list(TUNING_COLUMNS)))
     race = run_race(np.concatenate(candidates), iter(target), tolerance=TOLERANCE, confidence=CONFIDENCE)
     identity, value, lds = names[race.winner]

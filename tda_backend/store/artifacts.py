@@ -42,6 +42,14 @@ def content_key(**parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def provisional_key(key: str) -> str:
+    """Return where the result of a step lies that was computed without some of its inputs, because they failed.
+
+    It is no content key: what lies there is computed anew in each run, until nothing is missing.
+    """
+    return content_key(provisional=key)
+
+
 def _checksum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -103,12 +103,15 @@ def _ingest_job(connection: duckdb.DuckDBPyConnection, row: Mapping[str, Any]) -
 def _ingest_step(connection: duckdb.DuckDBPyConnection, store: ArtifactStore, drop: Mapping[str, Any]) -> None:
     study_id, key, label = drop["study_id"], drop["key"], drop["label"]
     known = connection.execute("SELECT 1 FROM ingested WHERE study_id = ? AND artifact = ?", [study_id, key]).fetchall()
-    if known:
+    context = drop.get("context") or {}
+    if known and "missing" not in context:
         return
     artifact = store.open(key)
+    if "replaces" in context:
+        _forget(connection, study_id, label, context["replaces"])
     handler = HANDLERS.get(artifact.step)
     if handler is not None:
-        handler(connection, artifact, study_id, drop.get("context") or {})
+        handler(connection, artifact, study_id, context)
     if artifact.step != "study":
         manifest = artifact.manifest
         connection.execute(
@@ -117,6 +120,17 @@ def _ingest_step(connection: duckdb.DuckDBPyConnection, store: ArtifactStore, dr
              manifest["finished"], manifest.get("device", "cpu")],
         )  # fmt: skip
     connection.execute("INSERT INTO ingested VALUES (?, ?, ?, now())", [study_id, key, label])
+
+
+def _forget(
+    connection: duckdb.DuckDBPyConnection, study_id: str, label: str, replaces: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Delete what a step has left that was computed without some inputs: its rows (table → columns), and itself."""
+    for table, columns in {**replaces, "timings": {"label": label}, "ingested": {"label": label}}.items():
+        where = {"study_id": study_id, **columns}
+        connection.execute(
+            f"DELETE FROM {table} WHERE {' AND '.join(f'{name} = ?' for name in where)}", list(where.values())
+        )
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, table: str, artifact: Artifact, name: str, constants: dict) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tda_backend.errors import ArtifactError, CatalogueError
 from tda_backend.store import catalogue
-from tda_backend.store.artifacts import Artifact, ArtifactStore
+from tda_backend.store.artifacts import Artifact, ArtifactStore, provisional_key
 from tda_backend.store.ingest import STUDY_TABLES, apply_drop, pending_drops
 from tda_backend.store.workspace import Workspace, read_json, writing_to
 
@@ -56,10 +56,11 @@ def rebuild(workspace: Workspace, on_progress: Callable[[int, int], None] = lamb
                 for step in [study, *record["steps"]]:
                     done += step is not study
                     on_progress(done, total)
-                    if not store.has(step["key"]):
+                    keys = [key for key in (step["key"], provisional_key(step["key"])) if store.has(key)]
+                    if not keys:
                         continue
                     try:
-                        apply_drop(connection, store, {"kind": "step", "study_id": study_id, **step})
+                        apply_drop(connection, store, {"kind": "step", "study_id": study_id, **step, "key": keys[0]})
                         counts["steps"] += step is not study
                     except ArtifactError:
                         counts["skipped"] += 1
@@ -110,7 +111,8 @@ def _job_drops(workspace: Workspace) -> list[dict[str, Any]]:
 
 def artifact_keys(record: dict[str, Any], study: Artifact) -> set[str]:
     """Return the keys of all artifacts that a study refers to."""
-    return {study.key, *(step["key"] for step in record["steps"])}
+    keys = [step["key"] for step in record["steps"]]
+    return {study.key, *keys, *map(provisional_key, keys)}
 
 
 def disk_use(workspace: Workspace) -> dict[str, int]:
