@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tda_backend.errors import UsageError
 from tda_backend.training.contract import persons_code
+from tda_backend.training.cost import autograd_operations
 from tda_backend.training.data import num_rows, take
 from tda_backend.training.fit import (
     Progress,
@@ -217,7 +218,7 @@ def _num_processes(plan: _Plan, wanted: int | None) -> int:
     if plan.architecture is not None:
         each = plan.architecture.needed_operations
     else:
-        each = 6 * sum(p.numel() for p in plan.task.build_model(0).parameters())
+        each = autograd_operations(plan.task, plan.task.build_model(0), plan.data)
     work = examples * max(each, _MINIMUM_STEP_OPERATIONS / plan.settings.batch_size)
     work *= _PASSES_TO_OPTIMUM if plan.settings.optimizer == "lbfgs" else 1
     return helpers if len(plan.jobs) > 1 and (work > _WORTH_A_POOL or num_warm_processes() >= helpers) else 1

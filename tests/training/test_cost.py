@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tda_backend.training.cost import training_seconds
+from tda_backend.training.cost import autograd_operations, training_seconds
+from tda_backend.training.data import validate_data
 from tda_backend.training.registry import load_task
 from tests.training.tiny import ResidualTask
 
@@ -18,6 +19,9 @@ from tests.training.tiny import ResidualTask
         ("concrete-mlp", 412, 20 * 0.0025),
         ("mnist-lr-optimum", 2500, 5.07),
         ("concrete-linear-optimum", 824, 0.009),
+        ("mnist-mlp-adamw", 6000, 0.146),
+        ("mnist-cnn-adamw", 6000, 0.53),
+        ("sotu-gpt", 512, 2.2),
     ],
 )
 def test_it_has_the_measured_size(name: str, examples: int, measured: float):
@@ -28,3 +32,17 @@ def test_it_grows_with_examples_and_autograd_costs_more():
     task = load_task("mnist-mlp")
     assert training_seconds(task, 5000) == pytest.approx(2 * training_seconds(task, 2500), rel=0.05)
     assert training_seconds(ResidualTask(), 60) > 0
+
+
+def test_operations_count_every_position():
+    """A linear model needs 6 per parameter; a convolution and a GPT use theirs at many positions."""
+    counts = {}
+    for name in ("mnist-mlp-adamw", "mnist-cnn-adamw", "sotu-gpt"):
+        task = load_task(name)
+        model = task.build_model(0).train()
+        counts[name] = autograd_operations(task, model, validate_data(task)["train"])
+        assert model.training
+    assert counts["mnist-mlp-adamw"] == 6 * 13_002
+    outputs = 12 * 12 * 8 * 25 + 4 * 4 * 24 * 8 * 25 + 10 * 384
+    assert counts["mnist-cnn-adamw"] == 6 * outputs
+    assert 6 * 64 * 60_000 < counts["sotu-gpt"] < 6 * 64 * 80_000
