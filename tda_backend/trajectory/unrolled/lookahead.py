@@ -101,6 +101,7 @@ class Scorer:
         self._candidates, self._held_out, self._optimizer = candidates, held_out, optimizer
         self._strategy, self._seed, self._budget = strategy, seed, budget_gib
         self.counts = Counts()
+        self.reached: Tensor | None = None  # θ at the end of the last window that was looked ahead through
 
     def scores(self, window: Sequence[PlannedStep], theta: Tensor, state: Tensor) -> list[Tensor] | None:
         """Return each step's scores ``[b]``, larger = rather keep; ``None`` where all are kept anyway.
@@ -142,6 +143,7 @@ class Scorer:
             taken, theta, state = self._forward(window[first : first + stride], theta, state)
         sgd = self._strategy.assume == "sgd"
         u = theta.new_zeros(1, 1 + (0 if sgd else self._optimizer.num_slots), len(theta))
+        self.reached = theta
         u[0, 0] = self._held_out_gradient(theta)
         found: list[Tensor] = []
         while starts:

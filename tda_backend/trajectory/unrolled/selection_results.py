@@ -88,6 +88,25 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class WindowCheck:
+    """Whether choosing did to the selection loss what its scores said, window by window.
+
+    Scores are of first order and of one example each. The more is dropped at once, and the longer the window, the
+    further what happens is from their sum: then a shorter horizon or a larger share is called for.
+
+    Attributes:
+        first_steps: First step of each window, from 1, ``[W]``.
+        predicted: Change of the mean selection loss at the window's end, kept against all, that the scores add up to,
+            ``[W]``: −Σ_t Σ_i w_ti·s_ti with w = |B|/k − 1 for the k kept examples of a batch and −1 for the others.
+        real: The same as it came, ``[W]``; below 0 = choosing helped.
+    """
+
+    first_steps: np.ndarray
+    predicted: np.ndarray
+    real: np.ndarray
+
+
+@dataclass(frozen=True)
 class SelectionRun:
     """One training run of one strategy.
 
@@ -107,6 +126,7 @@ class SelectionRun:
         num_candidates: n.
         theta: Final parameters, ``[P]``.
         cost: What it took.
+        check: Predicted and real effect of each window, where asked for.
     """
 
     strategy: Strategy
@@ -123,6 +143,7 @@ class SelectionRun:
     num_candidates: int
     theta: Tensor
     cost: Cost
+    check: WindowCheck | None = None
 
     @property
     def times_seen(self) -> np.ndarray:

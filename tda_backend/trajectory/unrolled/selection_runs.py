@@ -26,8 +26,15 @@ from tda_backend.training.subsets import training_order
 from tda_backend.trajectory.unrolled.lookahead import Counts, PlannedStep, Scorer
 from tda_backend.trajectory.unrolled.objective import Objective
 from tda_backend.trajectory.unrolled.optimizers import Optimizer, optimizer_of
-from tda_backend.trajectory.unrolled.selection_results import SPLITS, Cost, Course, SelectionData, SelectionRun
-from tda_backend.trajectory.unrolled.selection_strategy import Strategy, keep
+from tda_backend.trajectory.unrolled.selection_results import (
+    SPLITS,
+    Cost,
+    Course,
+    SelectionData,
+    SelectionRun,
+    WindowCheck,
+)
+from tda_backend.trajectory.unrolled.selection_strategy import Strategy, keep, predicted_change
 from tda_backend.types import Task, TrainingSettings
 
 
@@ -42,6 +49,7 @@ def select_while_training(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     budget_gib: float = 1.0,
+    check_windows: bool = False,
 ) -> SelectionRun:
     """Train one model and choose its examples window by window (METHODS.md §6, K-step look-ahead; derived here).
 
@@ -58,6 +66,8 @@ def select_while_training(
         dtype: Of parameters and losses.
         device: Where to compute.
         budget_gib: What the states of a window may take (:class:`Scorer`).
+        check_windows: Compare what the scores of ``look-ahead`` predict with what came (:class:`WindowCheck`); two more
+            passes over the selection set per window, counted as evaluation.
 
     Raises:
         TaskError: No training settings, stages, an optimum, or a model that is no function of θ and its batch.
@@ -81,6 +91,7 @@ def select_while_training(
     theta = candidates.theta()
     state = optimizer.initial(theta)
     found: list[tuple[list[Tensor] | None, list[Tensor] | None]] = []
+    check: list[tuple[int, float, float]] = []
     length = strategy.window(len(plan))
     with reproducible(device):
         watch(0, theta)
@@ -91,6 +102,9 @@ def select_while_training(
             masks = None if scores is None else keep(scores, strategy.share, strategy.scope)
             found.append((scores, masks))
             theta, state = chosen_training(candidates, optimizer, window, masks, theta, state, scorer.counts, watch)
+            if check_windows and scores is not None and masks is not None and scorer.reached is not None:
+                real = watch.rise("selection", scorer.reached, theta)
+                check.append((window[0].number, predicted_change(scores, masks), real))
         seconds = time.perf_counter() - begin - watch.seconds
     rows = torch.cat([step.rows for step in plan]).cpu().numpy()
     scored = strategy.kind in ("look-ahead", "alignment")
@@ -110,6 +124,7 @@ def select_while_training(
         num_candidates=num_rows(data.candidates),
         theta=theta.cpu(),
         cost=_cost(scorer.counts, len(rows), seconds),
+        check=WindowCheck(*(np.array(column) for column in zip(*check, strict=True))) if check else None,
     )
 
 
@@ -193,6 +208,15 @@ class _Watch:
             )
         )
         self.seconds += time.perf_counter() - begin
+
+    def rise(self, split: str, before: Tensor, after: Tensor) -> float:
+        """Return how much larger a split's mean loss is at ``after`` than at ``before``."""
+        begin, objective = time.perf_counter(), self._splits[split]
+        rows = torch.arange(objective.num_examples, device=objective.device)
+        values = [torch.cat([objective.losses(at, part) for part in rows.split(1000)]) for at in (before, after)]
+        found = float((values[1].double() - values[0].double()).mean())
+        self.seconds += time.perf_counter() - begin
+        return found
 
     @property
     def last(self) -> dict[str, Evaluation]:

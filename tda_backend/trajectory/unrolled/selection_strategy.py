@@ -108,6 +108,17 @@ def keep(scores: Sequence[Tensor], fraction: float, scope: Scope = "batch") -> l
     return list(_top(joined, max(len(sizes), _rounded(fraction * sum(sizes)))).split(sizes))
 
 
+def predicted_change(scores: Sequence[Tensor], masks: Sequence[Tensor]) -> float:
+    """Return what scores say the held-out loss changes by if training goes on with the kept ones, to first order.
+
+    Of k kept among |B| the weights go from 1 to |B|/k, of the others to 0; a score is the rise for a weight taken to 0.
+    """
+    return -sum(
+        float((values * (mask * (len(mask) / mask.sum()) - 1)).sum())
+        for values, mask in zip(scores, masks, strict=True)
+    )
+
+
 def _top(values: Tensor, count: int) -> Tensor:
     mask = torch.zeros(len(values), dtype=torch.bool, device=values.device)
     mask[values.argsort(descending=True, stable=True)[:count]] = True

@@ -300,6 +300,30 @@ def test_a_run_is_its_windows_one_after_the_other(scope: str):
     torch.testing.assert_close(found.theta, theta, rtol=1e-10, atol=1e-12)
 
 
+def test_little_dropped_at_a_small_rate_does_what_the_scores_say():
+    """To first order; and the check counts windows, costs nothing in work, and changes nothing."""
+    task = Smooth(**{**CASES["momentum, L2 decay"], "batch_size": 16})
+    found = {
+        rate: select_while_training(
+            task, parts(task), Strategy(horizon=3, fraction=0.94), SEED, rate=rate, dtype=torch.float64,
+            check_windows=True,
+        )
+        for rate in (0.01, 0.001)
+    }  # fmt: skip
+    for rate, each in found.items():
+        assert each.check is not None
+        assert each.check.first_steps.tolist() == [1, 4]
+        np.testing.assert_allclose(each.check.predicted, each.check.real, rtol=30 * rate)
+        assert (each.check.predicted < 0).all()
+    plain = select_while_training(
+        task, parts(task), Strategy(horizon=3, fraction=0.94), SEED, rate=0.01, dtype=torch.float64
+    )
+    assert plain.check is None
+    assert torch.equal(plain.theta, found[0.01].theta)
+    assert plain.cost.in_gradients == found[0.01].cost.in_gradients
+    assert run(task, kind="alignment").check is None
+
+
 def test_horizons_beyond_the_run_are_the_whole_run():
     task = Smooth(**CASES["adamw"])
     whole = run(task, horizon=None)
