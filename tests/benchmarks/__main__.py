@@ -6,7 +6,7 @@ import argparse
 import subprocess
 import sys
 
-NAMES = ("training", "attribution", "methods", "evaluation", "facts", "explorer", "error_proxy", "demo")
+NAMES = ("training", "attribution", "methods", "evaluation", "facts", "explorer", "unrolled", "error_proxy", "demo")
 
 
 def main() -> int:
