@@ -69,7 +69,7 @@ def reweighted(trajectory: Trajectory, weights: Mapping[int, float], smaller: bo
     """
     task, settings = trajectory.task, training_settings(trajectory.task)
     model, data = task.build_model(trajectory.seed), validate_data(task)["train"]
-    parameters = list(model.parameters())
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch_optimizer(settings, parameters)
     path = []
     for rows, rate in zip(trajectory.batches, trajectory.rates, strict=True):
