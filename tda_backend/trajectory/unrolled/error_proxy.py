@@ -12,7 +12,15 @@ Both states go forward through the linearised optimizer (:class:`Point`) from
     δg  = H_tδθ − (c/|B|)∇ℓ_z,
     δ²g = H_tδ²θ + ∇³L_t[δθ, δθ] − 2(c/|B|)∇²ℓ_z δθ,      c = how often the batch holds z.
 
-E₂ is no bound: it is the next term of a series, and says where the linear prediction starts to fail.
+E₂ is no bound: it is the next term of a series, and says where the linear prediction starts to fail. Where E₂ is as
+large as the prediction itself, the series says no more than that: Adam's first steps divide gradients by their own
+size, so that a coordinate with |g| ≪ |∇ℓ_z|/|B| has a second derivative without bound though its step is at most η.
+Measured on 784-16-16-10 with GELU, AdamW 1e-3, 94 steps, 200 removals: six examples, all of the first two steps, have
+|E₂| > ½·|prediction|. With them the Pearson correlation of E₂ with the real error is .51 (Spearman .89), without .92
+(.99), and adding E₂ brings the relative error of the prediction from .069 to .009 (:meth:`ErrorProxies.is_small`).
+
+ReLU has no second derivative at 0 and the proxy none of its kinks: there it does not follow the error at all (|r| <
+.1), since what a removal does is mostly activations that flip.
 """
 
 from __future__ import annotations
@@ -69,6 +77,13 @@ class ErrorProxies:
     cheap_at: Tensor
     full_at: Tensor
     first_steps: Tensor
+
+    def is_small(self, share: float = 0.5) -> Tensor:
+        """Return where mean |E₂| ≤ share · mean |prediction| over the evaluation examples, bool ``[R]``.
+
+        Elsewhere the second order is no correction of the first: neither is to be trusted. Needs no retraining.
+        """
+        return self.full.abs().mean(dim=1) <= share * self.prediction.abs().mean(dim=1)
 
 
 def error_proxies(

@@ -81,6 +81,14 @@ def test_the_second_order_leaves_an_error_of_third_order():
     assert left[0][1] / left[1][1] == pytest.approx(8, rel=0.1)
 
 
+def test_a_second_order_as_large_as_the_first_is_marked():
+    found = proxies(recorded("adamw"))
+    share = found.full.abs().mean(dim=1) / found.prediction.abs().mean(dim=1)
+    for limit in (0.0, float(share.median()), 1e9):
+        assert found.is_small(limit).tolist() == [value <= limit for value in share.tolist()]
+    assert 0 < int(found.is_small(float(share.median())).sum()) < len(REMOVED)
+
+
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_chunks_and_order_change_nothing(chunk: int):
     run = recorded("adamw, decay, clipped, cosine, warm-up")
