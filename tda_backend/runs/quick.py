@@ -43,7 +43,7 @@ def quick(content: Mapping[str, Any], num_parameters: int = 100_000) -> dict[str
     result = copy.deepcopy(check_study(content))  # names what is wrong, and makes lists of single values
     result["name"] = f"{result.get('name', 'study')}-quick"
     data = {**DEFAULTS["data"], **result.get("data", {})}
-    result["data"] = {key: min(value, QUICK_COUNTS.get(key, value)) for key, value in data.items()}
+    result["data"] = _counts(data, QUICK_COUNTS, result)
     truth = {**DEFAULTS["ground_truth"], **result.get("ground_truth", {})}
     result["ground_truth"] = {**truth, "subsets": min(truth["subsets"], QUICK_SUBSETS), "alphas": truth["alphas"][:1]}
     named = sorted({epoch for settings in result.get("methods", {}).values() for epoch in settings.get("epochs", [])})
@@ -74,7 +74,7 @@ def quick_claims(content: Mapping[str, Any], heavy: bool = False) -> dict[str, A
     result["name"] = f"{result.get('name', 'study')}-quick"
     before = {**DEFAULTS["data"], **result.get("data", {})}
     counts = HEAVY_COUNTS if heavy else QUICK_COUNTS
-    result["data"] = {key: min(value, counts.get(key, value)) for key, value in before.items()}
+    result["data"] = _counts(before, counts, result)
     truth = {**DEFAULTS["ground_truth"], **result.get("ground_truth", {})}
     result["ground_truth"] = {**truth, "subsets": min(truth["subsets"], QUICK_SUBSETS), "repeats": 1}
     if heavy:
@@ -96,6 +96,12 @@ def quick_claims(content: Mapping[str, Any], heavy: bool = False) -> dict[str, A
                 claim[side] = [_shortened_selector(item) if isinstance(item, Mapping) else item for item in claim[side]]
     result |= quick_trajectory(result)
     return result | quick_sections(result, before["train"], result["data"]["train"], _shortened_selector)
+
+
+def _counts(data: Mapping[str, Any], counts: Mapping[str, int], study: Mapping[str, Any]) -> dict[str, Any]:
+    """Return [data] with no more examples than a quick study has; the study's own [quick] may ask for fewer."""
+    limits = {key: min(value, study.get("quick", {}).get(key, value)) for key, value in counts.items()}
+    return {key: min(value, limits.get(key, value)) for key, value in data.items()}
 
 
 def _shortened(method: str, name: str, value: Any) -> Any:

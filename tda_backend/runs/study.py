@@ -35,7 +35,9 @@
     quantiles = [0.1, 0.3, 0.5, 0.7, 0.9]
     top = 100
 
-and, optional, [removal] and [loo]: see :mod:`tda_backend.runs.counterfactual_study`; [trajectory] and [lookahead]: see
+and, optional, [quick], largest numbers of examples in the quick size of a costly task (train, validation,
+queries, removed);
+[removal] and [loo]: see :mod:`tda_backend.runs.counterfactual_study`; [trajectory] and [lookahead]: see
 :mod:`tda_backend.runs.trajectory_study`; and [[claims]], what a paper says that the study tests: see
 :mod:`tda_backend.runs.claim_rules`.
 """
@@ -102,6 +104,7 @@ RULES: dict[str, Any] = {
         "quantiles": _many(_real(0.0, 1.0), allow_one=True),
         "top": _whole(1),
     },
+    "quick": {"train": _whole(2), "validation": _whole(1), "queries": _whole(1), "removed": _whole(3)},
     **SECTION_RULES,
     **TRAJECTORY_RULES,
     "claims": check_claims,
@@ -245,7 +248,7 @@ def resolve(content: Mapping[str, Any]) -> dict[str, Any]:
     study |= fill_sections(study) | fill_trajectory(study)
     if "claims" in study:
         study["claims"] = [with_alpha(claim, loo) for claim in study["claims"]]
-    return {key: study[key] for key in RULES if key in study}
+    return {key: study[key] for key in RULES if key in study and key != "quick"}
 
 
 def _method(name: str, settings: Mapping[str, Any], epochs: Sequence[int]) -> dict[str, Any]:

@@ -92,6 +92,7 @@ def quick_trajectory(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for name, limits in _QUICK.items():
         if name in content:
             section = {**copy.deepcopy(TRAJECTORY_DEFAULTS[name]), **copy.deepcopy(content[name])}
-            section |= {key: min(section[key], limit) for key, limit in limits.items()}
+            own = content.get("quick", {})
+            section |= {key: min(section[key], limit, own.get(key, limit)) for key, limit in limits.items()}
             result[name] = section
     return result
