@@ -124,6 +124,9 @@ class SotuGPT(LanguageTask):
     1e-5; 512 blocks). ``build_model`` starts from the shipped weights whatever the seed: a training seed decides only
     the order of the examples, and models of several seeds differ by it alone.
 
+    Fine-tuned on 512 blocks it goes from 2.370 to 2.316 bits a character on the test blocks (5e-5: 2.329, 1e-5: 2.354),
+    and 80 % of them get better; from 2.295 to 2.179 on the blocks themselves.
+
     4 096 training and 1 024 test blocks of 64 characters and the one that follows; test blocks are from every fourth
     message, training blocks from the others, both in a fixed random order.
     """
