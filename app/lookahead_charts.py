@@ -11,11 +11,11 @@ from app.formats import lds_text, signed
 from app.method_style import BLUE, GRAY, GREEN, TEAL, VIOLET
 from app.papers_charts import comparisons_figure
 from app.trajectory_charts import layout, rate_text
-from app.trajectory_lines import add_line, line_style
+from app.trajectory_lines import add_line, line_style, log_ticks
 
 STRATEGIES = {
     "look-ahead": ("look-ahead", BLUE, "solid", "circle"),
-    "look-ahead (sgd)": ("look-ahead, SGD assumed", VIOLET, "dash", "diamond"),
+    "look-ahead (sgd)": ("look-ahead (SGD assumed)", VIOLET, "dash", "diamond"),
     "alignment": ("gradient alignment", GREEN, "dot", "square"), "random": ("random", GRAY, "dashdot", "x"),
     "full": ("all data", TEAL, "longdash", "triangle-up"),
 }  # fmt: skip
@@ -116,6 +116,7 @@ def horizons_figure(
     figure = go.Figure()
     rates = sorted(set(runs["learning_rate"]), reverse=True)
     horizons = sorted({int(value) for value in runs["horizon"]})
+    ring: tuple[float, float] | None = None
     shifts = 10 ** (0.018 * (np.arange(len(rates)) - (len(rates) - 1) / 2))
     for number, (rate, shift) in enumerate(zip(rates, shifts, strict=True)):
         color, dash = line_style(number)
@@ -133,18 +134,19 @@ def horizons_figure(
             hovertemplate="mean over seeds: %{y:.4f}<extra>η = " + rate_text(rate) + "</extra>",
         )  # fmt: skip
         if chosen is not None and np.isclose(chosen[1], rate) and chosen[0] in means.index:
-            figure.add_scatter(
-                x=[chosen[0] * shift], y=[means[chosen[0]]], mode="markers", name="chosen: lowest mean",
-                marker={"symbol": "circle-open", "size": 19, "color": "#cc4058", "line": {"width": 2.6}},
-                hoverinfo="skip",
-            )  # fmt: skip
+            ring = (chosen[0] * shift, means[chosen[0]])
+    if ring is not None:
+        figure.add_scatter(
+            x=[ring[0]], y=[ring[1]], mode="markers", name="chosen: lowest mean", hoverinfo="skip",
+            marker={"symbol": "circle-open", "size": 19, "color": "#cc4058", "line": {"width": 2.6}},
+        )  # fmt: skip
     figure.update_xaxes(
         type="log", title="K: steps looked ahead", tickvals=horizons,
         ticktext=["all" if value >= num_steps else str(value) for value in horizons],
         range=[np.log10(min(horizons)) - 0.12, np.log10(max(horizons)) + 0.12],
     )  # fmt: skip
     figure.update_yaxes(title="loss on the tuning set", nticks=7)
-    return layout(figure, 330, len(rates) + (chosen is not None))
+    return layout(figure, 330, len(rates) + (ring is not None))
 
 
 def curves_figure(frame: pd.DataFrame, height: int = 330) -> go.Figure:
@@ -162,7 +164,9 @@ def curves_figure(frame: pd.DataFrame, height: int = 330) -> go.Figure:
             figure, frame[frame["strategy"] == strategy], name, color, dash, ("step", "mean", "low", "high"), ".4f"
         )
     figure.update_xaxes(title="steps trained")
-    figure.update_yaxes(title="test loss", type="log", nticks=8)
+    wide = float(frame["high"].max()) > 4 * float(frame["low"].min()) > 0
+    axis = {"type": "log", **log_ticks(frame[["low", "high"]].to_numpy())} if wide else {"nticks": 7}
+    figure.update_yaxes(title="test loss", **axis)
     return layout(figure, height, len(present))
 
 
@@ -170,15 +174,13 @@ def cost_figure(rows: pd.DataFrame, height: int = 300) -> go.Figure:
     """Return the test loss of tuned strategies against their cost.
 
     Args:
-        rows: strategy, cost (gradients relative to all data), test_loss, loss_low, loss_high.
+        rows: strategy, cost (relative to training on all data), test_loss, loss_low, loss_high.
         height: Pixels.
     """
     figure = go.Figure()
     for row in rows.to_dict("records"):
         name, color, _, symbol = STRATEGIES.get(row["strategy"], (row["strategy"], GRAY, "solid", "circle"))
-        text = (
-            f"{row['cost']:.2g} × the gradients; loss {lds_text(row['test_loss'], row['loss_low'], row['loss_high'])}"
-        )
+        text = f"{row['cost']:.2g} × the work; loss {lds_text(row['test_loss'], row['loss_low'], row['loss_high'])}"
         figure.add_scatter(
             x=[row["cost"]], y=[row["test_loss"]], mode="markers", name=name, text=[text],
             marker={"color": color, "size": 12, "symbol": symbol}, hovertemplate="%{text}<extra>" + name + "</extra>",
@@ -190,7 +192,7 @@ def cost_figure(rows: pd.DataFrame, height: int = 300) -> go.Figure:
     costs = rows["cost"]
     figure.add_vline(x=1.0, line={"color": GRAY, "width": 1, "dash": "dot"})
     figure.update_xaxes(
-        type="log", title="gradients computed, 1: training on all data", dtick="D2" if costs.max() < 50 else 1,
+        type="log", title="work, 1: training on all data", **log_ticks(costs),
         range=[np.log10(costs.min()) - 0.15, np.log10(costs.max()) + 0.15],
     )  # fmt: skip
     figure.update_yaxes(title="test loss", nticks=6)

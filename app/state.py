@@ -55,6 +55,7 @@ class View:
         effect: Query whose effects are shown; ``None``: their mean over queries.
         truth: Which removal is the truth: ``fixed`` or ``smaller`` batches.
         strategy: Selection strategy whose examples are shown; empty: the page's own choice.
+        kept: Position of the open example among those that selection kept or dropped.
         results: Shipped study that is shown where none is computed; empty: the first.
     """
 
@@ -84,6 +85,7 @@ class View:
     effect: int | None = None
     truth: str = "fixed"
     strategy: str = ""
+    kept: int | None = None
     results: str = ""
 
 
@@ -148,6 +150,7 @@ def parse(params: Mapping[str, str]) -> tuple[View, list[str]]:
         effect=integer("effect"),
         truth=one_of("truth", TRUTHS, "fixed"),
         strategy=params.get("strategy", ""),
+        kept=integer("kept"),
         results=params.get("results", ""),
     )
     return view, notes
@@ -182,6 +185,7 @@ def to_params(view: View) -> dict[str, str]:
         "effect": "" if view.effect is None else str(view.effect),
         "truth": "" if view.truth == "fixed" else view.truth,
         "strategy": view.strategy,
+        "kept": "" if view.kept is None else str(view.kept),
         "results": view.results,
     }
     return {name: text for name, text in params.items() if text}

@@ -173,6 +173,7 @@ def path_figure(
     figure.update_xaxes(range=[first - margin, steps[-1] + margin])
     figure.update_xaxes(title="steps trained", row=2, col=1)
     figure.update_xaxes(ticks="", row=1, col=1)
+    figure.update_yaxes(showgrid=False, ticks="", row=1, col=1)
     figure.update_yaxes(title="change of the loss", exponentformat="power", nticks=6, row=2, col=1)
     return figure
 

@@ -5,6 +5,7 @@ No widgets here. ``trajectory_*`` and ``lookahead_*`` are the catalogue's tables
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -80,9 +81,14 @@ class Results:
         }
 
 
+def asks_for_runs(config: Mapping[str, Any]) -> bool:
+    """Return whether a study has one of the sections."""
+    return any(section in config for section in SECTIONS)
+
+
 def of_context(context: Context | None) -> Results | None:
     """Return the study in view as the page needs it, or ``None`` if it has neither section."""
-    if context is None or not any(section in context.opened.config for section in SECTIONS):
+    if context is None or not asks_for_runs(context.opened.config):
         return None
     return Results(context.opened.name, claims_data.COMPUTED, context.opened.config, context.opened)
 
@@ -91,7 +97,7 @@ def others() -> list[str]:
     """Return the names of the catalogue's studies that have one of the sections, newest first."""
     frame = services.studies()
     named = [(str(row["name"]), str(row["study_id"])) for row in frame.to_dict("records")] if len(frame) else []
-    return list(dict.fromkeys(name for name, key in named if set(SECTIONS) & set(services.study(key).config)))
+    return list(dict.fromkeys(name for name, key in named if asks_for_runs(services.study(key).config)))
 
 
 def shipped_names() -> list[str]:
@@ -110,7 +116,11 @@ def of_shipped(name: str) -> Results:
 
 def optimizer_name(runs: pd.DataFrame) -> str:
     """Return the optimizer of recorded runs without its constants: ``AdamW``."""
-    return str(runs["optimizer"].iloc[0]).split(" (")[0] if len(runs) else "the optimizer as trained"
+    if not len(runs):
+        return "the optimizer as trained"
+    whole = str(runs["optimizer"].iloc[0])
+    first = re.split(r"[,(]", whole)[0].strip()
+    return whole if first == "SGD" else first  # "SGD, momentum 0.9", so that it is not taken for the baseline
 
 
 @st.cache_data(max_entries=64, show_spinner=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -49,6 +51,18 @@ def add_line(
         marker={"size": 6, "color": color}, customdata=frame[[low, high]].to_numpy(dtype=float).tolist(),
         hovertemplate=f"%{{x}}: %{{y:{value}}} {band}<extra>{name}</extra>",
     )  # fmt: skip
+
+
+def log_ticks(values: Any) -> dict[str, list]:
+    """Return ticks of a logarithmic axis at 1, 2 and 5 times powers of ten, in plain figures."""
+    positive = np.asarray(values, dtype=np.float64).ravel()
+    positive = positive[positive > 0]
+    if not len(positive):
+        return {}
+    powers = range(math.floor(math.log10(positive.min())) - 1, math.ceil(math.log10(positive.max())) + 1)
+    steps = (1, 2, 5) if math.log10(positive.max() / positive.min()) < 2.5 else (1,)
+    ticks = [float(f"{step}e{power}") for power in powers for step in steps]
+    return {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
 def growth_figure(rows: pd.DataFrame, height: int = 300) -> go.Figure:
@@ -150,7 +164,7 @@ def schedule_figure(rates: Mapping[float, Sequence[float]], height: int = 280) -
             hovertemplate="step %{x}: %{y:.3g}<extra>η = " + rate_text(rate) + "</extra>",
         )  # fmt: skip
     figure.update_xaxes(title="step")
-    figure.update_yaxes(title="learning rate of the step", type="log", exponentformat="power")
+    figure.update_yaxes(title="learning rate of the step", type="log", exponentformat="power", dtick=1)
     return layout(figure, height, len(rates))
 
 

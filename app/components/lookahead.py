@@ -9,8 +9,9 @@ import streamlit as st
 from app.components.lookahead_examples import show_examples
 from app.components.tables import show_data
 from app.components.trajectory_agreement import CHART
-from app.formats import count_text, is_missing, joined, lds_text
+from app.formats import count_text, is_missing, lds_text
 from app.lookahead_charts import (
+    STRATEGIES,
     cost_figure,
     curves_figure,
     gains_figure,
@@ -71,7 +72,8 @@ def _show_tuned(results: Results, tuned: pd.DataFrame) -> None:
     fraction = float(results.config.get("lookahead", {}).get("fraction", 0.5))
     st.caption(
         f"At each step a strategy keeps {fraction:.0%} of the batch. Its K and η are those with the lowest loss on the "
-        f"tuning set; the test set, here, was seen by neither selection nor tuning. Bars: 95 % over {seeds}."
+        f"tuning set; the test set, here, was seen by neither selection nor tuning. Bars: 95 % over {seeds} and over "
+        "the test examples."
     )
     table = tuned[["strategy", "horizon", "learning_rate", "tuning_loss", "test_loss", "loss_low", "loss_high",
                    "test_accuracy", "accuracy_low", "accuracy_high", "num_seeds"]]  # fmt: skip
@@ -82,25 +84,30 @@ def _show_tuned(results: Results, tuned: pd.DataFrame) -> None:
 
 def _show_gains(gains: pd.DataFrame, columns: list) -> None:
     st.markdown("##### Gains, seed by seed")
-    gains = gains.assign(
-        place=[ordered(["look-ahead", "look-ahead (sgd)", "alignment", "random", "full", name]).index(name)
-               for name in gains["strategy"]]
-    ).sort_values("place", kind="stable")  # fmt: skip
+    rank = {name: place for place, name in enumerate(ordered([*STRATEGIES, *gains["strategy"], *gains["against"]]))}
+    once = gains["strategy"].map(rank) < gains["against"].map(rank)  # the other direction is the same with its sign
+    gains = gains[once].sort_values(["strategy", "against"], key=lambda column: column.map(rank), kind="stable")
     for place, (name, *_) in zip(st.columns(len(columns), gap="large"), columns, strict=True):
-        names = (f"{name}_gain", f"{name}_low", f"{name}_high")
-        known = gains[gains[names[0]].notna()]
+        parts = (f"{name}_gain", f"{name}_low", f"{name}_high")
+        known = gains[gains[parts[0]].notna()]
+        if not len(known):
+            place.info(f"The gain in {name} needs two seeds.")
+            continue
         words = [f"{strategy_name(row['strategy'])} over {strategy_name(row['against'])} "
-                 f"{lds_text(*(row[key] for key in names))}" for row in known.to_dict("records")]  # fmt: skip
+                 f"{lds_text(*(row[key] for key in parts))}" for row in known.to_dict("records")]  # fmt: skip
         with place:
             st.plotly_chart(
-                gains_figure(known, *names, f"gain in test {name} (right: better)"), width="stretch", config=CHART,
+                gains_figure(known, *parts, f"gain in test {name} (right: better)"), width="stretch", config=CHART,
                 key=f"gains-{name}", alt=f"Gain in test {name}: {'; '.join(words)}",
             )  # fmt: skip
     sure = [strategy_name(row["strategy"]) + " over " + strategy_name(row["against"])
             for row in gains.to_dict("records") if not is_missing(row["loss_low"]) and row["loss_low"] > 0]  # fmt: skip
-    verdict = f"Certain in the loss: {joined(sure)}." if sure else "No gain in the loss is certain."
-    st.caption(f"Pairs share seed, start and data order, so their noise is shared. Bars: 95 % over seeds. {verdict}")
-    show_data(gains.drop(columns=["place"]), "lookahead-gains")
+    verdict = f"Certain in the loss: {'; '.join(sure)}." if sure else "No gain in the loss is certain."
+    st.caption(
+        f"Pairs share seed, start and data order, so their noise is shared. Bars: 95 % over seeds and test "
+        f"examples. {verdict}"
+    )
+    show_data(gains, "lookahead-gains")
 
 
 # ---------------------------------------------------------------- K and learning rate
@@ -170,13 +177,13 @@ def _show_training(results: Results, runs: pd.DataFrame, tuned: pd.DataFrame) ->
             words = [f"{strategy_name(row['strategy'])} {row['cost']:.2g}" for row in cost.to_dict("records")]
             st.plotly_chart(
                 cost_figure(cost), width="stretch", config=CHART, key="lookahead-cost",
-                alt=f"Test loss against gradients computed, relative to training on all data: {'; '.join(words)}",
+                alt=f"Test loss against work, relative to training on all data: {'; '.join(words)}",
             )  # fmt: skip
             st.caption(
-                "Gradients of single examples computed in a run, those for the selection included, relative to "
-                "training on all data (dotted). Looking ahead also multiplies vectors by curvatures: see the table."
+                "What a run computes, selection included (gradients of examples, and products with curvatures), "
+                "relative to training on all data (dotted). The table counts them apart."
             )
-            show_data(cost.rename(columns={"cost": "gradients, 1: all data"}), "lookahead-cost")
+            show_data(cost.rename(columns={"cost": "work, 1: all data"}), "lookahead-cost")
         else:
             st.info("The cost is given relative to training on all data, which this study does not have.")
 
@@ -211,15 +218,17 @@ def costs(runs: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
     full = once[once["strategy"] == "full"]
     if not len(full):
         return pd.DataFrame()
-    unit = float(full["gradient_evaluations"].astype(float).mean())
+    has_work = "relative_cost" in once and bool(once["relative_cost"].notna().all())
+    work = "relative_cost" if has_work else "gradient_evaluations"
+    unit = float(full[work].astype(float).mean())
     rows = []
     for row in tuned.to_dict("records"):
         mine = _chosen(once, row)
         if len(mine):
-            gradients = float(mine["gradient_evaluations"].astype(float).mean())
             rows.append({
-                "strategy": row["strategy"], "setting": row["setting"], "cost": gradients / unit,
-                "gradient_evaluations": round(gradients),
+                "strategy": row["strategy"], "setting": row["setting"],
+                "cost": float(mine[work].astype(float).mean()) / unit,
+                "gradient_evaluations": round(float(mine["gradient_evaluations"].astype(float).mean())),
                 "hessian_products": round(float(mine["hessian_products"].astype(float).mean())),
                 "seconds": round(float(mine["seconds"].mean()), 2), "test_loss": row["test_loss"],
                 "loss_low": row["loss_low"], "loss_high": row["loss_high"],

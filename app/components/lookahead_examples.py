@@ -9,6 +9,7 @@ import streamlit as st
 from app import session
 from app.components.gallery import show_training_strip
 from app.components.tables import show_data
+from app.components.trajectory_run import row_words, show_payload
 from app.formats import count_text, is_missing
 from app.lookahead_charts import ordered, strategy_name
 from app.session import Context, control
@@ -24,7 +25,10 @@ def show_examples(context: Context | None, results: Results, tuned: pd.DataFrame
     if not len(frame):
         return
     st.markdown("##### What selection keeps and drops")
-    names = ordered(frame["strategy"].tolist())
+    selective = frame[frame["times_kept"] < frame["times_seen"]]
+    names = ordered(selective["strategy"].tolist())
+    if not names:
+        return
     wanted = session.view().strategy
     strategy = wanted if wanted in names else names[0]
     control(
@@ -46,8 +50,10 @@ def show_examples(context: Context | None, results: Results, tuned: pd.DataFrame
         f"{strategy_name(strategy).capitalize().replace('sgd', 'SGD')}{at}, all seeds together: "
         f"{count_text(int(mine['times_seen'].sum()), 'example')} offered, "
         f"{count_text(int(mine['times_kept'].sum()), 'example')} kept. Score: mean over the times an example was "
-        "offered; positive: training on it lowers the loss of the selection set."
+        "offered; positive: training on it lowers the loss of the selection set. Under each: label, times kept of "
+        f"times offered{'; ✗ marks labels known to be wrong' if wrong else ''}."
     )
+    _show_open(mine, train, wrong)
     _show_wrong(mine, wrong)
     show_data(_table(kept, train, wrong), "lookahead-examples")
 
@@ -67,12 +73,27 @@ def _show_gallery(
         return
     examples = train.set_index("position", drop=False).loc[rows["position"].tolist()]
     records = rows.to_dict("records")
-    marks = [f"{row['times_kept']}/{row['times_seen']}" + (f" ({wrong[row['position']]})" if row["position"] in wrong
-             else "") for row in records]  # fmt: skip
+    marks = [f"· {row['times_kept']}/{row['times_seen']}{' ✗' * (row['position'] in wrong)}" for row in records]
+    notes = [f"{_words(row)}{', known: ' + wrong[row['position']] if row['position'] in wrong else ''}"
+             for row in records]  # fmt: skip
+    examples = examples.assign(prediction=None)  # what counts here is the label
     show_training_strip(
-        context, examples, marks, [_words(row) for row in records], session.view().train, f"lookahead-{key}",
-        lambda position: session.update(train=position),
+        context, examples, marks, notes, session.view().kept, f"lookahead-{key}",
+        lambda position: session.update(kept=position),
     )  # fmt: skip
+
+
+def _show_open(mine: pd.DataFrame, train: pd.DataFrame, wrong: dict[int, str]) -> None:
+    """Draw the example that was clicked, larger."""
+    rows = mine[mine["position"] == session.view().kept]
+    if not len(rows) or not len(train):
+        return
+    row = train.set_index("position", drop=False).loc[int(rows["position"].iloc[0])]
+    with st.container(border=True):
+        left, right = st.columns([1, 4], gap="medium")
+        with left:
+            show_payload(row)
+        right.markdown(f"{row_words(row, wrong)}: {_words(rows.iloc[0].to_dict())}.".replace("$", r"\$"))
 
 
 def _show_wrong(mine: pd.DataFrame, wrong: dict[int, str]) -> None:

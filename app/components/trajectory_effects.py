@@ -10,8 +10,8 @@ from app import session, trajectory_data
 from app.components.gallery import show_training_strip
 from app.components.tables import show_data
 from app.components.trajectory_agreement import CHART
-from app.components.trajectory_run import Run, example_words
-from app.formats import MISSING, count_text, is_missing, lds_text, signed
+from app.components.trajectory_run import Run, example_words, show_payload
+from app.formats import MISSING, count_text, is_missing, joined, lds_text, signed
 from app.session import Context
 from app.trajectory_charts import effect_text, effects_figure, path_figure, paths_figure
 from app.trajectory_data import Results
@@ -132,12 +132,9 @@ def _show_card(run: Run, wrong: dict[int, str], seen: list[int]) -> None:
     position = run.selected
     assert position is not None
     if position in run.train.index:
-        row = run.train.loc[position]
-        if row["kind"] == "image":
-            st.image(row["payload"], width=112)
-        elif not is_missing(row["payload"]):
-            st.text(str(row["payload"])[:400])
-    steps = "in no batch" if not seen else f"in the batch of step {', '.join(map(str, seen))}"
+        show_payload(run.train.loc[position])
+    few = [*map(str, seen[:6]), *([f"{len(seen) - 6} more"] if len(seen) > 6 else [])]
+    steps = f"in the batch of step{'s' * (len(seen) > 1)} {joined(few)}" if seen else "in no batch"
     st.markdown(f"{example_words(run, position, wrong)}, {steps}.".replace("$", r"\$"))
 
 
@@ -171,4 +168,4 @@ def _show_heatmaps(run: Run) -> None:
 
 def _row_name(position: int, label: str) -> str:
     short = label if len(label) <= 10 else f"{label[:9]}…"
-    return f"#{position}" if label == "unknown" else f"#{position} {short}"
+    return f"#{position}" if label == "unknown" else f"#{position}: {short}"

@@ -35,7 +35,7 @@ def find_results(context: Context | None) -> Results | None:
     others = trajectory_data.others()
     with st.container(border=True):
         if context is None:
-            st.markdown("There is no study of this computed here yet.")
+            st.markdown("There is no study yet that unrolls a training run.")
         else:
             st.markdown(f"The study **{plain(context.opened.name)}** unrolls no training run.")
         if others:

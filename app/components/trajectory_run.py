@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from app import session
-from app.formats import plain
+from app.formats import is_missing, plain
 from app.session import control
 from app.trajectory_charts import rate_text
 from app.trajectory_data import Paths, Results, effects_of, paths_of
@@ -111,7 +111,20 @@ def example_words(run: Run, position: int, wrong: dict[int, str]) -> str:
     """Return an example in words, as Markdown."""
     if position not in run.train.index:
         return f"Training example at position **{position}**"
-    row = run.train.loc[position]
+    return row_words(run.train.loc[position], wrong)
+
+
+def show_payload(row: pd.Series) -> None:
+    """Draw a training example: its picture, or the beginning of its text."""
+    if row["kind"] == "image":
+        st.image(row["payload"], width=112)
+    elif not is_missing(row["payload"]):
+        st.text(str(row["payload"])[:600])
+
+
+def row_words(row: pd.Series, wrong: dict[int, str]) -> str:
+    """Return a training example in words, as Markdown."""
+    position = int(row["position"])
     words = [f"Training example **{row['index']}**"]
     words += [f"label **{plain(row['label'])}**"] if not pd.isna(row["label"]) and row["label"] != "" else []
     words += [f"({plain(wrong[position])})"] if position in wrong else []

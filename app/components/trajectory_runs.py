@@ -16,7 +16,7 @@ from app.trajectory_data import Results
 from app.trajectory_lines import filter_figure, runs_figure, schedule_figure
 from tda_backend.runs.filter_shapes import source_filter_shapes
 
-UNROLLING = ("source", "fast-source")
+UNROLLING = ("source", "fast-source", "unrolled-influence")
 
 
 def show_runs(context: Context | None, results: Results) -> None:
@@ -82,14 +82,17 @@ def _show_filter(context: Context | None, schedules: dict[float, list[float]]) -
             "SOURCE replaces the steps of a segment by their mean curvature. K steps of SGD with c = Σ η then weigh "
             "a direction of curvature σ by (1 − e^(−cσ))/σ, close to a damped inverse with λ = 1/c: what is not "
             f"trained to the end acts as damping. SGD with the learning rates of these runs would have λ = 1/c of "
-            f"{joined(lengths)}; AdamW rescales directions, so for it this holds only after rescaling."
+            f"{joined(lengths)}; an optimizer like AdamW scales directions on its own, and this holds in "
+            "its scale."
         )
         table = pd.DataFrame({"cσ": products, "SOURCE, relative to c": source, "damped inverse, relative to c": damped})
         st.download_button("Download CSV", table.to_csv(index=False).encode(), "source-filter.csv", "text/csv",
                            key="csv-source-filter")  # fmt: skip
         if context is not None and context.configurations["method"].isin(UNROLLING).any():
-            st.markdown("This study has attributions by SOURCE, with their segments and LDS:")
+            st.markdown("This study has attributions by unrolling, judged by LDS beside other methods:")
             if st.button("Compare them on Methods", key="trajectory-methods"):
                 open_page("methods")
         else:
-            st.caption("Attributions by SOURCE, their segments and LDS are on Methods, in studies that have them.")
+            st.caption(
+                "Attributions by SOURCE, with their segments and LDS, are on Methods, in studies that have them."
+            )

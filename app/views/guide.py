@@ -60,6 +60,21 @@ finds what a prediction hangs on rises early, random examples of the same class 
 smallest k. **Leave one out.** One example is taken out and the model retrained with the same seeds. The effect on a
 query is small and noisy; the *ceiling* says what perfect scores could reach given the noise between seeds.
 
+### Following a training run
+**Unrolling** differentiates the training run itself, step by step, through what the optimizer remembers.
+**AdamW-influence**: leaving one example out changes one gradient; that change passes through the moments $m$ and $v$
+and every later step to the end of the run. One backward walk gives it for all training examples. It is a derivative:
+exact for a small change, an approximation for a whole example. The same is done for Adam, RMSProp and SGD.
+**SGD assumption**: what most attribution does. The change passes through as if each step had been plain SGD with the
+same learning rates. For a model trained by AdamW its scale is wrong, and its order often too.
+**TSLOO** (*trajectory-specific leave-one-out*), the truth here: the same run again, same start and batches, without the
+example. *Fixed*: the batch's mean still divides by its full size; *smaller*: by one less.
+**Error proxy**: the next term of the expansion, carried along the same run without retraining. *Its first term alone*:
+only the part with the curvature of the final loss, which is cheap. It sizes and ranks errors roughly and is **no
+bound**. **K-step look-ahead**: while training, each batch keeps the examples that lower the loss of a small selection
+set most K steps later, by the same unrolling. K = 1 is online selection, K = the whole run offline. K and the learning
+rate are chosen on a tuning set; a test set that neither has seen says what it brought.
+
 ### Choosing without retraining, or with little
 **Rules for λ** are judged by their **regret** where there is ground truth: λ = 0, the papers' defaults, quantiles of
 the spectrum, ξ at several thresholds; none of them retrains. **Racing** does, as little as it can: all configurations
@@ -87,8 +102,9 @@ gets wrong, written *label → prediction*. The bar under a card is its score ag
 Arrow keys move it, with Shift finely; Page Up and Page Down by a decade; Home is λ = 0, End the largest λ.
 
 ### Sources
-LDS, ξ and λ\*: arXiv 2505.24261 (§4, Algorithm 1). TRAK: arXiv 2303.14186. Removal: arXiv 2405.12186 (B.3). Every
-page's address holds the whole view: copy it to share what you see.
+LDS, ξ and λ\*: arXiv 2505.24261 (§4, Algorithm 1). TRAK: arXiv 2303.14186. Removal: arXiv 2405.12186 (B.3).
+AdamW-influence: arXiv 2605.18814; error proxy and look-ahead selection were derived here. Every page's address holds
+the whole view: copy it to share what you see.
 """
 
 

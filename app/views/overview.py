@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import claims_data, clocks, services, session
+from app import claims_data, clocks, services, session, trajectory_data
 from app.charts import LDS_HELP, comparison_figure, lambda_title
 from app.components.errors import shows_errors
 from app.components.method_controls import SHORT
@@ -137,6 +137,10 @@ def _show_study(row: pd.Series, first: bool) -> None:
                 current = session.view()
                 session.write(current if current.study == name else View(study=name))
                 open_page("explorer")
+            unrolls = trajectory_data.asks_for_runs(services.study(study_id).config)
+            if unrolls and st.button("Open Training trajectory", key=f"trajectory-{study_id}"):
+                session.write(View(study=name))
+                open_page("trajectory")
             if row["status"] in ("failed", "partial"):
                 start_button("Resume", services.resume_arguments(study_id), f"resume-{study_id}")
         job = last_job(study_id, name)

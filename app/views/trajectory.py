@@ -43,7 +43,7 @@ def render() -> None:
                 "At every step the most useful part of the batch is kept, and the rest thrown away: useful is what "
                 "lowers the loss of a small selection set **K steps later**, by the same unrolling."
             )
-            show_lookahead(context, results)
+            _show_selection(context, results)
         else:
             show_waiting(context, results, "lookahead")
     follow()
@@ -65,6 +65,17 @@ def _show_trajectory(context: Context | None, results: Results) -> None:
         return
     optimizer = optimizer_of(results)
     show_agreement(results, optimizer)
+    _show_run(context, results, optimizer)
+    st.subheader("The recorded runs", anchor=False)
+    show_runs(context, results)
+
+
+# Fragments: a click on an example draws anew what hangs on it, not twenty other figures.
+
+
+@st.fragment
+@shows_errors
+def _show_run(context: Context | None, results: Results, optimizer: str) -> None:
     st.subheader("Predicted against true", anchor=False)
     run = choose_run(results)
     if run is not None:
@@ -73,5 +84,9 @@ def _show_trajectory(context: Context | None, results: Results) -> None:
         show_example(context, results, run)
         st.subheader("How wrong is it, and can one know without retraining?", anchor=False)
         show_errors(results, run)
-    st.subheader("The recorded runs", anchor=False)
-    show_runs(context, results)
+
+
+@st.fragment
+@shows_errors
+def _show_selection(context: Context | None, results: Results) -> None:
+    show_lookahead(context, results)

@@ -19,7 +19,7 @@ from tda_backend.runs.study import resolve
 from tests.app.catalogues import copy_of
 from tests.app.conftest import ROOT
 
-PAGES = ("overview", "explorer", "selection", "sensitivity", "methods", "guide")
+PAGES = ("overview", "explorer", "selection", "sensitivity", "methods", "trajectory", "guide")
 
 
 def texts(test) -> str:

@@ -36,7 +36,10 @@ views = st.builds(
     pick_class=st.just("") | texts, alpha=st.none() | st.sampled_from([0.25, 0.5]),
     xi=st.sampled_from([0.3, 0.5, 0.65]), paper=st.sampled_from(["", "taming"]),
     verdict=st.sampled_from(["", "not run"]), claims=st.lists(names, max_size=3).map(tuple), versus=st.just("") | names,
-    versus_at=st.sampled_from(["selected", "best", "same"]),
+    versus_at=st.sampled_from(["selected", "best", "same"]), run=st.none() | st.integers(0, 9),
+    rate=st.none() | st.sampled_from([1e-3, 5e-5, 3e-4]), effect=st.none() | st.integers(0, 999),
+    truth=st.sampled_from(["fixed", "smaller"]), strategy=st.just("") | names, kept=st.none() | st.integers(0, 999),
+    results=st.just("") | names,
 )  # fmt: skip
 
 
@@ -50,7 +53,7 @@ def test_a_view_survives_its_url(view):
 @pytest.mark.parametrize(
     ("name", "text"),
     [("epoch", "late"), ("k", "many"), ("lam", "-1"), ("lam", "nan"), ("lam", "<b>"), ("query", "-3"), ("query", "1.5"),
-     ("right", "maybe"), ("pick", "x"), ("alpha", "2"), ("xi", "7")],
+     ("right", "maybe"), ("rate", "fast"), ("truth", "x"), ("pick", "x"), ("alpha", "2"), ("xi", "7")],
 )  # fmt: skip
 def test_a_value_that_cannot_be_read_falls_back_and_is_named(name, text):
     view, notes = parse({name: text})

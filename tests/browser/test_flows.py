@@ -17,7 +17,7 @@ from tests.browser.test_explorer import (
     wait_for_url,
 )
 
-PAGES = ("", "explorer", "selection", "sensitivity", "methods", "guide")
+PAGES = ("", "explorer", "selection", "sensitivity", "methods", "trajectory", "guide")
 
 
 def open_page(page: Page, address: str, name: str, query: str = START) -> None:

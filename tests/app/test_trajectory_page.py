@@ -1,0 +1,465 @@
+"""The page Training trajectory: computed, half computed, shipped, empty; its numbers and its address."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tomllib
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import tda_backend as tda
+from app import trajectory_data
+from app.components.lookahead import chosen_setting, costs
+from app.components.trajectory_missing import LOOKAHEAD, TRAJECTORY
+from app.formats import signed
+from app.lookahead_charts import horizons_figure
+from app.trajectory_charts import agreement_figure, effects_figure, paths_figure, rate_text
+from app.trajectory_data import Results, agreement, effects_of, paths_of, wrong_shares
+from app.trajectory_lines import log_ticks
+from tda_backend.runs.influence_data import spearman
+from tda_backend.runs.shipped import export_results, shipped_results
+from tda_backend.runs.study import resolve
+from tda_backend.store import repository
+from tda_backend.store.trajectory_repository import TRAJECTORY_TABLES
+from tda_backend.store.workspace import Workspace
+from tests.app import catalogues
+from tests.app.catalogues import copy_of
+from tests.app.test_pages import button, texts
+from tests.app.trajectory_catalogue import compute_unrolled
+
+SECTIONS = ("Does it matter which optimizer is assumed?", "Predicted against true", "One example over the steps",
+            "How wrong is it, and can one know without retraining?", "Selecting data while training")  # fmt: skip
+NUM_FIGURES = 22
+
+
+@pytest.fixture(scope="session")
+def unrolled(tmp_path_factory) -> Workspace:
+    return catalogues.once(tmp_path_factory, "unrolled", compute_unrolled)
+
+
+@pytest.fixture
+def study(unrolled):
+    return tda.open_study("unrolled", unrolled.catalogue)
+
+
+@pytest.fixture
+def results(study) -> Results:
+    return Results("unrolled", "computed here", study.config, study)
+
+
+def changed(workspace: Workspace, *statements: str) -> Workspace:
+    """Run SQL on a catalogue that a test owns."""
+    connection = duckdb.connect(str(workspace.catalogue))
+    for statement in statements:
+        connection.execute(statement)
+    connection.close()
+    workspace.snapshot.unlink(missing_ok=True)
+    return workspace
+
+
+def figures(test) -> list:
+    return [element.proto for element in test.get("plotly_chart")]
+
+
+def drawn(test) -> str:
+    assert not test.exception
+    assert not test.error
+    return texts(test)
+
+
+# ---------------------------------------------------------------- what is drawn
+
+
+def test_the_page_draws_every_section_with_tables_and_downloads(page, unrolled):
+    test = page("trajectory", unrolled)
+    said = drawn(test)
+    for title in SECTIONS:
+        assert title in [element.value for element in test.subheader]
+    assert len(figures(test)) == NUM_FIGURES
+    assert len(test.get("download_button")) >= 14
+    assert "badge[computed here]" in said
+    assert "no bound" in said
+
+
+@pytest.mark.parametrize("catalogue", ["empty", "failed", "tiny"])
+def test_a_catalogue_without_such_a_study_says_how_to_run_one(page, request, monkeypatch, catalogue):
+    started, place = [], request.getfixturevalue(catalogue)
+    monkeypatch.setattr("app.services.jobs.submit", lambda arguments, place, cwd=None: started.append(arguments) or "1")
+    test = page("trajectory", place)
+    said = drawn(test)
+    assert "tda run trajectory-mnist-mlp --quick" in said
+    button(test, "Run the quick version").click().run()
+    assert started == [["run", "trajectory-mnist-mlp", "--quick"]]
+
+
+def test_read_only_starts_nothing(page, empty):
+    test = page("trajectory", empty, read_only=True)
+    drawn(test)
+    assert not test.button
+
+
+def test_another_study_of_the_catalogue_is_offered(page, unrolled, tmp_path):
+    place = copy_of(unrolled, tmp_path)
+    changed(place, "INSERT INTO studies SELECT * REPLACE ('0' AS study_id, 'plain' AS name, json_merge_patch(config, "
+            "'{\"trajectory\": null, \"lookahead\": null}') AS config) FROM studies")  # fmt: skip
+    test = page("trajectory", place, study="plain")
+    assert "unrolls no training run" in drawn(test)
+    assert not figures(test)
+    button(test, "unrolled").click().run()
+    assert dict(test.query_params)["study"] == "unrolled"
+    assert len(figures(test)) == NUM_FIGURES
+
+
+@pytest.mark.parametrize(("section", "words"), [("trajectory", "removed = 200"), ("lookahead", "horizons = [1, 5")])
+def test_a_study_with_one_section_shows_it_and_the_lines_of_the_other(page, unrolled, tmp_path, section, words):
+    place = copy_of(unrolled, tmp_path)
+    gone = [name for name in TRAJECTORY_TABLES if name.startswith(section)]
+    changed(place, f"UPDATE studies SET config = json_merge_patch(config, '{{\"{section}\": null}}')",
+            *(f"DELETE FROM {table}" for table in gone))  # fmt: skip
+    test = page("trajectory", place)
+    assert words in drawn(test)
+    assert 5 < len(figures(test)) < NUM_FIGURES
+
+
+def test_the_lines_on_the_page_are_a_study():
+    for text in (TRAJECTORY, LOOKAHEAD):
+        section = tomllib.loads(text)
+        study = resolve({"name": "a", "task": "mnist-mlp-adamw", "training": {"epochs": [1]}, **section})
+        name = next(iter(section))
+        assert section[name].keys() <= study[name].keys()
+
+
+PARTIAL = {
+    "no means over seeds, one seed of selection": [
+        *(f"DELETE FROM trajectory_{name} WHERE seed_index IS NULL" for name in ("agreement", "gains", "errors")),
+        "UPDATE lookahead_tuned SET loss_low = NULL, loss_high = NULL, accuracy_low = NULL, accuracy_high = NULL",
+        "UPDATE lookahead_gains SET loss_gain = NULL, loss_low = NULL, loss_high = NULL",
+    ],
+    "one run so far, selection not tuned": [
+        *(f"DELETE FROM trajectory_{name} WHERE seed_index IS NULL OR seed_index > 0 OR learning_rate < 0.005"
+          for name in ("runs", "agreement", "gains", "effects", "errors", "paths")),
+        *(f"DELETE FROM lookahead_{name}" for name in ("tuned", "gains", "examples")),
+    ],
+    "no proxy, no accuracy": [
+        "UPDATE trajectory_effects SET proxy = NULL, cheap = NULL", "DELETE FROM trajectory_errors",
+        "DELETE FROM trajectory_paths", "UPDATE lookahead_tuned SET test_accuracy = NULL",
+    ],
+    "trained by SGD, no cheap proxy, no curves": [
+        "UPDATE trajectory_runs SET optimizer = 'SGD, momentum 0.9'", "UPDATE trajectory_effects SET cheap = NULL",
+        "UPDATE trajectory_paths SET proxy = NULL", "DELETE FROM lookahead_curves",
+    ],
+    "constant effects, no full training": [
+        "UPDATE trajectory_effects SET truth = list_transform(truth, lambda x: 0)",
+        "UPDATE trajectory_paths SET truth = list_transform(truth, lambda x: 0)",
+        "DELETE FROM lookahead_runs WHERE strategy = 'full'", "DELETE FROM lookahead_tuned WHERE strategy = 'full'",
+    ],
+    "no correlation, no examples": [
+        "UPDATE trajectory_agreement SET mean = 'nan', ci_low = 'nan', ci_high = 'nan'",
+        "UPDATE trajectory_gains SET matched = 'nan', mismatched = 'nan', difference = 'nan'",
+        "UPDATE trajectory_errors SET pearson = NULL, pearson_low = NULL, pearson_high = NULL",
+        "DELETE FROM examples", "DELETE FROM configurations",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", list(PARTIAL))
+def test_partial_results_draw(page, unrolled, tmp_path, case):
+    test = page("trajectory", changed(copy_of(unrolled, tmp_path), *PARTIAL[case]))
+    said = drawn(test)
+    assert figures(test)
+    assert ("so far" in said) == (case.startswith(("no means", "one run")))
+    assert ("rescales" in said) == ("SGD" not in case)
+
+
+def test_a_study_that_only_asks_says_how_to_go_on(page, unrolled, tmp_path):
+    test = page(
+        "trajectory", changed(copy_of(unrolled, tmp_path), *(f"DELETE FROM {table}" for table in TRAJECTORY_TABLES))
+    )
+    said = drawn(test)
+    assert said.count("first results are not there yet") == 2
+    assert "tda run unrolled" in said
+    assert not figures(test)
+
+
+def test_a_running_study_shows_how_far_it_is(page, unrolled, study, monkeypatch):
+    row = {"job_id": "j", "study_id": study.study_id, "study": "unrolled", "status": "running", "fraction": 0.4,
+           "done": 3, "total": 31, "step": "unroll", "step_done": 0, "step_total": 0, "rate": None, "eta_seconds": None,
+           "message": "", "hint": ""}  # fmt: skip
+    monkeypatch.setattr("app.services.running_jobs", lambda: pd.DataFrame([row]))
+    test = page("trajectory", unrolled)
+    assert "step 3 of 31" in drawn(test)
+    assert len(figures(test)) == NUM_FIGURES
+    monkeypatch.setattr(
+        "app.services.running_jobs", lambda: pd.DataFrame([row | {"status": "failed", "message": "It broke."}])
+    )
+    drawn(page("trajectory", unrolled))
+
+
+def test_a_failed_study_shows_its_message(page, unrolled, study, tmp_path, monkeypatch):
+    row = {"job_id": "j", "study_id": study.study_id, "study": "unrolled", "status": "failed", "message": "It broke.",
+           "hint": "Mend it."}  # fmt: skip
+    monkeypatch.setattr("app.services.running_jobs", lambda: pd.DataFrame([row]))
+    place = changed(copy_of(unrolled, tmp_path), *(f"DELETE FROM {table}" for table in TRAJECTORY_TABLES))
+    test = page("trajectory", place)
+    assert not test.exception
+    assert "It broke" in texts(test)
+    assert "Mend it" in texts(test)
+
+
+def test_pictures_are_shown_as_pictures(page, unrolled, study, tmp_path, monkeypatch):
+    buffer = io.BytesIO()
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(buffer, "PNG")
+    png = buffer.getvalue().hex()
+    place = changed(
+        copy_of(unrolled, tmp_path), f"UPDATE examples SET kind = 'image', \"text\" = NULL, image = from_hex('{png}')"
+    )
+    position = int(study.trajectory_paths(0.01, 0)["position"].iloc[0])
+    shown = []
+    monkeypatch.setattr("streamlit.image", lambda payload, **settings: shown.append(payload))
+    drawn(page("trajectory", place, train=str(position), kept="1"))
+    assert shown == [buffer.getvalue()] * 2
+
+
+# ---------------------------------------------------------------- shipped results
+
+
+@pytest.fixture
+def shipped(unrolled, study, tmp_path, monkeypatch):
+    """Two shipped studies, one with all tables and one without selection, and nothing else."""
+    folder = tmp_path / "data"
+    export_results(study, folder / "results")
+    place = folder / "results" / "unrolled"
+    for table in TRAJECTORY_TABLES:
+        frame = repository.query(unrolled, f"SELECT * EXCLUDE (study_id) FROM {table}")
+        frame.to_parquet(place / f"{table}.parquet")
+    other = folder / "results" / "other"
+    shutil.copytree(place, other)
+    for table in TRAJECTORY_TABLES:
+        if table.startswith("lookahead"):
+            (other / f"{table}.parquet").unlink()
+    monkeypatch.setenv("TDA_DATA", str(folder))
+    shipped_results.cache_clear()
+    yield folder
+    shipped_results.cache_clear()
+
+
+def test_shipped_results_are_shown_and_marked(page, empty, shipped):
+    test = page("trajectory", empty, results="unrolled", rate="0.001")
+    said = drawn(test)
+    assert "badge[shipped result]" in said
+    assert "computed here" not in said
+    assert len(figures(test)) == NUM_FIGURES
+    assert test.segmented_control(key="trajectory-rate").value == 0.001
+    assert "tda run trajectory-mnist-mlp --quick" in said
+    choice = test.segmented_control(key="trajectory-results")
+    assert choice.options == ["other", "unrolled"]
+    choice.set_value("other").run()
+    assert "no such results" in drawn(test)
+    assert dict(test.query_params)["results"] == "other"
+
+
+def test_shipped_and_computed_numbers_are_the_same(study, results, shipped):
+    other = trajectory_data.of_shipped("unrolled")
+    for table in TRAJECTORY_TABLES:
+        if table in ("trajectory_effects", "trajectory_paths"):
+            left, right = results.rows(table, 0.01, 1), other.rows(table, 0.01, 1)
+        else:
+            left, right = results.rows(table), other.rows(table)
+        assert len(left) == len(right) > 0
+        assert list(left.columns) == list(right.columns)
+    assert trajectory_data.shipped_names() == ["other", "unrolled"]
+
+
+def test_computed_results_go_before_shipped_ones(page, unrolled, shipped):
+    said = drawn(page("trajectory", unrolled))
+    assert "badge[computed here]" in said
+    assert "shipped" not in said.split("Guide")[0]
+
+
+# ---------------------------------------------------------------- the address
+
+
+def test_the_address_holds_run_query_truth_example_and_strategy(page, unrolled, study):
+    position = int(study.trajectory_paths(0.001, 1)["position"].iloc[-1])
+    asked = {"rate": "0.001", "run": "1", "effect": "2", "truth": "smaller", "train": str(position),
+             "strategy": "alignment", "kept": "5"}  # fmt: skip
+    test = page("trajectory", unrolled, **asked)
+    said = drawn(test)
+    assert dict(test.query_params).items() >= asked.items()
+    assert not test.info
+    assert test.segmented_control(key="trajectory-rate").value == 0.001
+    assert test.segmented_control(key="trajectory-seed").value == 1
+    assert test.segmented_control(key="trajectory-truth").value == "smaller"
+    assert test.segmented_control(key="lookahead-strategy").value == "alignment"
+    assert "loss of query 2" in said
+    assert f"**{study.examples('train')['index'][5]}**" in said
+    assert f"Training example **{position}**" in said or f"**{study.examples('train')['index'][position]}**" in said
+
+
+def test_what_the_address_asks_for_in_vain_is_said(page, unrolled):
+    test = page("trajectory", unrolled, rate="0.5", run="7", effect="99", train="59", strategy="magic")
+    assert not test.exception
+    said = texts(test)
+    for words in ("No run has η = 0.5", "no seed 7", "Query 99"):
+        assert words in said
+
+
+def test_switches_write_the_address(page, unrolled):
+    test = page("trajectory", unrolled)
+    test.segmented_control(key="trajectory-rate").set_value(0.001).run()
+    test.segmented_control(key="trajectory-truth").set_value("smaller").run()
+    test.selectbox(key="trajectory-query").set_value(3).run()
+    test.segmented_control(key="lookahead-strategy").set_value("random").run()
+    assert dict(test.query_params).items() >= {"rate": "0.001", "truth": "smaller", "effect": "3",
+                                               "strategy": "random"}.items()  # fmt: skip
+    test.selectbox(key="trajectory-query").set_value(-1).run()
+    assert "effect" not in dict(test.query_params)
+
+
+def test_overview_and_guide_lead_here(page, unrolled):
+    test = page("overview", unrolled)
+    button(test, "Open Training trajectory").click()
+    test.run()
+    assert test.session_state["view_params"]["study"] == "unrolled"
+    said = drawn(page("guide", unrolled))
+    for word in ("AdamW-influence", "SGD assumption", "TSLOO", "Error proxy", "K-step look-ahead"):
+        assert word in said
+
+
+# ---------------------------------------------------------------- the numbers
+
+
+def test_the_sentences_say_the_stored_gains(page, unrolled, study):
+    said = drawn(page("trajectory", unrolled))
+    gains = study.trajectory_gains()
+    row = gains[gains["seed_index"].isna() & (gains["variant"] == "fixed") & (gains["learning_rate"] == 0.01)].iloc[0]
+    text = f"from {signed(row['mismatched'], 2)} to **{signed(row['matched'], 2)}**: a difference of " + (
+        f"{signed(row['difference'], 3)} ({signed(row['difference_low'], 3)} to {signed(row['difference_high'], 3)})"
+    )
+    assert text in said
+    certain = row["difference_low"] > 0 or row["difference_high"] < 0
+    assert ("this is undecided" not in said.split("η = 0.001")[0]) == certain
+
+
+def test_effects_of_single_queries_give_the_stored_agreement(study):
+    """The mean over queries of the page's correlations is the engine's agreement of that run."""
+    frame = study.trajectory_effects(0.01, 0)
+    rows = study.trajectory_agreement()
+    for truth in ("fixed", "smaller"):
+        for column, assumed in (("predicted", "as trained"), ("predicted_sgd", "sgd")):
+            values = [effects_of(frame, query, truth) for query in range(study.num_queries)]
+            mean = np.nanmean([agreement(tuple(each[column]), tuple(each["true"]))[0] for each in values])
+            stored = rows[(rows["learning_rate"] == 0.01) & (rows["seed_index"] == 0) & (rows["variant"] == truth)
+                          & (rows["assumed"] == assumed) & (rows["curvature"] == "hessian")]  # fmt: skip
+            assert mean == pytest.approx(stored["mean"].iloc[0], abs=1e-5)
+
+
+def test_the_agreement_is_spearman_inside_its_interval():
+    rng = np.random.default_rng(0)
+    left = rng.standard_normal(60)
+    right = left + rng.standard_normal(60)
+    value, low, high = agreement(tuple(left), tuple(right))
+    assert value == pytest.approx(spearman(left, right))
+    assert low < value < high
+    assert high - low < 0.5
+    assert np.isnan(agreement((1.0, 1.0, 1.0), (1.0, 2.0, 3.0))).all()
+
+
+def test_paths_end_in_the_effects(study):
+    paths = paths_of(study.trajectory_paths(0.01, 0))
+    assert paths is not None
+    sizes = np.abs(paths.truth[:, -1])
+    assert (np.diff(sizes) <= 0).all()
+    mean = effects_of(study.trajectory_effects(0.01, 0), None, "fixed").set_index("position")
+    np.testing.assert_allclose(paths.truth[:, -1], mean.loc[paths.positions, "true"], rtol=1e-4)
+    first = [min(steps) for steps in paths.seen]
+    for number, step in enumerate(first):
+        assert (paths.truth[number, paths.steps < step] == 0).all()
+
+
+def test_the_ring_is_where_the_study_tuned(results):
+    runs, tuned = results.rows("lookahead_runs"), results.rows("lookahead_tuned").set_index("strategy")
+    for strategy in ("look-ahead", "look-ahead (sgd)"):
+        mine = runs[(runs["strategy"] == strategy) & (runs["split"] == "tuning")]
+        horizon, rate = chosen_setting(mine)
+        assert horizon == tuned.loc[strategy, "horizon"]
+        assert rate == pytest.approx(tuned.loc[strategy, "learning_rate"])
+        ring = horizons_figure(mine, (horizon, rate), 16).data[-1]
+        means = mine[mine["learning_rate"] == rate].groupby("horizon")["loss"].mean()
+        assert ring.name == "chosen: lowest mean"
+        assert ring.y[0] == pytest.approx(means.min())
+
+
+def test_cost_is_one_for_all_data_and_half_for_random(results):
+    tuned = results.rows("lookahead_tuned").assign(setting="")
+    found = costs(results.rows("lookahead_runs"), tuned).set_index("strategy")["cost"]
+    assert found["full"] == pytest.approx(1.0)
+    assert found["random"] == pytest.approx(0.5, rel=0.1)
+    assert found["look-ahead"] > 1.0
+
+
+def test_shares_of_wrong_labels_are_weighted_by_how_often():
+    frame = pd.DataFrame({"position": [0, 1, 2, 3], "times_seen": [4, 4, 4, 4], "times_kept": [4, 3, 1, 0]})
+    found = wrong_shares(frame, {3, 1})
+    assert found["kept"].value == pytest.approx(3 / 8)
+    assert found["dropped"].value == pytest.approx(5 / 8)
+    assert found["kept"].low <= found["kept"].value <= found["kept"].high
+    assert set(wrong_shares(frame.assign(times_kept=4), {3})) == {"kept"}
+
+
+def test_selection_tells_how_many_wrong_labels_it_dropped(page, unrolled):
+    assert "Labels known to be wrong" in drawn(page("trajectory", unrolled))
+
+
+# ---------------------------------------------------------------- figures
+
+
+def test_the_agreement_figure_has_marks_for_seeds_and_bars_for_means(study):
+    rows = study.trajectory_agreement()
+    rows = rows[rows["variant"] == "fixed"]
+    figure = agreement_figure(rows, "AdamW")
+    kinds = rows[["assumed", "curvature"]].drop_duplicates()
+    assert len(figure.data) == 2 * len(kinds)
+    means = [trace for trace in figure.data if trace.error_y.array is not None]
+    assert all("assumed" in trace.name for trace in means)
+    assert sum(len(trace.x) for trace in figure.data) == len(rows)
+    colors = {trace.name.split()[0]: trace.marker.color for trace in means}
+    assert colors["AdamW"] != colors["SGD"]
+
+
+def test_only_the_matched_prediction_has_a_line_of_equality():
+    points = pd.DataFrame({"position": [4, 9], "label": ["a", "b"], "true": [1.0, -2.0], "predicted": [1.5, -1.0]})
+    with_line = effects_figure(points, "predicted", 9, True, "x")
+    without = effects_figure(points, "predicted", 9, False, "x")
+    assert len(with_line.data) == len(without.data) + 1
+    dots = without.data[0]
+    assert [entry[0] for entry in dots.customdata] == [4, 9]
+    assert dots.marker.line.width == (0, 2.6)
+    assert dots.marker.color[0] != dots.marker.color[1]
+
+
+def test_squares_over_the_cells_carry_the_example():
+    figure = paths_figure(np.array([[1.0, 2.0, 3.0], [0.0, 0.0, -1.0]]), np.array([5, 9, 16]), [7, 3], ["a", "b"], 3)
+    heat, squares = figure.data
+    assert heat.zmin == -heat.zmax
+    assert len(squares.x) == 6
+    assert [squares.customdata[place][0] for place, row in enumerate(squares.y) if row == 1] == [3, 3, 3]
+    assert [shape.y0 for shape in figure.layout.shapes] == [0.5]
+
+
+@pytest.mark.parametrize(("rate", "text"), [(1e-3, "0.001"), (1e-5, "1e−5"), (5e-5, "5e−5"), (0.03, "0.03"),
+                                             (3e-4, "3e−4")])  # fmt: skip
+def test_learning_rates_are_written_as_in_study_files(rate, text):
+    assert rate_text(rate) == text
+
+
+def test_ticks_of_logarithmic_axes_are_plain_and_few():
+    ticks = log_ticks([0.4, 3.0])
+    assert {"0.5", "1", "2"} <= set(ticks["ticktext"])
+    assert len(log_ticks([1e-6, 1.0])["tickvals"]) < 12
+    assert log_ticks([]) == {}
