@@ -10,6 +10,11 @@ step of a window looks K steps ahead, the last one 1. K = 1 is online selection,
 
 The other strategies are the same loop with another score: gradient alignment takes ∇L_val(θ_{t−1})·g_z before the
 step, which knows nothing of the optimizer; random draws; full data keeps everything.
+
+A score is exact for one example; what is kept is decided by many at once. Measured on MNIST (6 000 candidates, 30 %
+wrong labels, MLP 784-16-16-10, AdamW 0.003, batch 64, one epoch): keeping half, the scores of a window predict its real
+gain poorly, and with the wrong sign at K = 10 (−4.0 predicted over the run, +1.3 came), so that K = 1 is best; keeping
+.9, K = 10 gains 55 % of what is predicted and the longest windows are as good as K = 1, at a quarter of the cost.
 """
 
 from __future__ import annotations
