@@ -19,6 +19,8 @@ from torch import Tensor
 from tda_backend.errors import NumericalError, UsageError
 from tda_backend.spectral.coordinates import Coordinates, Rows, Segment
 from tda_backend.spectral.filters import check_regularization, filter_table
+from tda_backend.spectral.kronecker import KroneckerSpectrum
+from tda_backend.spectral.kronecker_sums import kronecker_subset_sums
 
 _ROWS = 1024
 _EPSILON = torch.finfo(torch.float64).eps
@@ -237,6 +239,9 @@ def subset_sums(source: Source, masks: Tensor | np.ndarray, regularizations: Seq
         selected = selected * weights
     sums = torch.zeros(len(values), selected.shape[0], num_queries(source), dtype=torch.float64)
     for spectrum in spectra:
+        if isinstance(spectrum, KroneckerSpectrum) and not spectrum.filter.depends_on_query:
+            sums += kronecker_subset_sums(spectrum, selected, values) / len(spectra)
+            continue
         for segment in spectrum.segments():
             summed = segment.sums(selected) / len(spectra)
             everyone = segment.rows("query").to(torch.float64)
