@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tda_backend.errors import NumericalError, UsageError
+from tda_backend.training.fit import reproducible
 from tda_backend.trajectory.unrolled.objective import BATCH_CURVATURES, BatchCurvature
 from tda_backend.trajectory.unrolled.optimizers import SGD, Optimizer
 from tda_backend.trajectory.unrolled.point import Point
@@ -129,17 +130,18 @@ def unrolled_influences(
     sweeps = {
         variant: _Sweep(variant, _optimizer(trajectory.optimizer, variant), follow, len(queries)) for variant in chosen
     }
-    for number, part in enumerate(parts):
-        start = _starting_point(trajectory, split, part, quantity)
-        for sweep in sweeps.values():
-            sweep.begin(start, number * size)
-        for done, step in enumerate(trajectory.backward(), start=1 + number * trajectory.num_steps):
-            gradients = trajectory.objective.example_gradients(step.theta, step.rows)
-            traced = follow.gradients(step, gradients)
+    with reproducible(objective.device):  # one thread: many small products gain nothing from more, and bits stay
+        for number, part in enumerate(parts):
+            start = _starting_point(trajectory, split, part, quantity)
             for sweep in sweeps.values():
-                sweep.step(trajectory, step, gradients, traced)
-            if on_progress is not None:
-                on_progress(done, trajectory.num_steps * len(parts))
+                sweep.begin(start, number * size)
+            for done, step in enumerate(trajectory.backward(), start=1 + number * trajectory.num_steps):
+                gradients = trajectory.objective.example_gradients(step.theta, step.rows)
+                traced = follow.gradients(step)
+                for sweep in sweeps.values():
+                    sweep.step(trajectory, step, gradients, traced)
+                if on_progress is not None:
+                    on_progress(done, trajectory.num_steps * len(parts))
     return {variant: sweep.result() for variant, sweep in sweeps.items()}
 
 
@@ -156,8 +158,8 @@ class _Columns:
         places[indices] = np.arange(len(indices))
         self.places = torch.from_numpy(places)
 
-    def gradients(self, step: RecordedStep, gradients: Tensor) -> Tensor | None:
-        """Return gradients of the followed rows at a step's θ, ``[k, P]``; those of the batch are known."""
+    def gradients(self, step: RecordedStep) -> Tensor | None:
+        """Return gradients of the followed rows at a step's θ, ``[k, P]``."""
         if not self.rows:
             return None
         rows = torch.tensor(self.rows)
