@@ -15,16 +15,10 @@ from tda_backend.runs.plan import Step
 from tda_backend.runs.trajectory_study import ALL_STEPS, LOOKING_AHEAD
 from tda_backend.store.artifacts import Artifact, ArtifactWriter
 from tda_backend.training.data import take
-from tda_backend.trajectory.unrolled.lookahead import Strategy
 from tda_backend.trajectory.unrolled.selection_gain import Tuned, crossed_interval, paired_difference, tune
-from tda_backend.trajectory.unrolled.selection_runs import (
-    SPLITS,
-    Cost,
-    Course,
-    SelectionData,
-    SelectionRun,
-    select_while_training,
-)
+from tda_backend.trajectory.unrolled.selection_results import SPLITS, Cost, Course, SelectionData, SelectionRun
+from tda_backend.trajectory.unrolled.selection_runs import select_while_training
+from tda_backend.trajectory.unrolled.selection_strategy import Strategy
 
 NUM_EVALUATIONS = 12
 _KINDS = {"look-ahead (sgd)": "look-ahead"}
@@ -125,7 +119,7 @@ def stored_runs(artifact: Artifact) -> Iterator[tuple[str, SelectionRun]]:
     by_name = {(name, strategy.horizon): strategy for name, strategy in strategies_of(settings)}
     for number, about in enumerate(artifact.manifest["runs"]):
         end = np.array([about["num_steps"]]), np.array([about["tuning_loss"]]), np.array([np.nan])
-        arrays = {name: artifact.array(f"{name}_{number}") for name in _ARRAYS}
+        arrays: dict[str, Any] = {name: artifact.array(f"{name}_{number}") for name in _ARRAYS}
         yield about["name"], SelectionRun(
             by_name[about["name"], about["horizon"]], settings["learning_rate"], settings["seed"], about["num_steps"],
             {"tuning": Course(*end)}, num_candidates=about["num_candidates"], theta=torch.empty(0),
