@@ -134,10 +134,10 @@ def _ordered(values: pd.Series, axis: str) -> list:
     return sorted(known)
 
 
-def axis_label(value: object, axis: str) -> str:
+def axis_label(value: float | str, axis: str) -> str:
     """Return the tick of a value."""
     if axis == "lam":
-        return regularization_text(float(value))  # type: ignore[arg-type]
+        return regularization_text(float(value))
     if axis == "k":
         return "none" if value == "none" else str(value)
     return str(value)
@@ -172,8 +172,8 @@ def heatmap_figure(
     """
     columns, rows = {v: i for i, v in enumerate(grid.x_values)}, {v: i for i, v in enumerate(grid.y_values)}
     values: list[list[float | None]] = [[None] * len(columns) for _ in rows]
-    for cell in grid.cells.itertuples():
-        values[rows[cell.y]][columns[cell.x]] = float(cell.mean)  # type: ignore[arg-type]
+    for x, y, mean in zip(grid.cells["x"], grid.cells["y"], grid.cells["mean"].astype(float), strict=True):
+        values[rows[y]][columns[x]] = mean
     figure = go.Figure()
     figure.add_heatmap(
         z=values, zmin=low, zmax=high, hoverinfo="skip", xgap=1, ygap=1,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, Protocol
@@ -18,14 +18,14 @@ from tda_backend.errors import TaskError
 _ATTENTION = functional.multi_head_attention_forward
 # The same code with its hand-over to function modes taken out: otherwise the recorder, which has just been handed the
 # call, could not look inside it.
-_OPEN_ATTENTION: Callable[..., Any] = FunctionType(
+_OPEN_ATTENTION = FunctionType(
     _ATTENTION.__code__,
     {**_ATTENTION.__globals__, "has_torch_function": lambda arguments: False},
     _ATTENTION.__name__,
     _ATTENTION.__defaults__,
     _ATTENTION.__closure__,
 )
-_OPEN_ATTENTION.__kwdefaults__ = _ATTENTION.__kwdefaults__  # type: ignore[attr-defined]
+_OPEN_ATTENTION.__kwdefaults__ = _ATTENTION.__kwdefaults__
 
 _CONV_DEFAULTS = {"input": None, "weight": None, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 

@@ -170,8 +170,10 @@ class Study(TrajectoryReader):
         source = self.source(self.configuration_id(method, projection_dim, training_epoch, **parameters), seeds)
         rows: int | list[int] | None = None
         if query is not None:
-            several = isinstance(query, Iterable) and not isinstance(query, str) and getattr(query, "ndim", 1)
-            rows = [self._query(value) for value in query] if several else self._query(query)  # type: ignore
+            if isinstance(query, Iterable) and not isinstance(query, str) and getattr(query, "ndim", 1):
+                rows = [self._query(value) for value in query]
+            else:
+                rows = self._query(query)
         if (
             isinstance(regularization, Iterable)
             and not isinstance(regularization, str)

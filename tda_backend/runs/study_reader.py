@@ -340,7 +340,7 @@ class StudyReader:
             f"It has alpha = {', '.join(f'{value:g}' for value in self.alphas)}.",
         )
 
-    def _query(self, query: int) -> int:
+    def _query(self, query: Any) -> int:
         allowed = f"Give 0 to {self.num_queries - 1}."
         position = whole_number(query, "query", allowed)
         if not 0 <= position < self.num_queries:

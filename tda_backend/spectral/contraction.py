@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tda_backend.errors import NumericalError, UsageError
-from tda_backend.spectral.coordinates import Coordinates, Rows, Segment
+from tda_backend.spectral.coordinates import Coordinates, Group, Rows, Segment
 from tda_backend.spectral.filters import check_regularization, filter_table
 from tda_backend.spectral.kronecker import KroneckerSpectrum
 from tda_backend.spectral.kronecker_sums import kronecker_subset_sums
@@ -87,7 +87,7 @@ def scores(source: Source, regularization: float | None, queries: int | Sequence
         NumericalError: λ is not allowed, or a score is not finite (naming λ).
     """
     one = isinstance(queries, (int, np.integer))
-    rows = check_queries(source, [int(queries)] if one else queries)  # type: ignore[arg-type]
+    rows = check_queries(source, queries)
     if isinstance(source, ScoreMatrix):
         result = source.values if rows is None else source.values[rows]
     else:
@@ -102,7 +102,7 @@ def scores(source: Source, regularization: float | None, queries: int | Sequence
 
 
 def _filtered(
-    spectrum: Coordinates, regularization: float, rows: Rows = None, group: str = "query"
+    spectrum: Coordinates, regularization: float, rows: Rows = None, group: Group = "query"
 ) -> Iterator[tuple[Segment, Tensor]]:
     """Yield each segment with its filtered query coordinates ``φ(σ; λ)∘q``, ``[m, r]`` float64.
 
@@ -114,7 +114,7 @@ def _filtered(
             f"The filter {spectrum.filter.name} needs one basis for all parameters.", "Use a method without blocks."
         )
     for segment in segments:
-        query = segment.rows(group, rows).to(torch.float64)  # type: ignore[arg-type]
+        query = segment.rows(group, rows).to(torch.float64)
         outside = spectrum.query_outside if group == "query" else None
         outside = outside if rows is None or outside is None else outside[rows]
         weights = spectrum.filter.weights(segment.eigenvalues, regularization, spectrum.num_train, query, outside)
@@ -146,7 +146,7 @@ def block_scores(
         UsageError: The coordinates mix all layers, or the source is a score matrix.
     """
     one = isinstance(queries, (int, np.integer))
-    rows = check_queries(source, [int(queries)] if one else queries)  # type: ignore[arg-type]
+    rows = check_queries(source, queries)
     if isinstance(source, ScoreMatrix) or not all(spectrum.blocks for spectrum in spectra_of(source)):
         raise UsageError("These scores have no blocks.", "Choose a method with one basis per layer (LoGra, EK-FAC).")
     spectra = spectra_of(source)
@@ -297,12 +297,12 @@ def self_influence(source: Source, regularizations: Sequence[float]) -> Tensor:
     return result if weights is None else result * weights
 
 
-def check_queries(source: Source, queries: Sequence[int] | None) -> list[int] | None:
-    """Return the query indices as a list, refusing any outside 0…m−1 (negative ones too)."""
+def check_queries(source: Source, queries: int | Sequence[int] | None) -> list[int] | None:
+    """Return the query indices as a list (of one, for one), refusing any outside 0…m−1 (negative ones too)."""
     if queries is None:
         return None
     total = num_queries(source)
-    rows = [int(query) for query in queries]
+    rows = [int(queries)] if isinstance(queries, (int, np.integer)) else [int(query) for query in queries]
     for row in rows:
         if not 0 <= row < total:
             raise UsageError(f"Query {row} is out of range.", f"There are {total} queries: 0 to {total - 1}.")
