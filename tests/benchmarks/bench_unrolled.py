@@ -58,9 +58,7 @@ def main() -> None:
 
     run = timed("record the run, float32", lambda: record(task, data, train, 0))[0]
     unrolled_influence(run, queries[:2])  # PyTorch compiles some of its derivatives at first use
-    influence, seconds, base = timed(
-        "AdamW-influence, exact Hessian, float32", lambda: unrolled_influence(run, queries)
-    )
+    influence, seconds, base = timed("AdamW-influence, exact Hessian", lambda: unrolled_influence(run, queries))
     met = "met" if seconds <= GOAL_SECONDS else "MISSED"
     print(f"  goal ≤ {GOAL_SECONDS:.0f} s: {met}; {1e6 * base / (num_train * num_queries):.1f} CPU µs per pair")
     timed("SGD-influence", lambda: unrolled_influence(run, queries, assume="sgd"), base)
@@ -74,7 +72,7 @@ def main() -> None:
     room = (2 * int(np.ceil(np.sqrt(run.num_steps))) + 1) * state
     with tempfile.TemporaryDirectory() as folder:
         small = record(task, data, train, 0, budget_gib=room, folder=Path(folder))
-        name = f"on disk in {1024 * room:.0f} MiB, every {small.interval}th step kept"
+        name = f"on disk in {1024 * room:.0f} MiB, one state in {small.interval} kept"
         timed(name, lambda: unrolled_influence(small, queries), base)
     few = queries[:5]
     _, _, used = timed("5 queries, one sweep each", lambda: [unrolled_influence(run, [query]) for query in few])

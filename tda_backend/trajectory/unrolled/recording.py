@@ -22,7 +22,7 @@ from tda_backend.trajectory.unrolled.optimizers import Optimizer, optimizer_of
 from tda_backend.trajectory.unrolled.snapshots import DiskSnapshots, MemorySnapshots, Snapshots, snapshot_interval
 from tda_backend.types import Batch, Task, TrainingSettings
 
-_TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-6}
+_TOLERANCE = {torch.float32: 5e-2, torch.float64: 1e-6}
 """How far a recomputed segment may end from the recorded run, as a share of how far the run went in it. Adam divides
 gradients that are rounding noise by their own size, so float32 is generous; another step rule is wrong by about 1."""
 _ROUNDING = 20  # roundings of the values themselves that are always allowed: at tiny rates they outweigh the steps
@@ -161,12 +161,6 @@ class Trajectory:
         """Return (θ, state) after a recorded step, recomputed."""
         gradient = self.objective.mean_gradient(recorded.theta, recorded.rows)
         return self.optimizer.update(recorded.theta, recorded.state, gradient, recorded.rate, recorded.step)
-
-    def verify(self, step: int) -> None:
-        """Recompute the segment that starts with the snapshot at or before ``step``; raises as :meth:`forward`."""
-        start = self._before(step)
-        for _ in self._segment(start, min(start + self.interval - 1, self.num_steps)):
-            pass
 
     def _bounds(self, first: int, last: int | None) -> tuple[int, int]:
         last = self.num_steps if last is None else last
