@@ -110,7 +110,7 @@ def _shortened(method: str, name: str, value: Any) -> Any:
 
 
 def _shortened_selector(selector: Mapping[str, Any]) -> dict[str, Any]:
-    method = selector["method"]
+    method = selector.get("method", "")  # selections while training have a strategy instead
     return {name: _shortened(method, name, value) for name, value in selector.items()}
 
 

@@ -19,6 +19,7 @@ from tda_backend.runs.context import RunContext
 from tda_backend.runs.plan import Step
 from tda_backend.seeds import hashed_rng
 from tda_backend.store.artifacts import ArtifactStore, ArtifactWriter
+from tda_backend.training.fit import reproducible
 from tda_backend.training.schedule import training_settings
 from tda_backend.trajectory.unrolled.error_proxy import error_proxies
 from tda_backend.trajectory.unrolled.influence import Variant, unrolled_influences
@@ -94,11 +95,12 @@ def run_truth(context: RunContext, step: Step, writer: ArtifactWriter) -> None:
     writer.array("positions", positions)
     writer.array("horizons", np.array(horizons))
     for number, variant in enumerate(VARIANTS):
-        effects = removal_effects(
-            trajectory, torch.from_numpy(rows), trajectory.objective_of("test"), queries, variant=variant,
-            horizons=horizons,
-            on_progress=lambda done, total, before=number: context.on_progress(before * total + done, 2 * total),
-        )  # fmt: skip
+        with reproducible(context.device):  # small products: threads would wait for each other
+            effects = removal_effects(
+                trajectory, torch.from_numpy(rows), trajectory.objective_of("test"), queries, variant=variant,
+                horizons=horizons,
+                on_progress=lambda done, total, before=number: context.on_progress(before * total + done, 2 * total),
+            )  # fmt: skip
         writer.array(f"effects_{variant}", effects.effects.cpu())
         writer.array(f"horizons_{variant}", effects.at_horizons.cpu())
         if variant == VARIANTS[0]:
@@ -132,9 +134,10 @@ def run_proxy(context: RunContext, step: Step, writer: ArtifactWriter) -> None:
     _, rows = _removed(context, step)
     queries = torch.from_numpy(context.positions(step)["queries"])
     horizons = horizon_steps(trajectory.num_steps, step.settings["horizons"])
-    proxies = error_proxies(
-        trajectory, torch.from_numpy(rows), trajectory.objective_of("test"), queries, horizons=horizons,
-        on_progress=context.on_progress,
-    )  # fmt: skip
+    with reproducible(context.device):
+        proxies = error_proxies(
+            trajectory, torch.from_numpy(rows), trajectory.objective_of("test"), queries, horizons=horizons,
+            on_progress=context.on_progress,
+        )  # fmt: skip
     for name in ("prediction", "cheap", "full", "prediction_at", "cheap_at", "full_at"):
         writer.array(name, getattr(proxies, name).cpu())
