@@ -22,13 +22,18 @@ import pyarrow.parquet as pq
 from tda_backend.errors import DataError, StudyError
 from tda_backend.runs.study_reader import StudyReader
 from tda_backend.store import repository
+from tda_backend.store.trajectory_repository import TRAJECTORY_TABLES
 from tda_backend.training.data import data_folder
 
 TABLES = (
     "configurations", "verdicts", "lds", "selections", "indicator", "removals", "loo_scores", "noisy_labels", "rules",
-    "tuning", "races", "timings",
+    "tuning", "races", *TRAJECTORY_TABLES, "timings",
 )  # fmt: skip
 """What is exported, as far as a study has it; all of it is small."""
+_ONLY = {"trajectory_effects": "query IS NULL OR query < 6"}
+"""Rows that are exported of larger tables."""
+_RESULTS = ("lds", "selections", "noisy_labels", "trajectory_agreement", "lookahead_tuned")
+"""A study with any of these has something to show."""
 _STUDY = "study.parquet"
 
 
@@ -63,10 +68,11 @@ def export_results(study: StudyReader, folder: Path) -> list[Path]:
     tables: dict[str, pa.Table] = {}
     present = set(repository.query(workspace, "SELECT table_name FROM duckdb_tables()")["table_name"])
     for name in [each for each in TABLES if each in present]:
-        frame = repository.query(workspace, f"SELECT * EXCLUDE (study_id) FROM {name} WHERE study_id = ?", [study_id])
+        condition = f"study_id = ? AND ({_ONLY.get(name, 'TRUE')})"
+        frame = repository.query(workspace, f"SELECT * EXCLUDE (study_id) FROM {name} WHERE {condition}", [study_id])
         if len(frame):
             tables[name] = pa.Table.from_pandas(frame, preserve_index=False)
-    if "lds" not in tables and "selections" not in tables:
+    if not any(name in tables for name in _RESULTS):
         raise StudyError(f"Study {study.name} has no results to export.", f"Run it first: tda run {study.name}.")
     seconds = float(tables["timings"].to_pandas()["seconds"].sum()) if "timings" in tables else 0.0
     facts = {

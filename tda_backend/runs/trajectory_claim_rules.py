@@ -17,7 +17,7 @@ TRAJECTORY_CHECKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "error-grows": ("relative error of the prediction rises by more than `bound` along `along` (learning rate: from "
                     "each of `learning_rates` to the next larger; length: from the first steps to the last)",
                     ("along", "learning_rates")),
-    "proxy": ("correlation of the error proxy with the real error lies above `bound` at each of `learning_rates`",
+    "proxy": ("rank correlation of the error proxy with the real error lies above `bound` at each of `learning_rates`",
               ("learning_rates",)),
     "selection": ("test loss after training on what each `right` selects − what `left` selects lies above `bound`, "
                   "each with K and learning rate chosen on the tuning set", ("left", "right")),

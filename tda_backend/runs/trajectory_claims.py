@@ -49,7 +49,7 @@ def _matched(claim: Mapping[str, Any], summaries: Mapping[float, Artifact]) -> l
 
 def _proxy(claim: Mapping[str, Any], summaries: Mapping[float, Artifact]) -> list[Comparison]:
     return [
-        level(_measured(summaries, rate, "proxy", "correlation of proxy and error"), claim["bound"])
+        level(_measured(summaries, rate, "proxy", "Spearman of proxy and real error"), claim["bound"])
         for rate in claim["learning_rates"]
     ]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from tda_backend.runs.context import RunContext
 from tda_backend.runs.evaluate_step import bootstrap_seed
@@ -24,6 +25,7 @@ from tda_backend.trajectory.unrolled.agreement import (
     mean_agreement,
     mean_estimate,
 )
+from tda_backend.trajectory.unrolled.error_proxy import small_proxy
 from tda_backend.trajectory.unrolled.removal import VARIANTS
 
 SHOWN_QUERIES = 24
@@ -31,6 +33,8 @@ SHOWN_QUERIES = 24
 _FEWEST = 3
 """Removed examples that must have been seen before an error has a size."""
 ESTIMATORS = ("proxy", "cheap")
+SOUND = "sound"
+"""The proxy where it is small beside the prediction."""
 _SIZES = ("mean_effect", "mean_error", "relative_error")
 
 
@@ -74,9 +78,9 @@ def run_comparison(context: RunContext, step: Step, writer: ArtifactWriter) -> N
         writer.table("trajectory_errors", _error_table(errors))
         writer.table("trajectory_paths", _path_table(run, run.proxy))
         writer.facts["errors"] = [[name, step_number] for name, step_number in errors]
-        for name in ("relative", "pearson"):
+        for name in ("relative", "pearson", "spearman"):
             writer.array(f"{name}_draws", np.stack([each[name].draws for each in errors.values()]))
-        numbers = ("mean_effect", "mean_error", "relative_error", "pearson", "spearman", "slope")
+        numbers = ("mean_effect", "mean_error", "relative_error", "pearson", "spearman", "slope", "num_removed")
         writer.array("error_values", np.array([[_number(each[name]) for name in numbers] for each in errors.values()]))
 
 
@@ -93,16 +97,32 @@ def _errors(run: _Run, proxy: Artifact, draws: Mapping[str, Any]) -> Errors:
         estimates = np.asarray(proxy.array(name))
         for number, horizon in enumerate(run.horizons):
             seen = first_seen <= horizon
-            if seen.sum() < _FEWEST:
-                continue
-            true, linear, estimate = (values[number][seen] for values in (truth, predicted, estimates))
-            size, agreement = error_size(linear, true, **draws), error_agreement(estimate, true - linear, **draws)
-            found[estimator, horizon] = {
-                "mean_effect": size.mean_effect, "mean_error": size.mean_error, "relative_error": size.relative,
-                "relative": size.relative, "pearson": agreement.pearson, "spearman": agreement.spearman,
-                "slope": agreement.slope,
-            }  # fmt: skip
+            if seen.sum() >= _FEWEST:
+                found[estimator, horizon] = _error(truth[number], predicted[number], estimates[number], seen, draws)
+    sound = _sound(proxy)
+    if sound.sum() >= _FEWEST:
+        last = np.asarray(proxy.array("full_at"))[-1]
+        found[SOUND, run.horizons[-1]] = _error(truth[-1], predicted[-1], last, sound, draws)
     return found
+
+
+def _sound(proxy: Artifact) -> np.ndarray:
+    """Return where the second order is a correction of the first, bool ``[R]``."""
+    full, prediction = (torch.from_numpy(np.array(proxy.array(name))) for name in ("full", "prediction"))
+    return small_proxy(full, prediction).numpy()
+
+
+def _error(
+    truth: np.ndarray, predicted: np.ndarray, estimate: np.ndarray, kept: np.ndarray, draws: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return sizes and agreement of the error over the removed examples that are kept, all ``[R]``."""
+    true, linear = truth[kept], predicted[kept]
+    size, agreement = error_size(linear, true, **draws), error_agreement(estimate[kept], true - linear, **draws)
+    return {
+        "mean_effect": size.mean_effect, "mean_error": size.mean_error, "relative_error": size.relative,
+        "relative": size.relative, "pearson": agreement.pearson, "spearman": agreement.spearman,
+        "slope": agreement.slope, "num_removed": int(kept.sum()),
+    }  # fmt: skip
 
 
 def _number(value: Any) -> float:
@@ -130,7 +150,7 @@ def run_summary(context: RunContext, step: Step, writer: ArtifactWriter) -> None
         measured |= {
             "error first": errors[ESTIMATORS[0], steps[0]]["relative_error"],
             "error last": errors[ESTIMATORS[0], steps[-1]]["relative_error"],
-            **{name: errors[name, steps[-1]]["pearson"] for name in ESTIMATORS},
+            **{name: errors[name, steps[-1]]["spearman"] for name in ESTIMATORS},
         }
     writer.facts |= {"measured": list(measured), "learning_rate": step.settings["learning_rate"]}
     writer.array("values", np.array([each.value for each in measured.values()]))
@@ -155,7 +175,9 @@ def _mean_errors(runs: list[Artifact]) -> Errors:
         relative = _mean_of(places, "relative_draws", values[2])
         found[key] = {
             "mean_effect": values[0], "mean_error": values[1], "relative_error": relative, "relative": relative,
-            "pearson": _mean_of(places, "pearson_draws", values[3]), "spearman": values[4], "slope": values[5],
+            "pearson": _mean_of(places, "pearson_draws", values[3]),
+            "spearman": _mean_of(places, "spearman_draws", values[4]), "slope": values[5],
+            "num_removed": int(values[6]),
         }  # fmt: skip
     return found
 
@@ -218,8 +240,9 @@ def _effect_table(run: _Run) -> pa.Table:
 def _path_table(run: _Run, proxy: Artifact) -> pa.Table:
     lists = {"truth": run.truth.array("horizons_fixed"), "predicted": proxy.array("prediction_at")}
     lists |= {"proxy": proxy.array("full_at"), "cheap": proxy.array("cheap_at")}
+    sound = _sound(proxy)
     rows = [
-        {"position": int(position), "seen": seen, "steps": run.horizons,
+        {"position": int(position), "sound": bool(sound[number]), "seen": seen, "steps": run.horizons,
          **{name: values[:, number] for name, values in lists.items()}}
         for number, (position, seen) in enumerate(zip(run.positions, run.truth.manifest["seen"], strict=True))
     ]  # fmt: skip
@@ -229,12 +252,13 @@ def _path_table(run: _Run, proxy: Artifact) -> pa.Table:
 def _error_table(errors: Errors) -> pa.Table:
     rows = []
     for (estimator, horizon), each in errors.items():
-        relative, pearson = each["relative_error"], each["pearson"]
+        relative, pearson, spearman = each["relative_error"], each["pearson"], each["spearman"]
         rows.append({
             "step": horizon, "estimator": estimator, **{name: _number(each[name]) for name in _SIZES},
             "error_low": relative.low, "error_high": relative.high, "pearson": pearson.value,
-            "pearson_low": pearson.low, "pearson_high": pearson.high, "spearman": _number(each["spearman"]),
-            "slope": _number(each["slope"]),
+            "pearson_low": pearson.low, "pearson_high": pearson.high, "spearman": spearman.value,
+            "spearman_low": spearman.low, "spearman_high": spearman.high, "slope": _number(each["slope"]),
+            "num_removed": each["num_removed"],
         })  # fmt: skip
     return pa.Table.from_pylist(rows, schema=_ERROR_SCHEMA)
 
@@ -267,9 +291,10 @@ _EFFECT_SCHEMA = pa.schema([
 ])  # fmt: skip
 _ERROR_SCHEMA = pa.schema([
     ("step", pa.int32()), *_doubles(*_SIZES, "error_low", "error_high"), ("estimator", pa.string()),
-    *_doubles("pearson", "pearson_low", "pearson_high", "spearman", "slope"),
+    *_doubles("pearson", "pearson_low", "pearson_high", "spearman", "spearman_low", "spearman_high", "slope"),
+    ("num_removed", pa.int32()),
 ])  # fmt: skip
 _PATH_SCHEMA = pa.schema([
-    ("position", pa.int32()), ("seen", pa.list_(pa.int32())), ("steps", pa.list_(pa.int32())),
+    ("position", pa.int32()), ("sound", pa.bool_()), ("seen", pa.list_(pa.int32())), ("steps", pa.list_(pa.int32())),
     *_lists("truth", "predicted", "proxy", "cheap"),
 ])  # fmt: skip

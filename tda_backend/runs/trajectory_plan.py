@@ -16,8 +16,8 @@ TRAJECTORY_VERSIONS = {
     "trajectory-influence": 1,
     "trajectory-truth": 1,
     "trajectory-proxy": 1,
-    "trajectory-comparison": 1,
-    "trajectory-summary": 1,
+    "trajectory-comparison": 2,
+    "trajectory-summary": 2,
     "lookahead": 1,
     "lookahead-summary": 1,
 }

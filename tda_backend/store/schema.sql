@@ -198,17 +198,20 @@ COMMENT ON COLUMN trajectory_effects.proxy IS 'Second-order estimate of truth - 
 CREATE TABLE trajectory_errors (
     study_id VARCHAR, learning_rate DOUBLE, seed_index INTEGER, step INTEGER, mean_effect DOUBLE, mean_error DOUBLE,
     relative_error DOUBLE, error_low DOUBLE, error_high DOUBLE, estimator VARCHAR, pearson DOUBLE, pearson_low DOUBLE,
-    pearson_high DOUBLE, spearman DOUBLE, slope DOUBLE);
+    pearson_high DOUBLE, spearman DOUBLE, spearman_low DOUBLE, spearman_high DOUBLE, slope DOUBLE,
+    num_removed INTEGER);
 COMMENT ON TABLE trajectory_errors IS 'How the error of the prediction grows with the steps, and how well an estimate follows it';
 COMMENT ON COLUMN trajectory_errors.step IS 'Steps trained: effects on the mean loss of the queries after them';
 COMMENT ON COLUMN trajectory_errors.relative_error IS 'mean |truth - predicted| / mean |truth|, over removed examples seen by then';
-COMMENT ON COLUMN trajectory_errors.estimator IS 'proxy (full second order) or cheap (its first term)';
+COMMENT ON COLUMN trajectory_errors.estimator IS 'proxy (full second order), cheap (its first term), or sound: the proxy at the end, where it is at most half of the prediction';
+COMMENT ON COLUMN trajectory_errors.num_removed IS 'Removed examples behind the row: those seen by then, for sound those with a small proxy';
 COMMENT ON COLUMN trajectory_errors.slope IS 'Of estimate against real error, least squares through 0';
 
 CREATE TABLE trajectory_paths (
-    study_id VARCHAR, learning_rate DOUBLE, seed_index INTEGER, position INTEGER, seen INTEGER[], steps INTEGER[],
-    truth FLOAT[], predicted FLOAT[], proxy FLOAT[], cheap FLOAT[]);
+    study_id VARCHAR, learning_rate DOUBLE, seed_index INTEGER, position INTEGER, sound BOOLEAN, seen INTEGER[],
+    steps INTEGER[], truth FLOAT[], predicted FLOAT[], proxy FLOAT[], cheap FLOAT[]);
 COMMENT ON TABLE trajectory_paths IS 'Effect of one training example on the mean loss of the queries, over the steps of the run';
+COMMENT ON COLUMN trajectory_paths.sound IS 'The proxy is at most half of the prediction, in the mean over queries: the second order is a correction of the first';
 COMMENT ON COLUMN trajectory_paths.seen IS 'Steps (from 1) whose batch holds it';
 COMMENT ON COLUMN trajectory_paths.steps IS 'Steps trained; axis of truth, predicted, proxy and cheap';
 

@@ -261,7 +261,7 @@ def test_claims_carry_the_stored_numbers(study: Study):
     at = {rate: mean.loc[rate]["relative_error"] for rate in (0.01, 0.001)}
     assert verdicts.loc["longer", "value"] == pytest.approx(at[0.01].iloc[-1] - at[0.01].iloc[0])
     assert verdicts.loc["faster", "value"] == pytest.approx(at[0.01].iloc[-1] - at[0.001].iloc[-1])
-    assert verdicts.loc["proxy", "value"] == pytest.approx(mean.loc[(0.001, 8), "pearson"])
+    assert verdicts.loc["proxy", "value"] == pytest.approx(mean.loc[(0.001, 8), "spearman"])
     assert len(json.loads(str(verdicts.loc["online", "comparisons"]))) == 2
 
 

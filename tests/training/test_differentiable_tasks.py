@@ -30,7 +30,7 @@ from tda_backend.training.tasks.language import (
 from tda_backend.types import Task
 from tests.training.tiny import TinyTask
 
-NAMES = ("mnist-cnn-adamw", "sotu-gpt")
+NAMES = ("mnist-mlp-gelu", "mnist-cnn-adamw", "sotu-gpt")
 Parameters = dict[str, Tensor]
 
 

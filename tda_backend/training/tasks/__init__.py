@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tda_backend.training.tasks.adaptive import MnistCNNAdamW, MnistMLPAdamW
+from tda_backend.training.tasks.adaptive import MnistCNNAdamW, MnistMLPAdamW, MnistMLPGelu
 from tda_backend.training.tasks.base import ClassificationTask, RegressionTask, margin
 from tda_backend.training.tasks.images import (
     MNIST_MEAN,
@@ -38,7 +38,7 @@ BUILT_IN: dict[str, Callable[[], Task]] = {
         MnistMLP, MnistMLPEarly, MnistLR, MnistLROptimum, MnistMLP512,
         FashionMLP, FashionNoisy, FashionMLP128, FashionLR, RotatedMnist,
         ConcreteMLP, ConcreteLinear, ConcreteLinearOptimum, DiabetesLR, DiabetesOptimum,
-        MnistMLPAdamW, MnistCNNAdamW, SotuGPT,
+        MnistMLPAdamW, MnistMLPGelu, MnistCNNAdamW, SotuGPT,
     )
 }  # fmt: skip
 """What ``--task NAME`` knows by name."""

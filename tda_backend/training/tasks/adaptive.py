@@ -26,6 +26,25 @@ class MnistMLPAdamW(MnistTask):
         return perceptron((PIXELS, 16, 16, 10), seed)
 
 
+class MnistMLPGelu(MnistMLPAdamW):
+    """The same MLP with GELU instead of ReLU: a loss with derivatives everywhere, which unrolling asks for.
+
+    The paper's text names no activation. Taking one example out changes which units of a ReLU network are on, and no
+    derivative sees that: the linear prediction is right for small weights and loses touch at weight 1.
+    """
+
+    name = "mnist-mlp-gelu"
+
+    def build_model(self, seed: int) -> nn.Module:
+        """Return the MLP with PyTorch's default initialisation from ``seed``."""
+        return initialised(
+            seed,
+            lambda: nn.Sequential(
+                nn.Linear(PIXELS, 16), nn.GELU(), nn.Linear(16, 16), nn.GELU(), nn.Linear(16, 10),
+            ),
+        )  # fmt: skip
+
+
 class MnistCNNAdamW(MnistTask):
     """Two strided 5 × 5 convolutions (8 and 24 channels) with GELU, one linear layer; trained like the MLP.
 

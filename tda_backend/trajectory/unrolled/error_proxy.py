@@ -87,7 +87,12 @@ class ErrorProxies:
 
         Elsewhere the second order is no correction of the first: neither is to be trusted. Needs no retraining.
         """
-        return self.full.abs().mean(dim=1) <= share * self.prediction.abs().mean(dim=1)
+        return small_proxy(self.full, self.prediction, share)
+
+
+def small_proxy(full: Tensor, prediction: Tensor, share: float = 0.5) -> Tensor:
+    """Return where mean |E₂| ≤ share · mean |prediction| over the last axis; see :meth:`ErrorProxies.is_small`."""
+    return full.abs().mean(dim=-1) <= share * prediction.abs().mean(dim=-1)
 
 
 def error_proxies(
