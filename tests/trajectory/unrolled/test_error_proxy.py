@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch import nn
 from torch.func import jacrev
 
 from tda_backend.errors import NumericalError
+from tda_backend.training.tasks import ClassificationTask
+from tda_backend.training.tasks.gpt import LayerNorm
 from tda_backend.trajectory.unrolled.error_proxy import error_proxies
 from tda_backend.trajectory.unrolled.influence import unrolled_influence
+from tda_backend.trajectory.unrolled.objective import Objective
 from tda_backend.trajectory.unrolled.recording import Trajectory
 from tests.trajectory.unrolled.reweighted import CASES, POINTS, REMOVED, outcome, recorded, reweighted
 
@@ -138,3 +144,34 @@ def test_a_state_that_is_not_finite_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(run.objective, "curve_gradients", broken)
     with pytest.raises(NumericalError, match="row 12"):
         proxies(run, [12])
+
+
+class _WithNorm(ClassificationTask):
+    """A network with PyTorch's LayerNorm, or with the same written out."""
+
+    name = "with-norm"
+    num_classes = 3
+
+    def __init__(self, written_out: bool) -> None:
+        self._norm = LayerNorm if written_out else nn.LayerNorm
+
+    def datasets(self) -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(12, 4, generator=generator)
+        return {"train": {"x": x, "y": torch.arange(12) % 3}, "test": {"x": x, "y": torch.arange(12) % 3}}
+
+    def build_model(self, seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(4, 6), self._norm(6), nn.Tanh(), nn.Linear(6, 3))
+
+
+def test_a_norm_whose_third_derivative_pytorch_gets_wrong_is_differenced():
+    pair = []
+    for written_out in (True, False):
+        task = _WithNorm(written_out)
+        objective = Objective(task, task.build_model(0), task.datasets()["train"], dtype=torch.float64)
+        generator = torch.Generator().manual_seed(1)
+        v, w = (torch.randn(3, objective.num_parameters, generator=generator, dtype=torch.float64) for _ in range(2))
+        pair.append(objective.curve_gradients(objective.theta(), torch.arange(12), v * 1e-3, w))
+    for exact, differenced in zip(*pair, strict=True):
+        torch.testing.assert_close(differenced, exact, rtol=1e-6, atol=1e-9 * float(exact.abs().max()))
