@@ -56,7 +56,7 @@ class View:
         truth: Which removal is the truth: ``fixed`` or ``smaller`` batches.
         strategy: Selection strategy whose examples are shown; empty: the page's own choice.
         kept: Position of the open example among those that selection kept or dropped.
-        results: Shipped study that is shown where none is computed; empty: the first.
+        results: Shipped studies that are shown where none is computed; of each section the first, if none is named.
     """
 
     study: str = ""
@@ -86,7 +86,7 @@ class View:
     truth: str = "fixed"
     strategy: str = ""
     kept: int | None = None
-    results: str = ""
+    results: tuple[str, ...] = ()
 
 
 def parse(params: Mapping[str, str]) -> tuple[View, list[str]]:
@@ -151,7 +151,7 @@ def parse(params: Mapping[str, str]) -> tuple[View, list[str]]:
         truth=one_of("truth", TRUTHS, "fixed"),
         strategy=params.get("strategy", ""),
         kept=integer("kept"),
-        results=params.get("results", ""),
+        results=tuple(filter(None, params.get("results", "").split(","))),
     )
     return view, notes
 
@@ -186,7 +186,7 @@ def to_params(view: View) -> dict[str, str]:
         "truth": "" if view.truth == "fixed" else view.truth,
         "strategy": view.strategy,
         "kept": "" if view.kept is None else str(view.kept),
-        "results": view.results,
+        "results": ",".join(view.results),
     }
     return {name: text for name, text in params.items() if text}
 

@@ -22,10 +22,10 @@ from tda_backend.runs import shipped
 from tda_backend.runs.api import Study
 
 SECTIONS = ("trajectory", "lookahead")
-STUDY = "trajectory-mnist-mlp"
-"""The embedded study that has both sections."""
+EMBEDDED = {"trajectory": "trajectory-mnist-mlp", "lookahead": "lookahead-mnist-noisy"}
+"""Section → the embedded study that shows it."""
 NUM_BOOTSTRAP = 1000
-_FULL = ("trajectory_agreement", "lookahead_tuned")
+_RESULT = {"trajectory": "trajectory_agreement", "lookahead": "lookahead_tuned"}
 _WHOLE_NUMBERS = ("seed_index", "horizon", "query", "num_steps", "num_seeds", "num_removed", "num_queries")
 
 
@@ -67,6 +67,11 @@ class Results:
         """Return whether the study has a section, computed or not."""
         return section in self.config
 
+    def has(self, section: str) -> bool:
+        """Return whether something of a section is there to be shown."""
+        tables = (_RESULT[section], "lookahead_runs") if section == "lookahead" else (_RESULT[section],)
+        return any(len(self.rows(table)) for table in tables)
+
     def examples(self, split: str) -> pd.DataFrame:
         """Return the examples of a split; none while there are none, and none of shipped results."""
         return pd.DataFrame() if self.opened is None else self.opened.examples(split)
@@ -93,20 +98,19 @@ def of_context(context: Context | None) -> Results | None:
     return Results(context.opened.name, claims_data.COMPUTED, context.opened.config, context.opened)
 
 
-def others() -> list[str]:
-    """Return the names of the catalogue's studies that have one of the sections, newest first."""
+def others(*sections: str) -> list[str]:
+    """Return the names of the catalogue's studies that have one of the sections (none named: any), newest first."""
+    wanted = set(sections or SECTIONS)
     frame = services.studies()
     named = [(str(row["name"]), str(row["study_id"])) for row in frame.to_dict("records")] if len(frame) else []
-    return list(dict.fromkeys(name for name, key in named if asks_for_runs(services.study(key).config)))
+    return list(dict.fromkeys(name for name, key in named if wanted & set(services.study(key).config)))
 
 
-def shipped_names() -> list[str]:
-    """Return the studies whose shipped results have such tables."""
+def shipped_names(section: str) -> list[str]:
+    """Return the studies with shipped results of a section; the embedded one that shows it first."""
     folder = shipped.results_folder()
-    return [
-        name for name in shipped.shipped_names()
-        if any((folder / name / f"{table}.parquet").is_file() for table in _FULL)
-    ]  # fmt: skip
+    names = [name for name in shipped.shipped_names() if (folder / name / f"{_RESULT[section]}.parquet").is_file()]
+    return sorted(names, key=lambda name: name != EMBEDDED[section])
 
 
 def of_shipped(name: str) -> Results:

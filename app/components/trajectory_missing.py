@@ -10,7 +10,7 @@ from app.components.sections import show_missing_section
 from app.formats import count_text, duration_text, plain
 from app.session import Context, control
 from app.state import View
-from app.trajectory_data import STUDY, Results
+from app.trajectory_data import EMBEDDED, Results
 
 TRAJECTORY = """[trajectory]
 learning_rates = [1e-3, 1e-4, 1e-5]
@@ -27,11 +27,8 @@ WHAT = {
 }
 
 
-def find_results(context: Context | None) -> Results | None:
-    """Return what the page shows; where the study in view has no such section, say so and offer what there is."""
-    mine = trajectory_data.of_context(context)
-    if mine is not None:
-        return mine
+def show_nothing(context: Context | None) -> None:
+    """Draw that the study in view has neither section, and how to get one that has."""
     others = trajectory_data.others()
     with st.container(border=True):
         if context is None:
@@ -40,47 +37,81 @@ def find_results(context: Context | None) -> Results | None:
             st.markdown(f"The study **{plain(context.opened.name)}** unrolls no training run.")
         if others:
             st.markdown("These studies do:")
-            with st.container(horizontal=True):
-                for name in others:
-                    if st.button(name, key=f"trajectory-study-{name}", type="primary"):
-                        session.write(View(study=name))
-                        st.rerun()
+            _offer_studies(others, "any")
         else:
             _offer_run()
-    if others:
-        return None
-    return _choose_shipped()
+
+
+def _offer_studies(names: list[str], key: str) -> None:
+    with st.container(horizontal=True):
+        for name in names:
+            if st.button(name, key=f"trajectory-{key}-{name}", type="primary"):
+                session.write(View(study=name))
+                st.rerun()
 
 
 def _offer_run() -> None:
-    job = last_job("", STUDY)
-    job = last_job("", f"{STUDY}-quick") if job is None else job
-    if job is not None and job["status"] == "running":
-        show_job(job)
-        return
-    if job is not None and job["status"] in ("failed", "stale", "cancelled"):
-        show_ended_job(job)
+    for study in EMBEDDED.values():
+        for name in (study, f"{study}-quick"):
+            job = last_job("", name)
+            if job is not None and job["status"] == "running":
+                show_job(job)
+                return
+            if job is not None and job["status"] in ("failed", "stale", "cancelled"):
+                show_ended_job(job)
+    study = EMBEDDED["trajectory"]
     st.markdown(
-        f"The embedded study `{STUDY}` trains the MLP of the AdamW-influence paper on real MNIST digits, leaves "
-        "training examples out one at a time, and selects data while training. Its quick version takes under a minute."
+        f"The embedded study `{study}` trains the MLP of the AdamW-influence paper on real MNIST digits and leaves "
+        f"training examples out, one at a time. `{EMBEDDED['lookahead']}` selects data while it trains. The quick "
+        "version of each takes about a minute."
     )
     with st.container(horizontal=True):
-        start_button("Run the quick version", ["run", STUDY, "--quick"], "trajectory-quick", primary=True)
-        start_button("Run the whole study", ["run", STUDY], "trajectory-whole")
-    st.code(f"tda run {STUDY} --quick", language="bash")
+        start_button("Run the quick version", ["run", study, "--quick"], "trajectory-quick", primary=True)
+        start_button("Run the whole study", ["run", study], "trajectory-whole")
+        start_button("Select data, quick version", ["run", EMBEDDED["lookahead"], "--quick"], "lookahead-quick")
+    st.code("\n".join(f"tda run {name} --quick" for name in EMBEDDED.values()), language="bash")
 
 
-def _choose_shipped() -> Results | None:
-    names = trajectory_data.shipped_names()
-    if not names:
+def find_results(context: Context | None, mine: Results | None, section: str, title: str) -> Results | None:
+    """Draw a section's heading and return what it shows; where there is nothing, say why and what to do.
+
+    The study in view goes first; where it lacks the section, shipped results stand in unless another study of the
+    catalogue has it.
+
+    Args:
+        context: What the page works with.
+        mine: The study in view, if it has one of the sections.
+        section: ``trajectory`` or ``lookahead``.
+        title: Of the section.
+    """
+    asked = mine is not None and mine.asks_for(section)
+    others = [] if asked else trajectory_data.others(section)
+    names = [] if asked or others else trajectory_data.shipped_names(section)
+    if mine is None and not names:
         return None
+    st.subheader(title, anchor=False)
+    if mine is not None and not (asked and mine.has(section)):
+        assert context is not None
+        _show_waiting(context, mine, section)
+        if others:
+            st.markdown("These studies have it:")
+            _offer_studies(others, section)
+        elif not asked:
+            start_button(f"Run {EMBEDDED[section]}, quick", ["run", EMBEDDED[section], "--quick"], f"run-{section}")
+    if asked:
+        return mine if mine is not None and mine.has(section) else None
+    return _choose_shipped(names, section) if names else None
+
+
+def _choose_shipped(names: list[str], section: str) -> Results:
     wanted = session.view().results
-    name = wanted if wanted in names else names[0]
-    st.markdown("Until then: results that came with the program.")
+    name = next((each for each in names if each in wanted), names[0])
+    st.markdown("Until it is computed here: results that came with the program.")
     if len(names) > 1:
         control(
-            st.segmented_control, "Shipped study", "trajectory-results", name,
-            lambda value: session.update(results=value), options=names, required=True,
+            st.segmented_control, "Shipped study", f"{section}-results", name,
+            lambda value: session.update(results=(*(each for each in wanted if each not in names), value)),
+            options=names, required=True,
         )  # fmt: skip
     results = trajectory_data.of_shipped(name)
     show_origin(results)
@@ -100,17 +131,8 @@ def show_origin(results: Results) -> None:
     st.caption(f"{badge} **{plain(results.name)}** · {' · '.join(made)}")
 
 
-def show_waiting(context: Context | None, results: Results, section: str) -> None:
-    """Draw why a section has no results: the study lacks it, or they are on their way.
-
-    Args:
-        context: What the page works with.
-        results: Of the study in view.
-        section: ``trajectory`` or ``lookahead``.
-    """
-    if context is None or results.opened is None:
-        st.info("The shipped study has no such results.")
-        return
+def _show_waiting(context: Context, results: Results, section: str) -> None:
+    """Draw why a section has no results: the study lacks it, or they are on their way."""
     what, toml = WHAT[section]
     if results.asks_for(section) and not is_running():
         job = last_job(str(context.row["study_id"]), str(context.row["name"]))

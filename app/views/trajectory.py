@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import session
+from app import session, trajectory_data
 from app.components.errors import shows_errors
 from app.components.lookahead import show_lookahead
 from app.components.progress import follow, is_running, last_job, show_job
@@ -12,7 +12,7 @@ from app.components.sidebar import show_notes
 from app.components.trajectory_agreement import optimizer_of, show_agreement
 from app.components.trajectory_effects import show_effects, show_example
 from app.components.trajectory_errors import show_errors
-from app.components.trajectory_missing import find_results, show_origin, show_waiting
+from app.components.trajectory_missing import find_results, show_nothing, show_origin
 from app.components.trajectory_run import choose_run
 from app.components.trajectory_runs import show_runs
 from app.session import Context
@@ -31,21 +31,22 @@ def render() -> None:
     context = session.context()
     if context is not None:
         show_notes(context)
-    results = find_results(context)
+    mine = trajectory_data.of_context(context)
+    if mine is None:
+        show_nothing(context)
+    else:
+        show_origin(mine)
+        _show_running(context)
+    results = find_results(context, mine, "trajectory", "Does it matter which optimizer is assumed?")
     if results is not None:
-        if results.opened is not None:
-            show_origin(results)
-            _show_running(context)
         _show_trajectory(context, results)
-        st.subheader("Selecting data while training", anchor=False)
-        if len(results.rows("lookahead_runs")) or len(results.rows("lookahead_tuned")):
-            st.markdown(
-                "At every step the most useful part of the batch is kept, and the rest thrown away: useful is what "
-                "lowers the loss of a small selection set **K steps later**, by the same unrolling."
-            )
-            _show_selection(context, results)
-        else:
-            show_waiting(context, results, "lookahead")
+    results = find_results(context, mine, "lookahead", "Selecting data while training")
+    if results is not None:
+        st.markdown(
+            "At every step the most useful part of the batch is kept, and the rest thrown away: useful is what "
+            "lowers the loss of a small selection set **K steps later**, by the same unrolling."
+        )
+        _show_selection(context, results)
     follow()
 
 
@@ -59,10 +60,6 @@ def _show_running(context: Context | None) -> None:
 
 
 def _show_trajectory(context: Context | None, results: Results) -> None:
-    st.subheader("Does it matter which optimizer is assumed?", anchor=False)
-    if not len(results.rows("trajectory_agreement")):
-        show_waiting(context, results, "trajectory")
-        return
     optimizer = optimizer_of(results)
     show_agreement(results, optimizer)
     _show_run(context, results, optimizer)

@@ -39,7 +39,7 @@ views = st.builds(
     versus_at=st.sampled_from(["selected", "best", "same"]), run=st.none() | st.integers(0, 9),
     rate=st.none() | st.sampled_from([1e-3, 5e-5, 3e-4]), effect=st.none() | st.integers(0, 999),
     truth=st.sampled_from(["fixed", "smaller"]), strategy=st.just("") | names, kept=st.none() | st.integers(0, 999),
-    results=st.just("") | names,
+    results=st.lists(names, max_size=2).map(tuple),
 )  # fmt: skip
 
 

@@ -251,16 +251,26 @@ def shipped(unrolled, study, tmp_path, monkeypatch):
 def test_shipped_results_are_shown_and_marked(page, empty, shipped):
     test = page("trajectory", empty, results="unrolled", rate="0.001")
     said = drawn(test)
-    assert "badge[shipped result]" in said
-    assert "computed here" not in said
+    assert said.count("badge[shipped result]") == 2
+    assert "computed here]" not in said
     assert len(figures(test)) == NUM_FIGURES
     assert test.segmented_control(key="trajectory-rate").value == 0.001
     assert "tda run trajectory-mnist-mlp --quick" in said
     choice = test.segmented_control(key="trajectory-results")
     assert choice.options == ["other", "unrolled"]
     choice.set_value("other").run()
-    assert "no such results" in drawn(test)
     assert dict(test.query_params)["results"] == "other"
+    assert drawn(test).count("**other**") == drawn(test).count("**unrolled**") == 1
+
+
+def test_shipped_results_stand_in_for_a_section_that_the_study_lacks(page, unrolled, shipped, tmp_path):
+    place = changed(copy_of(unrolled, tmp_path / "copy"),
+                    "UPDATE studies SET config = json_merge_patch(config, '{\"lookahead\": null}')")  # fmt: skip
+    test = page("trajectory", place)
+    said = drawn(test)
+    assert said.count("badge[shipped result]") == said.count("badge[computed here]") == 1
+    assert len(figures(test)) == NUM_FIGURES
+    assert button(test, "Run lookahead-mnist-noisy, quick")
 
 
 def test_shipped_and_computed_numbers_are_the_same(study, results, shipped):
@@ -272,13 +282,14 @@ def test_shipped_and_computed_numbers_are_the_same(study, results, shipped):
             left, right = results.rows(table), other.rows(table)
         assert len(left) == len(right) > 0
         assert list(left.columns) == list(right.columns)
-    assert trajectory_data.shipped_names() == ["other", "unrolled"]
+    assert trajectory_data.shipped_names("trajectory") == ["other", "unrolled"]
+    assert trajectory_data.shipped_names("lookahead") == ["unrolled"]
 
 
 def test_computed_results_go_before_shipped_ones(page, unrolled, shipped):
     said = drawn(page("trajectory", unrolled))
     assert "badge[computed here]" in said
-    assert "shipped" not in said.split("Guide")[0]
+    assert "badge[shipped" not in said
 
 
 # ---------------------------------------------------------------- the address
