@@ -111,7 +111,7 @@ def correlation_figure(rows: pd.DataFrame, names: Mapping[str, str], height: int
     """Return how well each estimate follows the real error over the steps.
 
     Args:
-        rows: estimator, step, pearson, pearson_low, pearson_high of one learning rate.
+        rows: estimator, step, spearman, spearman_low, spearman_high of one learning rate.
         names: Estimator → legend entry.
         height: Pixels.
     """
@@ -120,14 +120,14 @@ def correlation_figure(rows: pd.DataFrame, names: Mapping[str, str], height: int
     for name in present:
         mine = rows[rows["estimator"] == name].sort_values("step")
         color, dash = (GREEN, "solid") if name == "proxy" else (GRAY, "dash")
-        add_line(figure, mine, names[name], color, dash, ("step", "pearson", "pearson_low", "pearson_high"), ".2f")
+        add_line(figure, mine, names[name], color, dash, ("step", "spearman", "spearman_low", "spearman_high"), ".2f")
     figure.update_xaxes(title="steps trained")
-    figure.update_yaxes(title="Pearson with the real error", range=[min(0.0, _lowest(rows)), 1.04])
+    figure.update_yaxes(title="Spearman with the real error", range=[min(0.0, _lowest(rows)), 1.04])
     return layout(figure, height, len(present))
 
 
 def _lowest(rows: pd.DataFrame) -> float:
-    values = rows[["pearson", "pearson_low"]].to_numpy(dtype=float)
+    values = rows[["spearman", "spearman_low"]].to_numpy(dtype=float)
     return float(np.nanmin(values)) - 0.05 if np.isfinite(values).any() else 0.0
 
 

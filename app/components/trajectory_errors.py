@@ -15,6 +15,8 @@ from app.trajectory_data import Results, effects_of
 from app.trajectory_lines import correlation_figure, final_error_figure, growth_figure
 
 ESTIMATES = {"proxy": "full second order", "cheap": "its first term alone"}
+SOUND = "sound"
+"""Rows about the proxy where it is small beside the prediction."""
 
 
 def show_errors(results: Results, run: Run) -> None:
@@ -28,7 +30,7 @@ def show_errors(results: Results, run: Run) -> None:
     labels = dict(zip(run.effects["position"], run.effects["label"], strict=True))
     frame["label"] = [labels.get(position, "unknown") for position in frame["position"]]
     _show_proxies(rows, frame, run)
-    _show_growth(rows, run)
+    _show_growth(rows[rows["estimator"].isin(list(ESTIMATES))], run)
 
 
 def _show_proxies(rows: pd.DataFrame, frame: pd.DataFrame, run: Run) -> None:
@@ -44,14 +46,14 @@ def _show_proxies(rows: pd.DataFrame, frame: pd.DataFrame, run: Run) -> None:
         known = frame[frame[name].notna() & frame["error"].notna()]
         with place:
             st.markdown(f"**{ESTIMATES[name].capitalize()}**")
-            st.caption(
-                f"Pearson {pearson} · Spearman {_number(last.get('spearman'))} · slope {_number(last.get('slope'))}"
-            )
+            spearman = lds_text(*(last.get(key) for key in ("spearman", "spearman_low", "spearman_high")))
+            st.caption(f"Spearman {spearman} · Pearson {pearson} · slope {_number(last.get('slope'))}")
             st.plotly_chart(
                 proxy_figure(known, name, "estimated error, no retraining"), width="stretch", config=CHART,
                 key=f"errors-{name}",
                 alt=f"Real errors of {len(known)} predictions by {ESTIMATES[name]}; Pearson {pearson}",
             )  # fmt: skip
+    _show_sound(own, len(frame))
     st.caption(
         f"Run with η = {rate_text(run.learning_rate)}, seed {run.seed_index}; effects on the mean loss of all queries "
         "at its end. A dot is a removed example; dashed: the estimate equals the error. Intervals: 95 % bootstrap over "
@@ -61,6 +63,27 @@ def _show_proxies(rows: pd.DataFrame, frame: pd.DataFrame, run: Run) -> None:
     )
     columns = ["position", "label", "true", "predicted", "error", *present]
     show_data(frame[columns].rename(columns={"position": "training position"}), "trajectory-errors")
+
+
+def _show_sound(own: pd.DataFrame, num_removed: int) -> None:
+    """Say how the proxy does where the second order is a correction of the first: that can be told beforehand."""
+    mine = own[own["estimator"] == SOUND]
+    if not len(mine):
+        st.warning(
+            "For fewer than three examples the estimated error is at most half of the prediction: here the second "
+            "order is no correction of the first, and neither should be trusted."
+        )
+        return
+    row = mine.iloc[0].to_dict()
+    pearson, spearman = (
+        lds_text(*(row.get(f"{name}{end}") for end in ("", "_low", "_high"))) for name in ("pearson", "spearman")
+    )
+    st.markdown(
+        f"The full estimate is at most half of the prediction for **{int(row['num_removed'])} of {num_removed}** "
+        f"examples, which needs no retraining to know. Among these: Spearman {spearman}, Pearson {pearson}, relative "
+        f"error of the prediction {row['relative_error']:.1%}. For the others the second order is no correction of the "
+        "first, and neither should be trusted."
+    )
 
 
 def _number(value: float | None) -> str:
@@ -91,10 +114,10 @@ def _show_growth(rows: pd.DataFrame, run: Run) -> None:
     with right:
         st.markdown(f"**How well the estimate follows it, η = {rate_text(run.learning_rate)}**")
         mine = means[np.isclose(means["learning_rate"], run.learning_rate)]
-        if mine["pearson"].notna().any():
+        if mine["spearman"].notna().any():
             st.plotly_chart(
                 correlation_figure(mine, ESTIMATES), width="stretch", config=CHART, key="error-correlation",
-                alt="Pearson correlation of estimated and real errors over the steps",
+                alt="Spearman correlation of estimated and real errors over the steps",
             )  # fmt: skip
         else:
             st.info("No correlation is defined here.")

@@ -21,6 +21,7 @@ from app.lookahead_charts import horizons_figure
 from app.trajectory_charts import agreement_figure, effects_figure, paths_figure, rate_text
 from app.trajectory_data import Results, agreement, effects_of, paths_of, wrong_shares
 from app.trajectory_lines import log_ticks
+from tda_backend.runs import shipped as shipped_module
 from tda_backend.runs.influence_data import spearman
 from tda_backend.runs.shipped import export_results, shipped_results
 from tda_backend.runs.study import resolve
@@ -50,6 +51,13 @@ def study(unrolled):
 @pytest.fixture
 def results(study) -> Results:
     return Results("unrolled", "computed here", study.config, study)
+
+
+@pytest.fixture(autouse=True)
+def nothing_shipped(request, monkeypatch, tmp_path):
+    """Hide the results that come with the program, but from the tests of shipped results."""
+    if "shipped" not in request.fixturenames:
+        monkeypatch.setattr(shipped_module, "results_folder", lambda: tmp_path / "no-results")
 
 
 def changed(workspace: Workspace, *statements: str) -> Workspace:
@@ -161,7 +169,7 @@ PARTIAL = {
     "no correlation, no examples": [
         "UPDATE trajectory_agreement SET mean = 'nan', ci_low = 'nan', ci_high = 'nan'",
         "UPDATE trajectory_gains SET matched = 'nan', mismatched = 'nan', difference = 'nan'",
-        "UPDATE trajectory_errors SET pearson = NULL, pearson_low = NULL, pearson_high = NULL",
+        "UPDATE trajectory_errors SET spearman = NULL, spearman_low = NULL, spearman_high = NULL",
         "DELETE FROM examples", "DELETE FROM configurations",
     ],
 }  # fmt: skip
