@@ -16,7 +16,9 @@ _AXES = {
     "level": "LDS, 95 % interval", "wider": "difference of the ranges of LDS over λ, 95 % interval",
     "rule": "difference of mean LDS, 95 % interval", "regret": "best LDS − LDS at the rule's λ, 95 % interval",
     "rising": "share of configurations", "same-shape": "rank correlation over λ, 95 % interval",
-    "flips": "difference of the areas, 95 % interval",
+    "flips": "difference of the areas, 95 % interval", "matched": "ratio of correlations, 95 % interval",
+    "error-grows": "difference of relative errors, 95 % interval", "proxy": "rank correlation, 95 % interval",
+    "selection": "difference of test losses, 95 % interval",
 }  # fmt: skip
 
 

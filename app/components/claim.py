@@ -27,6 +27,7 @@ from app.papers_charts import (
     style,
 )
 from app.state import View, at_configuration
+from tda_backend.runs.trajectory_claim_rules import TRAJECTORY_CHECKS
 
 CHART = {"displaylogo": False, "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"]}
 
@@ -47,6 +48,10 @@ def show_claim(claim: dict[str, Any], facts: dict[str, Any]) -> None:
     if claim["origin"] == NOT_RUN:
         st.info("No figure yet: this study was not run here, and no result of it is shipped.")
         st.code(f"tda run {claim['study']}", language="bash")
+        return
+    if claim["check_name"] in TRAJECTORY_CHECKS:
+        _show_numbers(claim)
+        _link_trajectory(claim)
         return
     found = claims_data.evidence(claim["key"])
     left, right = st.columns([3, 2], gap="large")
@@ -218,6 +223,16 @@ def _show_numbers(claim: dict[str, Any]) -> None:
         side = "right of" if above else "left of"
         st.caption(f"Each must lie, with its whole 95 % interval, {side} {number(bound)}.")
     st.caption("\n".join(f"- {plain(sentence)}" for sentence in frame["sentence"]))
+
+
+def _link_trajectory(claim: dict[str, Any]) -> None:
+    """Draw the way to the page that shows what such a claim compares."""
+    if st.button("See it on Training trajectory", key=f"trajectory-{claim['key']}"):
+        if claim["origin"] == COMPUTED:
+            session.update(study=claim["study"])
+        else:
+            session.update(results=(claim["study"],))
+        open_page("trajectory")
 
 
 def _show_links(claim: dict[str, Any], found: Any) -> None:

@@ -38,9 +38,10 @@ def render() -> None:
         return
     st.markdown(_summary(frame))
     st.caption(
-        "Reproduced: the whole 95 % interval of every comparison, over draws of the retrained subsets, lies on the "
-        "side that the paper states. Not reproduced: the interval of at least one lies on the other side. "
-        "Inconclusive: neither; more subsets are needed to tell."
+        "Reproduced: the whole 95 % interval of every comparison lies on the side that the paper states; intervals are "
+        "over draws of what was retrained: subsets, examples left out, or seeds with test examples. Not reproduced: "
+        "the interval of at least one lies on the other side. "
+        "Inconclusive: neither; more retraining is needed to tell."
     )
     shown = _filtered(frame)
     if not len(shown):

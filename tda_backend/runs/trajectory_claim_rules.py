@@ -14,9 +14,8 @@ from tda_backend.runs.trajectory_study import ALL_STEPS, LOOKING_AHEAD, STRATEGI
 TRAJECTORY_CHECKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "matched": ("Spearman with the true effects: optimizer as trained / SGD assumed lies above `bound` at each of "
                 "`learning_rates`", ("learning_rates",)),
-    "error-grows": ("relative error of the prediction rises by more than `bound` along `along` (learning rate: from "
-                    "each of `learning_rates` to the next larger; length: from the first steps to the last)",
-                    ("along", "learning_rates")),
+    "error-grows": ("relative error of the prediction rises by more than `bound` from each learning rate to the next "
+                    "larger one, or from the first steps to the last", ("along", "learning_rates")),
     "proxy": ("rank correlation of the error proxy with the real error lies above `bound` at each of `learning_rates`",
               ("learning_rates",)),
     "selection": ("test loss after training on what each `right` selects − what `left` selects lies above `bound`, "

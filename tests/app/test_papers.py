@@ -204,3 +204,13 @@ def test_methods_compares_two_configurations(page, claims, data):
     assert "first of 2 models" in texts(single).replace("\\", "")
     wrong = page("methods", claims, study="claims-of-tiny", vs="nothing", at="nowhere")
     assert not wrong.exception
+
+
+def test_a_claim_about_a_training_run_leads_to_its_page(page, empty):
+    test = page("papers", empty, paper="trajectory", claim="trajectory-mnist-mlp/matched-1e-3")
+    assert not test.exception
+    assert not test.error
+    said = texts(test)
+    assert "Spearman as trained" in said
+    assert "No figure yet" not in said
+    button(test, "See it on Training trajectory")
