@@ -238,21 +238,27 @@ def proxy_figure(points: pd.DataFrame, column: str, title: str) -> go.Figure:
     """Return the real error of every prediction against an estimate of it, with the line of equality.
 
     Args:
-        points: position, label, error (true − predicted) and ``column``.
+        points: position, label, error (true − predicted), sound and ``column``. The axes are those of the sound ones:
+            an estimate that is not may lie orders of magnitude outside; it stands at the edge, hollow.
         column: The estimate.
         title: Of the horizontal axis.
     """
     figure = go.Figure()
-    values = points[["error", column]].to_numpy()
+    sound = points["sound"].to_numpy(dtype=bool)
+    inside = points[sound] if sound.any() else points
+    values = np.concatenate([inside[column].to_numpy(), points["error"].to_numpy()])
     ends = [float(np.nanmin(values)), float(np.nanmax(values))]
     figure.add_scatter(x=ends, y=ends, mode="lines", line=IDENTITY, hoverinfo="skip", showlegend=False)
     figure.add_hline(y=0, line=ZERO)
     figure.add_vline(x=0, line=ZERO)
     figure.add_scatter(
-        x=points[column], y=points["error"], mode="markers", showlegend=False,
-        marker={"color": transparent(GREEN, 0.8), "size": 8},
-        customdata=points[["position", "label"]].to_numpy().tolist(),
-        hovertemplate="training example %{customdata[0]}, label %{customdata[1]}<br>estimated %{x:.3g}<br>"
+        x=points[column].clip(*ends), y=points["error"], mode="markers", showlegend=False,
+        marker={
+            "color": transparent(GREEN, 0.8), "size": 8,
+            "symbol": ["circle" if flag else "circle-open" for flag in sound],
+        },
+        customdata=points[["position", "label", column]].to_numpy().tolist(),
+        hovertemplate="training example %{customdata[0]}, label %{customdata[1]}<br>estimated %{customdata[2]:.3g}<br>"
         "real %{y:.3g}<extra></extra>",
     )  # fmt: skip
     figure.update_xaxes(title=title, exponentformat="power", nticks=6)

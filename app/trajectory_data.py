@@ -15,11 +15,13 @@ import pandas as pd
 import streamlit as st
 
 from app import claims_data, services
+from app.formats import is_missing
 from app.session import Context
 from tda_backend.evaluation.bootstrap import ranks
 from tda_backend.evaluation.comparison import draws_from_ranks
 from tda_backend.runs import shipped
 from tda_backend.runs.api import Study
+from tda_backend.runs.shipped_examples import ShippedExamples, shipped_examples
 
 SECTIONS = ("trajectory", "lookahead")
 EMBEDDED = {"trajectory": "trajectory-mnist-mlp", "lookahead": "lookahead-mnist-noisy"}
@@ -73,17 +75,31 @@ class Results:
         return any(len(self.rows(table)) for table in tables)
 
     def examples(self, split: str) -> pd.DataFrame:
-        """Return the examples of a split; none while there are none, and none of shipped results."""
-        return pd.DataFrame() if self.opened is None else self.opened.examples(split)
+        """Return the examples of ``train`` or ``queries``; none while there are none, or if nobody has them here.
+
+        Those of shipped results are drawn again from the program's own data.
+        """
+        if self.opened is not None:
+            return self.opened.examples(split)
+        found = _shipped_examples(self.name)
+        return pd.DataFrame() if found is None else found.train if split == "train" else found.queries
 
     def wrong_labels(self) -> dict[int, str]:
         """Return training position → what is known of its right label, where the label is known to be wrong."""
-        if self.opened is None:
-            return {}
+        if self.opened is not None:
+            rows = self.opened.noisy_rows()
+            known = dict(zip(rows["position"], rows["original_label"], strict=True))
+        else:
+            found = _shipped_examples(self.name)
+            known = {} if found is None else found.noisy
         return {
-            int(row["position"]): "wrong label" if pd.isna(row["original_label"]) else f"was {row['original_label']}"
-            for row in self.opened.noisy_rows().to_dict("records")
+            int(position): "wrong label" if is_missing(label) else f"was {label}" for position, label in known.items()
         }
+
+
+@st.cache_resource(max_entries=8, show_spinner="Drawing the examples again")
+def _shipped_examples(name: str) -> ShippedExamples | None:
+    return shipped_examples(name)
 
 
 def asks_for_runs(config: Mapping[str, Any]) -> bool:
@@ -176,6 +192,7 @@ class Paths:
         truth: ``[c, s]``, as predicted, proxy (NaN where there is none).
         predicted: ``[c, s]``.
         proxy: ``[c, s]``.
+        sound: Whether the proxy is at most half of the prediction, ``[c]``: elsewhere neither is to be trusted.
     """
 
     positions: list[int]
@@ -184,6 +201,7 @@ class Paths:
     truth: np.ndarray
     predicted: np.ndarray
     proxy: np.ndarray
+    sound: list[bool]
 
 
 def paths_of(frame: pd.DataFrame) -> Paths | None:
@@ -195,10 +213,11 @@ def paths_of(frame: pd.DataFrame) -> Paths | None:
         name: np.stack([_numbers(row, len(steps)) for row in frame[name]]) for name in ("truth", "predicted", "proxy")
     }
     order = np.argsort(-np.abs(lists["truth"][:, -1]), kind="stable")
+    sound = frame["sound"].fillna(True).to_numpy(dtype=bool) if "sound" in frame else np.ones(len(frame), dtype=bool)
     return Paths(
         [int(value) for value in frame["position"].to_numpy()[order]], steps,
         [[int(step) for step in frame["seen"].iloc[place]] for place in order],
-        *(lists[name][order] for name in ("truth", "predicted", "proxy")),
+        *(lists[name][order] for name in ("truth", "predicted", "proxy")), [bool(flag) for flag in sound[order]],
     )  # fmt: skip
 
 

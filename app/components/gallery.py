@@ -12,6 +12,7 @@ from app import explorer_data, retrained_data, session
 from app.formats import signed
 from app.session import Context
 from app.state import View
+from tda_backend.runs.api import Study
 
 _FOLDER = Path(__file__).parent
 _element = st.components.v2.component(
@@ -65,13 +66,13 @@ def show_gallery(context: Context, rows: pd.DataFrame, key: str = "gallery") -> 
 
 
 def show_training_strip(
-    context: Context, rows: pd.DataFrame, marks: list[str], notes: list[str], selected: int | None, key: str,
+    opened: Study | None, rows: pd.DataFrame, marks: list[str], notes: list[str], selected: int | None, key: str,
     picked: Callable[[int], None],
 ) -> None:  # fmt: skip
     """Draw training examples in the order given; picking one reports its position.
 
     Args:
-        context: What the page works with.
+        opened: The study; ``None``: of shipped results, whose rows hold all there is.
         rows: Of the study's training examples, with position.
         marks: What stands after each label, e.g. ``was 7`` where it is known to be wrong.
         notes: One line for each, for its tooltip, e.g. its self-influence.
@@ -92,11 +93,13 @@ def show_training_strip(
         }
         for row, mark, note in zip(rows.to_dict("records"), marks, notes, strict=True)
     ]
+    is_own = opened is None and explorer_data.has_pictures(rows)
+    own = explorer_data.sprite(rows["payload"].tolist()) if is_own else None
     data = {
         "items": items,
-        "sprite": retrained_data.train_sprite(context.opened, positions),
+        "sprite": own if opened is None else retrained_data.train_sprite(opened, positions),
         "selected": selected,
-        "key": f"{key}/{context.opened.study_id}/{hash(positions)}",
+        "key": f"{key}/{'' if opened is None else opened.study_id}/{hash(positions)}",
         "noun": "training examples",
     }
 

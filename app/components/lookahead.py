@@ -21,13 +21,12 @@ from app.lookahead_charts import (
     strategy_name,
     tuned_figure,
 )
-from app.session import Context
 from app.trajectory_data import Results
 
 LOOKING_AHEAD = ("look-ahead", "look-ahead (sgd)")
 
 
-def show_lookahead(context: Context | None, results: Results) -> None:
+def show_lookahead(results: Results) -> None:
     """Draw the section."""
     runs, tuned = results.rows("lookahead_runs"), results.rows("lookahead_tuned")
     num_steps = int(runs["num_steps"].max()) if len(runs) else None
@@ -40,7 +39,7 @@ def show_lookahead(context: Context | None, results: Results) -> None:
         _show_horizons(runs, num_steps)
         _show_training(results, runs, tuned)
     if len(tuned):
-        show_examples(context, results, tuned)
+        show_examples(results, tuned)
 
 
 def _in_order(tuned: pd.DataFrame, num_steps: int | None) -> pd.DataFrame:

@@ -12,14 +12,14 @@ from app.components.tables import show_data
 from app.components.trajectory_run import row_words, show_payload
 from app.formats import count_text, is_missing
 from app.lookahead_charts import ordered, strategy_name
-from app.session import Context, control
+from app.session import control
 from app.trajectory_charts import effect_text
 from app.trajectory_data import Results, wrong_shares
 
 SHOWN = 100
 
 
-def show_examples(context: Context | None, results: Results, tuned: pd.DataFrame) -> None:
+def show_examples(results: Results, tuned: pd.DataFrame) -> None:
     """Draw galleries of what the tuned strategies keep most and drop most."""
     frame = results.rows("lookahead_examples")
     if not len(frame):
@@ -44,7 +44,7 @@ def show_examples(context: Context | None, results: Results, tuned: pd.DataFrame
     dropped = mine.assign(score=score).sort_values(["share", "score"], ascending=True, kind="stable")
     for title, key, rows in (("Kept most", "kept", kept), ("Dropped most", "dropped", dropped)):
         st.markdown(f"**{title}**")
-        _show_gallery(context, rows.head(SHOWN), train, wrong, key)
+        _show_gallery(results, rows.head(SHOWN), train, wrong, key)
     at = f" ({setting.iloc[0]})" if len(setting) else ""
     st.caption(
         f"{strategy_name(strategy).capitalize().replace('sgd', 'SGD')}{at}, all seeds together: "
@@ -63,10 +63,8 @@ def _words(row: dict) -> str:
     return text if is_missing(row["mean_score"]) else f"{text}, mean score {effect_text(row['mean_score'])}"
 
 
-def _show_gallery(
-    context: Context | None, rows: pd.DataFrame, train: pd.DataFrame, wrong: dict[int, str], key: str
-) -> None:
-    if context is None or not len(train):
+def _show_gallery(results: Results, rows: pd.DataFrame, train: pd.DataFrame, wrong: dict[int, str], key: str) -> None:
+    if not len(train):
         table = rows[["position", "times_kept", "times_seen", "mean_score"]].head(20)
         st.dataframe(table.rename(columns={"position": "training position"}), width="stretch", hide_index=True,
                      height=180)  # fmt: skip
@@ -78,7 +76,7 @@ def _show_gallery(
              for row in records]  # fmt: skip
     examples = examples.assign(prediction=None)  # what counts here is the label
     show_training_strip(
-        context, examples, marks, notes, session.view().kept, f"lookahead-{key}",
+        results.opened, examples, marks, notes, session.view().kept, f"lookahead-{key}",
         lambda position: session.update(kept=position),
     )  # fmt: skip
 

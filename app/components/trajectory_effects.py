@@ -12,7 +12,6 @@ from app.components.tables import show_data
 from app.components.trajectory_agreement import CHART
 from app.components.trajectory_run import Run, example_words, show_payload
 from app.formats import MISSING, count_text, is_missing, joined, lds_text, signed
-from app.session import Context
 from app.trajectory_charts import effect_text, effects_figure, path_figure, paths_figure
 from app.trajectory_data import Results
 
@@ -72,25 +71,31 @@ def show_effects(run: Run, optimizer: str) -> None:
 # ---------------------------------------------------------------- one example over the steps
 
 
-def show_example(context: Context | None, results: Results, run: Run) -> None:
+def show_example(results: Results, run: Run) -> None:
     """Draw one example's effect over the steps, and the examples with the largest effects."""
     paths = run.paths
     if paths is None or run.selected not in paths.positions:
         st.info("The effects over the steps of this run are not there yet.")
         return
     wrong = results.wrong_labels()
-    _show_strip(context, run, wrong)
+    _show_strip(results, run, wrong)
     place = paths.positions.index(run.selected)
     left, right = st.columns([1, 4], gap="large")
     with left:
         _show_card(run, wrong, paths.seen[place])
+        sound = paths.sound[place]
         final = {"true": paths.truth, "predicted": paths.predicted, "error proxy": paths.proxy}
         lines = [f"{name} **{effect_text(values[place, -1])}**" for name, values in final.items()
                  if np.isfinite(values[place, -1])]  # fmt: skip
         st.markdown("At the end of the run:  \n" + "  \n".join(lines))
+        if not sound:
+            st.caption("The error proxy is more than half of the prediction: neither should be trusted here.")
     with right:
         st.plotly_chart(
-            path_figure(paths.steps, paths.truth[place], paths.predicted[place], paths.proxy[place], paths.seen[place]),
+            path_figure(
+                paths.steps, paths.truth[place], paths.predicted[place],
+                paths.proxy[place] if sound else np.full(len(paths.steps), np.nan), paths.seen[place],
+            ),
             width="stretch", config=CHART, key="trajectory-path",
             alt=f"Effect of training example {run.selected} on the mean loss of the queries over the steps: true "
             f"{effect_text(paths.truth[place, -1])}, predicted {effect_text(paths.predicted[place, -1])} at the end",
@@ -106,16 +111,16 @@ def show_example(context: Context | None, results: Results, run: Run) -> None:
     _show_heatmaps(run)
 
 
-def _show_strip(context: Context | None, run: Run, wrong: dict[int, str]) -> None:
+def _show_strip(results: Results, run: Run, wrong: dict[int, str]) -> None:
     """Draw the removed examples, those with the largest effects first; one is picked from them."""
     paths = run.paths
     assert paths is not None
-    if context is not None and len(run.train):
+    if len(run.train):
         rows = run.train.loc[paths.positions]
         notes = [f"effect {effect_text(value)}" for value in paths.truth[:, -1]]
         marks = [f"({wrong[position]})" if position in wrong else "" for position in paths.positions]
         show_training_strip(
-            context, rows, marks, notes, run.selected, "trajectory-strip",
+            results.opened, rows, marks, notes, run.selected, "trajectory-strip",
             lambda position: session.update(train=position),
         )  # fmt: skip
         st.caption(f"{count_text(len(rows), 'removed example')}, those with the largest true effects first.")

@@ -29,6 +29,8 @@ def show_errors(results: Results, run: Run) -> None:
     frame = frame.assign(error=frame["true"] - frame["predicted"])
     labels = dict(zip(run.effects["position"], run.effects["label"], strict=True))
     frame["label"] = [labels.get(position, "unknown") for position in frame["position"]]
+    sound = {} if run.paths is None else dict(zip(run.paths.positions, run.paths.sound, strict=True))
+    frame["sound"] = [sound.get(position, True) for position in frame["position"]]
     _show_proxies(rows, frame, run)
     _show_growth(rows[rows["estimator"].isin(list(ESTIMATES))], run)
 
@@ -56,12 +58,13 @@ def _show_proxies(rows: pd.DataFrame, frame: pd.DataFrame, run: Run) -> None:
     _show_sound(own, len(frame))
     st.caption(
         f"Run with η = {rate_text(run.learning_rate)}, seed {run.seed_index}; effects on the mean loss of all queries "
-        "at its end. A dot is a removed example; dashed: the estimate equals the error. Intervals: 95 % bootstrap over "
+        "at its end. A dot is a removed example; hollow: the estimate is more than half of the prediction, and may lie "
+        "beyond the edge where it stands. Dashed: the estimate equals the error. Intervals: 95 % bootstrap over "
         "the removed examples. Slope: of the estimate against the error, 1 is the right size. **The proxy is no "
         "bound**: it says which predictions are likely to be wrong and about how much, and a small estimate does not "
         "promise a small error."
     )
-    columns = ["position", "label", "true", "predicted", "error", *present]
+    columns = ["position", "label", "true", "predicted", "error", *present, "sound"]
     show_data(frame[columns].rename(columns={"position": "training position"}), "trajectory-errors")
 
 

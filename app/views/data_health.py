@@ -103,8 +103,9 @@ def _strip(context: Context, rows: pd.DataFrame, notes: list[str], key: str) -> 
     marks = [f"({wrong[int(place)]})" if int(place) in wrong else "" for place in rows["position"]]
 
     show_training_strip(
-        context, rows, marks, notes, context.view.train, f"strip-{key}", lambda position: session.update(train=position)
-    )
+        context.opened, rows, marks, notes, context.view.train, f"strip-{key}",
+        lambda position: session.update(train=position),
+    )  # fmt: skip
 
 
 def _show_open(context: Context, train: pd.DataFrame, values: np.ndarray | None) -> None:

@@ -46,7 +46,7 @@ def render() -> None:
             "At every step the most useful part of the batch is kept, and the rest thrown away: useful is what "
             "lowers the loss of a small selection set **K steps later**, by the same unrolling."
         )
-        _show_selection(context, results)
+        _show_selection(results)
     follow()
 
 
@@ -62,7 +62,7 @@ def _show_running(context: Context | None) -> None:
 def _show_trajectory(context: Context | None, results: Results) -> None:
     optimizer = optimizer_of(results)
     show_agreement(results, optimizer)
-    _show_run(context, results, optimizer)
+    _show_run(results, optimizer)
     st.subheader("The recorded runs", anchor=False)
     show_runs(context, results)
 
@@ -72,18 +72,18 @@ def _show_trajectory(context: Context | None, results: Results) -> None:
 
 @st.fragment
 @shows_errors
-def _show_run(context: Context | None, results: Results, optimizer: str) -> None:
+def _show_run(results: Results, optimizer: str) -> None:
     st.subheader("Predicted against true", anchor=False)
     run = choose_run(results)
     if run is not None:
         show_effects(run, optimizer)
         st.subheader("One example over the steps", anchor=False)
-        show_example(context, results, run)
+        show_example(results, run)
         st.subheader("How wrong is it, and can one know without retraining?", anchor=False)
         show_errors(results, run)
 
 
 @st.fragment
 @shows_errors
-def _show_selection(context: Context | None, results: Results) -> None:
-    show_lookahead(context, results)
+def _show_selection(results: Results) -> None:
+    show_lookahead(results)

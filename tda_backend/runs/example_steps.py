@@ -45,7 +45,7 @@ def run_examples(context: RunContext, step: Step, writer: ArtifactWriter) -> Non
         labels = context.data[source].get(task.label_key)
         for position, index in enumerate(values.tolist()):
             if (source, index) not in shown:
-                shown[source, index] = _display_row(task, source, index)
+                shown[source, index] = display_row(task, source, index)
             label = "" if labels is None else label_text(task, labels[index])
             row = {"split": split, "position": position, "index": index, "label": label, **shown[source, index]}
             if split == "train" and position in originals:
@@ -80,7 +80,12 @@ def label_text(task: Task, value: Tensor) -> str:
     return task.target_text(number)
 
 
-def _display_row(task: Task, split: str, index: int) -> dict[str, Any]:
+def display_row(task: Task, split: str, index: int) -> dict[str, Any]:
+    """Return how an example looks: kind, caption, image (PNG bytes) and text.
+
+    Raises:
+        TaskError: The task gives no usable display.
+    """
     with persons_code(task, f"show({split!r}, {index})"):
         return _display_fields(task, split, index)
 

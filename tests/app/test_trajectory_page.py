@@ -18,12 +18,13 @@ from app.components.lookahead import chosen_setting, costs
 from app.components.trajectory_missing import LOOKAHEAD, TRAJECTORY
 from app.formats import signed
 from app.lookahead_charts import horizons_figure
-from app.trajectory_charts import agreement_figure, effects_figure, paths_figure, rate_text
+from app.trajectory_charts import agreement_figure, effects_figure, paths_figure, proxy_figure, rate_text
 from app.trajectory_data import Results, agreement, effects_of, paths_of, wrong_shares
 from app.trajectory_lines import log_ticks
 from tda_backend.runs import shipped as shipped_module
 from tda_backend.runs.influence_data import spearman
 from tda_backend.runs.shipped import export_results, shipped_results
+from tda_backend.runs.shipped_examples import shipped_examples
 from tda_backend.runs.study import resolve
 from tda_backend.store import repository
 from tda_backend.store.trajectory_repository import TRAJECTORY_TABLES
@@ -56,7 +57,7 @@ def results(study) -> Results:
 @pytest.fixture(autouse=True)
 def nothing_shipped(request, monkeypatch, tmp_path):
     """Hide the results that come with the program, but from the tests of shipped results."""
-    if "shipped" not in request.fixturenames:
+    if "shipped" not in request.fixturenames and not request.node.get_closest_marker("shipped_data"):
         monkeypatch.setattr(shipped_module, "results_folder", lambda: tmp_path / "no-results")
 
 
@@ -268,6 +269,7 @@ def test_shipped_results_are_shown_and_marked(page, empty, shipped):
     assert choice.options == ["other", "unrolled"]
     choice.set_value("other").run()
     assert dict(test.query_params)["results"] == "other"
+    assert "Removed example" in test.selectbox(key="trajectory-position").label  # a person's task: no pictures here
     assert drawn(test).count("**other**") == drawn(test).count("**unrolled**") == 1
 
 
@@ -482,3 +484,24 @@ def test_ticks_of_logarithmic_axes_are_plain_and_few():
     assert {"0.5", "1", "2"} <= set(ticks["ticktext"])
     assert len(log_ticks([1e-6, 1.0])["tickvals"]) < 12
     assert log_ticks([]) == {}
+
+
+def test_an_estimate_that_is_not_sound_does_not_stretch_the_axes():
+    frame = pd.DataFrame({"position": [1, 2, 3], "label": "a", "error": [0.1, -0.2, 0.05], "proxy": [0.08, -0.1, 900.0],
+                          "sound": [True, True, False]})  # fmt: skip
+    dots = proxy_figure(frame, "proxy", "x").data[-1]
+    assert max(dots.x) < 1
+    assert dots.marker.symbol == ("circle", "circle", "circle-open")
+    assert dots.customdata[2][2] == 900.0
+
+
+@pytest.mark.shipped_data
+def test_examples_of_shipped_results_are_those_of_the_study():
+    """The pictures drawn again are the ones whose labels the study flipped, and as many."""
+    found = shipped_examples("lookahead-mnist-noisy")
+    assert found is not None
+    rows = shipped_results("lookahead-mnist-noisy").tables["lookahead_examples"]
+    assert set(rows["position"]) == set(found.train["position"])
+    assert len(found.noisy) == round(0.3 * len(found.train))
+    labels = found.train.set_index("position")["label"]
+    assert all(labels[position] != label for position, label in found.noisy.items())
