@@ -38,7 +38,7 @@ VERSIONS = {
     "scores": 2,
     "evaluate": 4,
     "rules": 2,
-    "claims": 3,
+    "claims": 4,
     "study": 1,
     **COUNTERFACTUAL_VERSIONS,
     **TRAJECTORY_VERSIONS,

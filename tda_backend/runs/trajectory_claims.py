@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,12 +40,28 @@ def _measured(summaries: Mapping[float, Artifact], rate: float, what: str, words
 
 def _matched(claim: Mapping[str, Any], summaries: Mapping[float, Artifact]) -> list[Comparison]:
     return [
-        ratio(
+        _times_better(
             _measured(summaries, rate, "matched", "Spearman as trained"),
             _measured(summaries, rate, "mismatched", "Spearman assuming SGD"), claim["bound"],
         )
         for rate in claim["learning_rates"]
     ]  # fmt: skip
+
+
+def _times_better(left: Measured, right: Measured, bound: float) -> Comparison:
+    """Compare left / right with a lower bound, where the right side may be near 0.
+
+    A draw with right ≤ 0 < left is better by any factor: it takes the place of the largest factor that has a value,
+    which leaves the lower end of the interval exact.
+    """
+    found = ratio(left, right, bound)
+    above, unbounded = right.draws > 0, (right.draws <= 0) & (left.draws > 0)
+    if not above.any() or not unbounded.any() or not (above | unbounded).all():
+        return found
+    ratios = np.divide(left.draws, right.draws, out=np.zeros(len(above)), where=above)
+    ratios[unbounded] = ratios.max()
+    low, high = np.percentile(ratios, (2.5, 97.5))
+    return replace(found, low=float(low), high=float(high))
 
 
 def _proxy(claim: Mapping[str, Any], summaries: Mapping[float, Artifact]) -> list[Comparison]:

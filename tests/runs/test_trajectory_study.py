@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from tda_backend.errors import StudyError, TaskError
+from tda_backend.evaluation.claims import Measured, ratio
 from tda_backend.runs.api import Study, open_study
 from tda_backend.runs.cli import main
 from tda_backend.runs.facts import task_facts
 from tda_backend.runs.plan import build_plan
 from tda_backend.runs.quick import quick
 from tda_backend.runs.study import read_study_file, resolve
+from tda_backend.runs.trajectory_claims import _times_better
 from tda_backend.runs.trajectory_steps import horizon_steps, removed_positions
 from tda_backend.store.rebuild import rebuild
 from tda_backend.store.trajectory_repository import TRAJECTORY_TABLES
@@ -263,6 +265,21 @@ def test_claims_carry_the_stored_numbers(study: Study):
     assert verdicts.loc["faster", "value"] == pytest.approx(at[0.01].iloc[-1] - at[0.001].iloc[-1])
     assert verdicts.loc["proxy", "value"] == pytest.approx(mean.loc[(0.001, 8), "spearman"])
     assert len(json.loads(str(verdicts.loc["online", "comparisons"]))) == 2
+
+
+def test_a_baseline_near_zero_leaves_a_factor_s_lower_end():
+    draws = np.linspace(0.5, 0.7, 1000)
+    left = Measured("left", 0.6, draws)
+    near = Measured("near", 0.1, np.linspace(-0.05, 0.25, 1000))
+    found = _times_better(left, near, 1.1)
+    assert found.value == pytest.approx(6.0)
+    assert found.low == pytest.approx(
+        np.percentile(np.where(near.draws > 0, draws / near.draws, np.inf), 2.5), rel=1e-2
+    )
+    assert found.status == "reproduced"
+    clear = Measured("clear", 0.5, np.full(1000, 0.5))
+    assert _times_better(left, clear, 1.1) == ratio(left, clear, 1.1)
+    assert _times_better(Measured("none", 0.0, -draws), near, 1.1).status == "inconclusive"
 
 
 @pytest.mark.parametrize(
