@@ -92,7 +92,7 @@ def unrolled_influences(
     trace_rows: Sequence[int] = (),
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[Variant, UnrolledInfluence]:
-    """Return optimizer-aware influence (AdamW-influence; *Rethinking Data Attribution*, arXiv 2605.18814).
+    """Return optimizer-aware influence: AdamW-influence and its like for other optimizers (arXiv 2605.18814).
 
     Row vectors U = (U_θ, U_slots) start as (∇L(z'; θ_T), 0) and run back through t = T … 1 of the recorded run:
 
