@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tda_backend.errors import TaskError
-from tda_backend.runs.example_steps import _display_row, label_text
+from tda_backend.runs.example_steps import display_row, label_text
 from tda_backend.types import Display
 from tests.training.tiny import TinyTask
 
@@ -35,7 +35,7 @@ def test_a_broken_show_is_one_line_that_names_it(answer, words: str):
             return answer()
 
     with pytest.raises(TaskError, match=words) as caught:
-        _display_row(Shown(), "train", 3)
+        display_row(Shown(), "train", 3)
     assert "\n" not in str(caught.value)
 
 
