@@ -95,7 +95,7 @@ def _number(value: float | None) -> str:
 
 def _show_growth(rows: pd.DataFrame, run: Run) -> None:
     """Draw how errors grow with steps and learning rate: means over seeds, or one seed while there is no mean."""
-    st.markdown("##### Errors grow with the learning rate and with the steps")
+    st.markdown("##### Errors by learning rate and by steps")
     means, of_seed = averaged(rows)
     once = means.drop_duplicates(["learning_rate", "step"])
     last = once.loc[once.groupby("learning_rate")["step"].idxmax()]
@@ -127,8 +127,8 @@ def _show_growth(rows: pd.DataFrame, run: Run) -> None:
     whose = f"Seed {of_seed} so far" if of_seed is not None else "Means over seeds"
     st.caption(
         f"{whose}. Relative error: mean size of (true − predicted) divided by the mean size of the true effect, over "
-        "removed examples that a batch has held by then; bands and bars: 95 %. With a smaller learning rate or a "
-        "shorter run the unrolling, which is linear, is closer to the truth."
+        "removed examples that a batch has held by then; bands and bars: 95 %. The "
+        "prediction is linear: it should be closer at small learning rates and in short runs, and here one sees how close."
     )
     table = means.drop(columns=["seed_index"], errors="ignore").rename(columns={"learning_rate": "η"})
     show_data(table, "trajectory-growth")
