@@ -12,10 +12,9 @@ from app.services import studies, study, version, workspace
 from tda_backend.runs import claim_figures, papers, shipped
 from tda_backend.runs.api import Study
 from tda_backend.runs.claim_figures import ClaimEvidence, comparisons_of
-from tda_backend.runs.claim_rules import PAPERS
+from tda_backend.runs.claim_rules import PAPERS, SHORT_NAMES
 
 COMPUTED, SHIPPED, NOT_RUN = papers.COMPUTED, papers.SHIPPED, papers.NOT_RUN
-SHORT_NAMES = {"taming": "Taming", "source": "SOURCE", "trajectory": "AdamW-influence"}
 
 
 def titles() -> dict[str, str]:

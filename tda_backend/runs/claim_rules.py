@@ -19,6 +19,8 @@ PAPERS = {
     "source": "Training Data Attribution via Approximate Unrolling (arXiv 2405.12186)",
     "trajectory": "AdamW-influence and trajectory error (arXiv 2605.18814)",
 }
+SHORT_NAMES = {"taming": "Taming", "source": "SOURCE", "trajectory": "AdamW-influence"}
+"""How a table calls them."""
 CHECKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "greater": ("LDS of left − LDS of each right lies above `bound`", ("left", "right")),
     "differs": ("LDS of left and of each right differ by more than `bound`, either way", ("left", "right")),

@@ -68,6 +68,7 @@ def run_lookahead(context: RunContext, step: Step, writer: ArtifactWriter) -> No
             )  # fmt: skip
         except NumericalError as error:
             diverged.append(f"{strategy.name}: {error.message}")
+            context.on_progress(number + 1, len(chosen))
             continue
         identity = {"strategy": name, "horizon": _horizon(name, strategy, run.num_steps)}
         rows += _rows(identity, run)
@@ -127,9 +128,23 @@ def stored_runs(artifact: Artifact) -> Iterator[tuple[str, SelectionRun]]:
         )  # fmt: skip
 
 
+def complete_runs(named: Sequence[tuple[str, SelectionRun]]) -> tuple[list[tuple[str, SelectionRun]], list[str]]:
+    """Return the runs of settings that every seed finished; and the others, of which a run diverged, in words."""
+    seeds = {run.seed for _, run in named}
+    groups: dict[tuple[str, Strategy, float], list[SelectionRun]] = {}
+    for name, run in named:
+        groups.setdefault((name, run.strategy, run.learning_rate), []).append(run)
+    whole = [(key[0], run) for key, runs in groups.items() if len(runs) == len(seeds) for run in runs]
+    return whole, [
+        f"{strategy.name} at learning rate {rate:g}: {len(runs)} of {len(seeds)} seeds"
+        for (_, strategy, rate), runs in groups.items() if len(runs) < len(seeds)
+    ]  # fmt: skip
+
+
 def run_lookahead_summary(context: RunContext, step: Step, writer: ArtifactWriter) -> None:
     """Tune every strategy on the tuning set, compare them in pairs on the test set, count what they kept."""
-    named = [pair for key in step.inputs["lookahead"] for pair in stored_runs(context.store.open(key))]
+    stored = [pair for key in step.inputs["lookahead"] for pair in stored_runs(context.store.open(key))]
+    named, left_out = complete_runs(stored)
     tuned = tune(run for _, run in named)
     names = {run.strategy.family: name for name, run in named}
     rows = [_tuned_row(names[family], each) for family, each in tuned.items()]
@@ -139,7 +154,7 @@ def run_lookahead_summary(context: RunContext, step: Step, writer: ArtifactWrite
     writer.table("lookahead_gains", pa.Table.from_pylist(gains, schema=_GAIN_SCHEMA))
     kept = [row for family, each in tuned.items() for row in _examples(names[family], each)]
     writer.table("lookahead_examples", pa.Table.from_pylist(kept, schema=_EXAMPLE_SCHEMA))
-    writer.facts["left_out"] = [text for each in tuned.values() for text in each.left_out]
+    writer.facts["left_out"] = left_out
 
 
 def _identity(name: str, tuned: Tuned) -> dict[str, Any]:

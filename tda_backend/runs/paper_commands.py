@@ -12,6 +12,7 @@ import pandas as pd
 from rich.console import Console
 
 from tda_backend.runs.api import open_study
+from tda_backend.runs.claim_rules import SHORT_NAMES
 from tda_backend.runs.papers import NOT_RUN, paper_claims
 from tda_backend.runs.printing import print_json, print_table
 from tda_backend.runs.reporting import size
@@ -114,7 +115,7 @@ def papers_markdown(frame: pd.DataFrame) -> str:
     run = frame.loc[frame["verdict"] != NOT_RUN]
     lines = ["| place | statement | our figure [95 %] | verdict | study |", "|---|---|---|---|---|"]
     for row in run.to_dict("records"):
-        cells = [f"{row['paper'].title() if row['paper'] == 'taming' else row['paper'].upper()}, {row['place']}",
+        cells = [f"{SHORT_NAMES[row['paper']]}, {row['place']}",
                  row["statement"], _figure(row), f"**{row['verdict']}**", f"`{row['study']}`"]  # fmt: skip
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     rest = frame.loc[frame["verdict"] == NOT_RUN]

@@ -16,8 +16,8 @@ TRAJECTORY_CHECKS: dict[str, tuple[str, tuple[str, ...]]] = {
                 "`learning_rates`", ("learning_rates",)),
     "error-grows": ("relative error of the prediction rises by more than `bound` from each learning rate to the next "
                     "larger one, or from the first steps to the last", ("along", "learning_rates")),
-    "proxy": ("rank correlation of the error proxy with the real error lies above `bound` at each of `learning_rates`",
-              ("learning_rates",)),
+    "proxy": ("Spearman's and Pearson's correlation of the error proxy with the real error lie above `bound` at each "
+              "of `learning_rates`", ("learning_rates",)),
     "selection": ("test loss after training on what each `right` selects − what `left` selects lies above `bound`, "
                   "each with K and learning rate chosen on the tuning set", ("left", "right")),
 }  # fmt: skip
@@ -46,6 +46,8 @@ def check_trajectory_claim(key: str, claim: Mapping[str, Any]) -> dict[str, Any]
     rates = claim["learning_rates"] if isinstance(claim["learning_rates"], list) else [claim["learning_rates"]]
     if not rates or not all(isinstance(rate, float | int) and rate > 0 for rate in rates):
         raise StudyError(f"{key}.learning_rates = {rates!r} is not allowed.", "Give learning rates above 0.")
+    if checked.get("along") == _ALONG[0] and len(rates) < 2:
+        raise StudyError(f"{key} compares learning rates, but names {rates}.", "Give at least two learning_rates.")
     checked["learning_rates"] = [float(rate) for rate in rates]
     return checked
 
@@ -90,8 +92,10 @@ def check_against_sections(
             f"Claim {claim['id']} names the learning rate {missing[0]:g}.",
             f"{section}.learning_rates has {', '.join(f'{rate:g}' for rate in rates[section])}.",
         )
-    if claim["check"] == "proxy" and not study["trajectory"]["proxy"]:
-        raise StudyError(f"Claim {claim['id']} is about the error proxy.", "Set trajectory.proxy = true.")
+    if claim["check"] in ("proxy", "error-grows") and not study["trajectory"]["proxy"]:
+        raise StudyError(f"Claim {claim['id']} needs what comes with the error proxy.", "Set trajectory.proxy = true.")
+    if claim.get("along") == _ALONG[1] and study["trajectory"]["horizons"] < 2:
+        raise StudyError(f"Claim {claim['id']} compares horizons.", "Set trajectory.horizons to at least 2.")
     for item in [*claim.get("left", []), *claim.get("right", [])] if section == "lookahead" else []:
         known = study["lookahead"]
         if (

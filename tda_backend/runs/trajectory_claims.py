@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from tda_backend.evaluation.claims import Comparison, Measured, difference, level, ratio
-from tda_backend.runs.lookahead_steps import stored_runs
+from tda_backend.runs.lookahead_steps import complete_runs, stored_runs
 from tda_backend.runs.trajectory_study import ALL_STEPS, LOOKING_AHEAD
 from tda_backend.store.artifacts import Artifact
 from tda_backend.trajectory.unrolled.selection_gain import TunedSetting, paired_difference, tune
+from tda_backend.trajectory.unrolled.selection_results import SelectionRun
 
 
 def compare_trajectory(claim: Mapping[str, Any], artifacts: Sequence[Artifact]) -> list[Comparison]:
@@ -32,10 +33,12 @@ def compare_trajectory(claim: Mapping[str, Any], artifacts: Sequence[Artifact]) 
 
 def _measured(summaries: Mapping[float, Artifact], rate: float, what: str, words: str) -> Measured:
     """Return a number of a summary with its draws over removed examples, which all learning rates share."""
-    artifact = summaries[rate]
+    artifact, name = summaries[rate], f"{words} at η={rate:g}"
+    if what not in artifact.manifest["measured"]:  # too few examples: nothing to compare
+        return Measured(name, float("nan"), np.full(len(artifact.array("draws")), np.nan))
     number = artifact.manifest["measured"].index(what)
     draws = np.asarray(artifact.array("draws"))[:, number]
-    return Measured(f"{words} at η={rate:g}", float(artifact.array("values")[number]), draws)
+    return Measured(name, float(artifact.array("values")[number]), draws)
 
 
 def _matched(claim: Mapping[str, Any], summaries: Mapping[float, Artifact]) -> list[Comparison]:
@@ -66,32 +69,32 @@ def _times_better(left: Measured, right: Measured, bound: float) -> Comparison:
 
 def _proxy(claim: Mapping[str, Any], summaries: Mapping[float, Artifact]) -> list[Comparison]:
     return [
-        level(_measured(summaries, rate, "proxy", "Spearman of proxy and real error"), claim["bound"])
+        level(_measured(summaries, rate, what, f"{name} correlation of proxy and real error"), claim["bound"])
         for rate in claim["learning_rates"]
+        for what, name in (("proxy", "Spearman"), ("proxy pearson", "Pearson"))
     ]
 
 
 def _growth(claim: Mapping[str, Any], summaries: Mapping[float, Artifact]) -> list[Comparison]:
-    def error(rate: float, end: str) -> Measured:
-        return _measured(summaries, rate, f"error {end}", f"relative error after the {end} steps")
-
     rates = sorted(claim["learning_rates"])
     if claim["along"] == "length":
-        return [difference(error(rate, "last"), error(rate, "first"), claim["bound"]) for rate in rates]
-    pairs = zip(rates[1:], rates[:-1], strict=True)
-    return [difference(error(large, "last"), error(small, "last"), claim["bound"]) for large, small in pairs]
+        words = "relative error of the examples seen first, after the {} steps"
+        ends = [
+            [_measured(summaries, rate, f"growth {end}", words.format(end)) for end in ("last", "first")]
+            for rate in rates
+        ]
+        return [difference(last, first, claim["bound"]) for last, first in ends]
+    errors = [_measured(summaries, rate, "error last", "relative error at the end") for rate in rates]
+    return [difference(large, small, claim["bound"]) for large, small in zip(errors[1:], errors[:-1], strict=True)]
 
 
 def _selection(claim: Mapping[str, Any], artifacts: Sequence[Artifact]) -> list[Comparison]:
-    named = [pair for artifact in artifacts for pair in stored_runs(artifact)]
+    named, _ = complete_runs([pair for artifact in artifacts for pair in stored_runs(artifact)])
 
-    def tuned(item: Mapping[str, Any]) -> tuple[str, TunedSetting]:
-        horizon = item.get("horizon")
-        runs = [
-            run for name, run in named
-            if name == item["strategy"]
-            and (horizon is None or run.strategy.horizon == (None if horizon == ALL_STEPS else horizon))
-        ]  # fmt: skip
+    def tuned(item: Mapping[str, Any]) -> tuple[str, TunedSetting | None]:
+        runs = [run for name, run in named if name == item["strategy"] and _looks(run, item.get("horizon"))]
+        if not runs:
+            return f"test loss of {item['strategy']} (a run diverged)", None
         (found,) = tune(runs).values()
         chosen = found.chosen
         reach = "" if item["strategy"] not in LOOKING_AHEAD else f", K={chosen.strategy.horizon or 'T'}"
@@ -101,14 +104,20 @@ def _selection(claim: Mapping[str, Any], artifacts: Sequence[Artifact]) -> list[
     comparisons = []
     for item in claim["right"]:
         right_name, right = tuned(item)
-        if len(left.runs) > 1:
+        losses = [math.nan if side is None else side.test_loss for side in (right, left)]
+        value, low, high = losses[0] - losses[1], math.nan, math.nan
+        if left is not None and right is not None and len(left.runs) > 1:
             gain = paired_difference(left.runs, right.runs)
             value, low, high = gain.mean, gain.low, gain.high
-        else:
-            value, low, high = right.test_loss - left.test_loss, math.nan, math.nan
         comparisons.append(
-            Comparison(
-                right_name, right.test_loss, "−", left_name, left.test_loss, value, low, high, claim["bound"], True
-            )
+            Comparison(right_name, losses[0], "−", left_name, losses[1], value, low, high, claim["bound"], True)
         )
     return comparisons
+
+
+def _looks(run: SelectionRun, horizon: int | str | None) -> bool:
+    """Return whether a run looks that far ahead; a horizon beyond the run's end is the whole run."""
+    if horizon is None:
+        return True
+    wanted = run.num_steps if horizon == ALL_STEPS else min(int(horizon), run.num_steps)
+    return run.strategy.window(run.num_steps) == wanted

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from tda_backend.evaluation.bootstrap import multinomial_weights
 from tda_backend.runs.context import RunContext
 from tda_backend.runs.evaluate_step import bootstrap_seed
 from tda_backend.runs.plan import Step
@@ -78,6 +79,10 @@ def run_comparison(context: RunContext, step: Step, writer: ArtifactWriter) -> N
         writer.table("trajectory_errors", _error_table(errors))
         writer.table("trajectory_paths", _path_table(run, run.proxy))
         writer.facts["errors"] = [[name, step_number] for name, step_number in errors]
+        growth = _growth(run, run.proxy, step.settings)
+        if growth is not None:
+            writer.array("growth_values", growth[0])
+            writer.array("growth_draws", growth[1])
         for name in ("relative", "pearson", "spearman"):
             writer.array(f"{name}_draws", np.stack([each[name].draws for each in errors.values()]))
         numbers = ("mean_effect", "mean_error", "relative_error", "pearson", "spearman", "slope", "num_removed")
@@ -104,6 +109,30 @@ def _errors(run: _Run, proxy: Artifact, draws: Mapping[str, Any]) -> Errors:
         last = np.asarray(proxy.array("full_at"))[-1]
         found[SOUND, run.horizons[-1]] = _error(truth[-1], predicted[-1], last, sound, draws)
     return found
+
+
+def _growth(run: _Run, proxy: Artifact, settings: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the relative error after the first and after the last steps, of the same examples, and its draws.
+
+    The same are those that the first horizon has seen; draws are of all removed examples, which all runs share, so that
+    they stay paired between horizons and between seeds.
+
+    Returns:
+        ``[2]`` and ``[2, B]``; ``None`` where there is one horizon, or too few have been seen by the first.
+    """
+    first_seen = np.array([steps[0] for steps in run.truth.manifest["seen"]])
+    early = first_seen <= run.horizons[0]
+    if len(run.horizons) < 2 or early.sum() < _FEWEST:
+        return None
+    truth, predicted = np.asarray(run.truth.array("horizons_fixed")), np.asarray(proxy.array("prediction_at"))
+    weights = multinomial_weights(len(early), settings["bootstrap"], bootstrap_seed(settings["seed"])) * early
+    values, draws = [], []
+    for place in (0, -1):
+        errors, effects = np.abs(truth[place] - predicted[place]), np.abs(truth[place])
+        values.append(errors[early].sum() / effects[early].sum())
+        below = weights @ effects
+        draws.append(np.divide(weights @ errors, below, out=np.full(len(weights), np.nan), where=below > 0))
+    return np.array(values), np.stack(draws)
 
 
 def _sound(proxy: Artifact) -> np.ndarray:
@@ -148,10 +177,14 @@ def run_summary(context: RunContext, step: Step, writer: ArtifactWriter) -> None
         writer.table("trajectory_errors", _error_table(errors))
         steps = [horizon for name, horizon in errors if name == ESTIMATORS[0]]
         measured |= {
-            "error first": errors[ESTIMATORS[0], steps[0]]["relative_error"],
             "error last": errors[ESTIMATORS[0], steps[-1]]["relative_error"],
             **{name: errors[name, steps[-1]]["spearman"] for name in ESTIMATORS},
+            "proxy pearson": errors[ESTIMATORS[0], steps[-1]]["pearson"],
         }
+        if all("growth_values.npy" in run.manifest["files"] for run in runs):
+            values, draws = (np.mean([run.array(f"growth_{what}") for run in runs], 0) for what in ("values", "draws"))
+            for end, value, drawn in zip(("first", "last"), values, draws, strict=True):
+                measured[f"growth {end}"] = Estimate(float(value), np.nan, np.nan, drawn)
     writer.facts |= {"measured": list(measured), "learning_rate": step.settings["learning_rate"]}
     writer.array("values", np.array([each.value for each in measured.values()]))
     writer.array("draws", np.stack([each.draws for each in measured.values()], axis=1))

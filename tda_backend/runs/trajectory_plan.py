@@ -9,17 +9,19 @@ from tda_backend.errors import StudyError
 from tda_backend.runs.facts import TaskFacts
 from tda_backend.runs.plan_checks import check_unrollable
 from tda_backend.runs.plan_sources import Adder
+from tda_backend.runs.trajectory_study import ALL_STEPS, LOOKING_AHEAD
 from tda_backend.seeds import hashed_seed
 from tda_backend.training.schedule import steps_per_epoch
 
+_FEWEST_TEST_EXAMPLES = 2  # an interval over test examples needs as many
 TRAJECTORY_VERSIONS = {
     "trajectory-influence": 1,
     "trajectory-truth": 1,
     "trajectory-proxy": 1,
-    "trajectory-comparison": 2,
-    "trajectory-summary": 2,
+    "trajectory-comparison": 3,
+    "trajectory-summary": 3,
     "lookahead": 1,
-    "lookahead-summary": 1,
+    "lookahead-summary": 2,
 }
 
 
@@ -72,7 +74,7 @@ def _check(study: Mapping[str, Any], facts: TaskFacts) -> None:
         return
     check_unrollable(facts.task, sections[0])
     data = study["data"]
-    if "lookahead" in study and data["validation"] + data["queries"] >= facts.num_test:
+    if "lookahead" in study and data["validation"] + data["queries"] > facts.num_test - _FEWEST_TEST_EXAMPLES:
         raise StudyError(
             f"[lookahead] needs test examples beside the {data['validation']} of validation and the "
             f"{data['queries']} queries, but the task has {facts.num_test}.",
@@ -128,15 +130,19 @@ def _add_unrolled(add: Adder, study: Mapping[str, Any], facts: TaskFacts, exampl
 def _add_lookahead(add: Adder, study: Mapping[str, Any], facts: TaskFacts, examples: str) -> list[str]:
     section, steps = study["lookahead"], num_steps(study, facts)
     keys = []
+    # What looks beyond the end of the run looks at the whole run.
+    whole = [ALL_STEPS if horizon == ALL_STEPS or horizon >= steps else horizon for horizon in section["horizons"]]
+    horizons = list(dict.fromkeys(whole))
     for rate in learning_rates(study, facts, "lookahead"):
         for number in range(section["seeds"]):
             settings = {
                 "learning_rate": rate, "seed": run_seed(study, number), "fraction": section["fraction"],
-                "strategies": section["strategies"], "horizons": section["horizons"],
+                "strategies": section["strategies"], "horizons": horizons,
             }  # fmt: skip
             at = f"η={rate:g}" + ("" if section["seeds"] == 1 else f", seed {number}")
             context = {"columns": {"learning_rate": rate, "seed_index": number}}
-            runs = len(section["strategies"]) * len(section["horizons"])
+            ahead = len(set(section["strategies"]) & set(LOOKING_AHEAD))
+            runs = len(section["strategies"]) - ahead + ahead * len(horizons)
             weight = 1e-8 * steps * runs * facts.num_parameters * 64
             keys.append(
                 add("lookahead", f"select while training at {at}", settings, {"examples": examples}, context, weight)

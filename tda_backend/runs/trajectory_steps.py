@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from tda_backend.errors import StudyError
 from tda_backend.runs.context import RunContext
 from tda_backend.runs.plan import Step
 from tda_backend.seeds import hashed_rng
@@ -119,17 +118,7 @@ def _run_facts(trajectory: Trajectory) -> dict[str, Any]:
 
 
 def run_proxy(context: RunContext, step: Step, writer: ArtifactWriter) -> None:
-    """Store the second-order estimate of what the prediction misses, at the end and over the steps.
-
-    Raises:
-        StudyError: The study's first curvature is not the Hessian, whose second order the proxy is.
-    """
-    if step.settings["curvature"] != "hessian":
-        raise StudyError(
-            f"The error proxy is of the exact Hessian, but trajectory.curvatures begins with "
-            f'"{step.settings["curvature"]}".',
-            'Put "hessian" first, or set trajectory.proxy = false.',
-        )
+    """Store the second-order estimate of what the prediction misses, at the end and over the steps."""
     trajectory = recorded(context, step, torch.float64)
     _, rows = _removed(context, step)
     queries = torch.from_numpy(context.positions(step)["queries"])

@@ -83,6 +83,12 @@ def fill_trajectory(study: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     trajectory, num_train = filled.get("trajectory"), study["data"]["train"]
     if trajectory is not None and trajectory["removed"] > num_train:
         raise StudyError(f"trajectory.removed = {trajectory['removed']} is too many.", f"data.train is {num_train}.")
+    if trajectory is not None and trajectory["proxy"] and trajectory["curvatures"][0] != "hessian":
+        raise StudyError(
+            f"The error proxy is of the exact Hessian, but trajectory.curvatures begins with "
+            f'"{trajectory["curvatures"][0]}".',
+            'Put "hessian" first, or set trajectory.proxy = false.',
+        )
     return filled
 
 

@@ -237,12 +237,12 @@ CREATE TABLE lookahead_tuned (
     loss_low DOUBLE, loss_high DOUBLE, test_accuracy DOUBLE, accuracy_low DOUBLE, accuracy_high DOUBLE,
     num_seeds INTEGER);
 COMMENT ON TABLE lookahead_tuned IS 'Each strategy with the K and learning rate of its lowest loss on the tuning set';
-COMMENT ON COLUMN lookahead_tuned.loss_low IS 'loss_low to loss_high: 95 % over seeds';
+COMMENT ON COLUMN lookahead_tuned.loss_low IS 'loss_low to loss_high: 95 % over seeds and test examples, given what was chosen';
 
 CREATE TABLE lookahead_gains (
     study_id VARCHAR, strategy VARCHAR, against VARCHAR, loss_gain DOUBLE, loss_low DOUBLE, loss_high DOUBLE,
     accuracy_gain DOUBLE, accuracy_low DOUBLE, accuracy_high DOUBLE);
-COMMENT ON TABLE lookahead_gains IS 'Tuned strategies compared on the test set, seed by seed; positive: strategy is better';
+COMMENT ON TABLE lookahead_gains IS 'Tuned strategies compared on the test set in pairs of seeds and test examples; positive: strategy is better';
 
 CREATE TABLE lookahead_examples (
     study_id VARCHAR, strategy VARCHAR, horizon INTEGER, learning_rate DOUBLE, position INTEGER, times_seen INTEGER,

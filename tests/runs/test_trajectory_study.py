@@ -15,11 +15,13 @@ from tda_backend.evaluation.claims import Measured, ratio
 from tda_backend.runs.api import Study, open_study
 from tda_backend.runs.cli import main
 from tda_backend.runs.facts import task_facts
+from tda_backend.runs.lookahead_steps import complete_runs, stored_runs
 from tda_backend.runs.plan import build_plan
 from tda_backend.runs.quick import quick
 from tda_backend.runs.study import read_study_file, resolve
 from tda_backend.runs.trajectory_claims import _times_better
 from tda_backend.runs.trajectory_steps import horizon_steps, removed_positions
+from tda_backend.store.artifacts import ArtifactStore
 from tda_backend.store.rebuild import rebuild
 from tda_backend.store.trajectory_repository import TRAJECTORY_TABLES
 from tda_backend.store.workspace import Workspace
@@ -261,10 +263,25 @@ def test_claims_carry_the_stored_numbers(study: Study):
     errors = study.trajectory_errors()
     mean = errors[errors["seed_index"].isna() & (errors["estimator"] == "proxy")].set_index(["learning_rate", "step"])
     at = {rate: mean.loc[rate]["relative_error"] for rate in (0.01, 0.001)}
-    assert verdicts.loc["longer", "value"] == pytest.approx(at[0.01].iloc[-1] - at[0.01].iloc[0])
+    assert verdicts.loc["longer", "value"] == pytest.approx(_growth_of_the_examples_seen_first(study, 0.01), rel=1e-4)
     assert verdicts.loc["faster", "value"] == pytest.approx(at[0.01].iloc[-1] - at[0.001].iloc[-1])
-    assert verdicts.loc["proxy", "value"] == pytest.approx(mean.loc[(0.001, 8), "spearman"])
+    found = [entry["value"] for entry in json.loads(str(verdicts.loc["proxy", "comparisons"]))]
+    assert found == pytest.approx([mean.loc[(0.001, 8), name] for name in ("spearman", "pearson")])
     assert len(json.loads(str(verdicts.loc["online", "comparisons"]))) == 2
+
+
+def _growth_of_the_examples_seen_first(study: Study, rate: float) -> float:
+    """Return the rise of the relative error from the first horizon to the last, mean over both seeds."""
+    rises = []
+    for seed in (0, 1):
+        paths = study.trajectory_paths(rate, seed)
+        early = np.array([steps[0] <= paths["steps"].iloc[0][0] for steps in paths["seen"]])
+        truth, predicted = (
+            np.stack([np.asarray(row) for row in paths[name]])[early] for name in ("truth", "predicted")
+        )
+        error = np.abs(truth - predicted).sum(axis=0) / np.abs(truth).sum(axis=0)
+        rises.append(error[-1] - error[0])
+    return float(np.mean(rises))
 
 
 def test_a_baseline_near_zero_leaves_a_factor_s_lower_end():
@@ -297,6 +314,10 @@ def test_a_baseline_near_zero_leaves_a_factor_s_lower_end():
         ("horizon = 1}", "horizon = 0}", r"horizon 0 is not allowed"),
         ('{strategy = "random"}', '{strategy = "random", horizon = 1}', r"random looks nowhere ahead"),
         ('along = "length"', 'along = "time"', r"along = 'time'.*length"),
+        ('["hessian", "gauss-newton"]\nhorizons', '["gauss-newton"]\nhorizons', r"exact Hessian.*Put .hessian. first"),
+        ("horizons = 4", "horizons = 1", r"Claim longer compares horizons"),
+        ("learning_rates = [0.001, 0.01]", "learning_rates = [0.01]", r"compares learning rates.*at least two"),
+        ("queries = 26", "queries = 35", r"\[lookahead\] needs test examples beside the 12"),
         ("queries = 26", "queries = 36", r"\[lookahead\] needs test examples beside the 12"),
     ],
 )  # fmt: skip
@@ -329,6 +350,25 @@ def test_a_run_must_have_steps(tmp_path: Path, settings: str, said: str | None):
     )
     with pytest.raises(StudyError, match=said):
         plan_of(tmp_path, text, task)
+
+
+def test_horizons_beyond_the_end_are_one(tmp_path: Path):
+    steps = [
+        step for step in plan_of(tmp_path, STUDY.replace("[1, 3, ", "[1, 3, 8, 20, ")).steps if step.name == "lookahead"
+    ]
+    assert [step.settings["horizons"] for step in steps] == [[1, 3, "all"]] * 6
+
+
+def test_a_setting_that_diverged_under_a_seed_is_left_out(study: Study):
+    store = ArtifactStore(study.workspace.artifacts)
+    stored = [pair for key in store.all_keys() if (a := store.open(key)).step == "lookahead" for pair in stored_runs(a)]
+    whole, none = complete_runs(stored)
+    assert len(whole) == len(stored)
+    assert not none
+    gone = next(run for name, run in stored if name == "look-ahead" and run.strategy.horizon == 1)
+    rest, left_out = complete_runs([(name, run) for name, run in stored if run is not gone])
+    assert len(rest) == len(stored) - 3
+    assert left_out == [f"Look-ahead, K = 1 at learning rate {gone.learning_rate:g}: 2 of 3 seeds"]
 
 
 def test_dropout_is_refused_before_anything_is_computed(tmp_path: Path):

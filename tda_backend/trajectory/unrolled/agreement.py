@@ -235,7 +235,7 @@ def _pair(left: ArrayLike, right: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 def _correlation(left: np.ndarray, right: np.ndarray, weights: np.ndarray) -> Estimate:
     """Return Pearson's correlation of ``[R, m]`` (each of unit norm and mean 0, or 0 where constant) and its draws."""
     if not (left.any() and right.any()):
-        return _estimate(float("nan"), np.empty(0))
+        return _estimate(float("nan"), np.full(len(weights), np.nan))
     share = weights / left.size
     mean_left, mean_right = share @ left.sum(1), share @ right.sum(1)
     var_left = share @ np.square(left).sum(1) - np.square(mean_left)

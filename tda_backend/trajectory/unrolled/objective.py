@@ -292,7 +292,10 @@ def check_repeatable(task: Task, model: nn.Module) -> None:
     """Raise a TaskError where a training step is no function of θ and its batch."""
     for name, module in model.named_modules():
         kind = type(module).__name__
-        dropping = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+        inside = getattr(module, "dropout", 0.0)  # of attention and recurrent layers
+        dropping = (isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0) or (
+            isinstance(inside, float | int) and inside > 0
+        )
         running = isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats
         if dropping or running:
             why = "draws random numbers" if dropping else "changes its running statistics"
