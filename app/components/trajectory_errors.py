@@ -127,8 +127,9 @@ def _show_growth(rows: pd.DataFrame, run: Run) -> None:
     whose = f"Seed {of_seed} so far" if of_seed is not None else "Means over seeds"
     st.caption(
         f"{whose}. Relative error: mean size of (true − predicted) divided by the mean size of the true effect, over "
-        "removed examples that a batch has held by then; bands and bars: 95 %. The "
-        "prediction is linear: it should be closer at small learning rates and in short runs, and here one sees how close."
+        "removed examples that a batch has held by then; bands and bars: 95 % over removed examples, given these "
+        "seeds. The prediction is linear: it should be closer at small learning rates and in short runs, and here one "
+        "sees how close."
     )
     table = means.drop(columns=["seed_index"], errors="ignore").rename(columns={"learning_rate": "η"})
     show_data(table, "trajectory-growth")
