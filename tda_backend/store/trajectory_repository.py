@@ -35,7 +35,8 @@ def trajectory_rows(
         learning_rate: Only of this run.
         seed_index: Only of this run.
     """
-    conditions, values = ["study_id = ?"], [study_id]
+    conditions: list[str] = ["study_id = ?"]
+    values: list[str | float] = [study_id]
     for column, value in (("learning_rate", learning_rate), ("seed_index", seed_index)):
         if value is not None:
             conditions.append(f"{column} = ?")
