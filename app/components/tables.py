@@ -14,7 +14,19 @@ def show_rows(frame: pd.DataFrame, name: str) -> None:
         name: Name of the file without ending; also the widget's key.
     """
     st.dataframe(frame, width="stretch", hide_index=True, height=min(38 + 35 * len(frame), 320))
-    st.download_button("Download CSV", frame.to_csv(index=False).encode(), f"{name}.csv", "text/csv", key=f"csv-{name}")
+    csv_button(frame, name)
+
+
+def csv_button(frame: pd.DataFrame, name: str) -> None:
+    """Draw a button that gives a table as CSV, ``NAME.csv``.
+
+    The file is made when it is asked for. One made beforehand goes when the page changes, and a slow browser, which
+    looks for the files of all buttons that it draws, then reports that it is missing.
+    """
+    st.download_button(
+        "Download CSV", lambda: frame.to_csv(index=False).encode(), f"{name}.csv", "text/csv", key=f"csv-{name}",
+        on_click="ignore",
+    )  # fmt: skip
 
 
 def show_data(frame: pd.DataFrame, name: str, title: str = "Table and CSV") -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app.components.tables import show_data
+from app.components.tables import csv_button, show_data
 from app.components.trajectory_agreement import CHART
 from app.formats import count_text, joined, plain, regularization_text
 from app.navigation import open_page
@@ -86,8 +86,7 @@ def _show_filter(context: Context | None, schedules: dict[float, list[float]]) -
             "its scale."
         )
         table = pd.DataFrame({"cσ": products, "SOURCE, relative to c": source, "damped inverse, relative to c": damped})
-        st.download_button("Download CSV", table.to_csv(index=False).encode(), "source-filter.csv", "text/csv",
-                           key="csv-source-filter")  # fmt: skip
+        csv_button(table, "source-filter")
         if context is not None and context.configurations["method"].isin(UNROLLING).any():
             st.markdown("This study has attributions by unrolling, judged by LDS beside other methods:")
             if st.button("Compare them on Methods", key="trajectory-methods"):

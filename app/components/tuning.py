@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
+from app.components.tables import csv_button
 from app.session import Context
 
 RULES = {
@@ -47,4 +48,4 @@ def show(context: Context) -> None:
         "λ is chosen by ξ throughout. A group: configurations that differ in this one setting alone; regret is against "
         "the best of them. The validation loss is that of the attributed model, so nothing is retrained."
     )
-    st.download_button("Download CSV", frame.to_csv(index=False).encode(), "tuning.csv", "text/csv", key="csv-tuning")
+    csv_button(frame, "tuning")

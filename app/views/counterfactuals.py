@@ -13,7 +13,7 @@ from app.components.errors import shows_errors
 from app.components.gallery import show_gallery
 from app.components.progress import follow
 from app.components.sections import show_missing_section
-from app.components.tables import show_data
+from app.components.tables import csv_button, show_data
 from app.counterfactual_charts import effects_figure, goodness_figure, points_figure, removal_figure
 from app.formats import MISSING, count_text, is_missing, lds_text, regularization_text, signed
 from app.method_style import method_color, method_dash
@@ -211,7 +211,7 @@ def _show_brittleness(context: Context, known: pd.DataFrame) -> None:
         "**A click on a row** picks the query."
     )
     table = frame.drop(columns=["picture"], errors="ignore")
-    st.download_button("Download CSV", table.to_csv(index=False).encode(), "brittleness.csv", "text/csv")
+    csv_button(table, "brittleness")
 
 
 def _flip_words(row: pd.Series) -> str:

@@ -15,6 +15,7 @@ from app.components.errors import shows_errors
 from app.components.progress import follow
 from app.components.sidebar import show_notes
 from app.components.study_form import show_study_form
+from app.components.tables import csv_button
 from app.formats import MISSING, duration_text, is_missing, lds_text, projection_text, regularization_text
 from app.method_charts import methods_figure
 from app.navigation import open_page
@@ -159,5 +160,6 @@ def _show_table(frame: pd.DataFrame, go: Any) -> None:
     )  # fmt: skip
     total = frame["seconds"].sum()
     left, right = st.columns([1, 3], vertical_alignment="center")
-    left.download_button("Download CSV", shown.to_csv(index=False).encode(), "methods.csv", "text/csv")
+    with left:
+        csv_button(shown, "methods")
     right.caption(f"All of them together: {duration_text(total) if total else MISSING}.")

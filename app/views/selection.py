@@ -19,7 +19,7 @@ from app.components import page, tuning
 from app.components.beside import beside_box, methods_beside
 from app.components.errors import shows_errors
 from app.components.progress import follow
-from app.components.tables import show_data
+from app.components.tables import csv_button, show_data
 from app.filters import FORMULAS, filter_shape
 from app.formats import MISSING, is_missing, joined, lds_text, plain, projection_text, regularization_text, signed
 from app.method_style import method_color
@@ -195,7 +195,7 @@ def _show_regret(context: Context, shown: list[pd.Series]) -> None:
         "Regret: how much LDS a rule gives away against the best λ known, which only retraining can find. "
         f"Compared for {joined([row['variant_title'] for row in shown])} at the epoch and k chosen in the side bar."
     )
-    st.download_button("Download CSV", frame.to_csv(index=False).encode(), "regret.csv", "text/csv")
+    csv_button(frame, "regret")
     with st.container(horizontal=True):
         for row in shown:
             lam = context.opened.selection(str(row["configuration_id"]), context.alpha).get("lambda_selected")
@@ -222,7 +222,7 @@ def _show_judged(context: Context, shown: list[pd.Series]) -> None:
         "at a time and stops once the leader is within .01 of the best at 95 % confidence; racing and the best λ are "
         "judged by the subsets that chose them, so their regret is a little too good."
     )
-    st.download_button("Download CSV", table.to_csv(index=False).encode(), "rules.csv", "text/csv", key="csv-rules")
+    csv_button(table, "rules")
     race = context.opened.race(context.alpha)
     if race:
         at = "" if is_missing(race["regularization"]) else f", λ = {regularization_text(race['regularization'])}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pandas as pd
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
@@ -84,6 +85,16 @@ def test_a_copied_link_opens_the_same_view(page, address, chromium: Browser):
     assert visitor.locator("input.slider").input_value() == slider.input_value()
     other.close()
     assert not wrong
+
+
+def test_the_numbers_of_a_table_are_given_as_csv(page, address):
+    open_page(page, address, "methods")
+    with page.expect_download() as given:
+        page.get_by_role("button", name="Download CSV").first.click()
+    assert given.value.suggested_filename == "methods.csv"
+    assert list(pd.read_csv(given.value.path())["method"].str.split(",").str[0]) == [
+        "Influence function (FIM)", "TRAK", "TracIn",
+    ]  # fmt: skip
 
 
 def test_clicking_a_cell_makes_it_current_everywhere(page, address, study):
