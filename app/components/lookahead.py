@@ -140,8 +140,9 @@ def _show_horizons(runs: pd.DataFrame, num_steps: int) -> None:
 
 
 def chosen_setting(runs: pd.DataFrame) -> tuple[int, float] | None:
-    """Return K and learning rate with the lowest mean loss over seeds."""
-    means = runs.groupby(["horizon", "learning_rate"])["loss"].mean().dropna()
+    """Return K and learning rate with the lowest mean loss over seeds, of those that every seed finished."""
+    groups = runs.groupby(["horizon", "learning_rate"])["loss"].agg(["mean", "count"])
+    means = groups.loc[groups["count"] == groups["count"].max(), "mean"].dropna()
     if not len(means):
         return None
     horizon, rate = means.idxmin()  # type: ignore[misc]  # a pair: the index has two levels
