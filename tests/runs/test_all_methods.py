@@ -97,6 +97,9 @@ num_segments = 2
 num_checkpoints = 4
 [methods.hydra-fast]
 epochs = 4
+[methods.unrolled-influence]
+assume = ["as trained", "sgd"]
+curvature = ["hessian", "none"]
 [methods.repsim]
 epochs = 4
 [methods.gradient-similarity]
