@@ -1,7 +1,9 @@
 # make demo   environment, embedded study, dashboard        make test   environment and all tests
-# make lint   format, lint, types, import contracts         make bench  the ratios quoted in the README
+# make lint   format, lint, types, import contracts         make bench  the figures of docs/figures.md
+# make house  the picture of the house, docs/house.svg      make torture  faults on purpose, docs/reliability.md
+# make coverage  the tests, and the lines that none of them runs
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint format bench clean
+.PHONY: help env demo test lint format bench house torture coverage clean
 
 # The first of these that runs and is a supported version; name another with make PYTHON=/path/to/python.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -12,7 +14,7 @@ WORKERS ?= 2
 PYTEST_ARGS ?=
 
 help:
-	@sed -n '1,2s/^# //p' Makefile
+	@sed -n '1,4s/^# //p' Makefile
 
 .venv/.complete: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 found. Install one, or run: make PYTHON=/path/to/python"; exit 1; }
@@ -27,7 +29,10 @@ demo: env
 	$(BIN)/tda demo
 
 test: env
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+coverage: env  ## the tests, and the lines that none of them runs; a third slower
+	$(MAKE) test PYTEST_ARGS='--cov --cov-report=term:skip-covered $(PYTEST_ARGS)'
 
 lint: env
 	$(BIN)/ruff format --check .
@@ -41,6 +46,12 @@ format: env
 
 bench: env
 	$(BIN)/python -m tests.benchmarks
+
+torture: env  ## kills, power cuts, damage, full disks, clock jumps; TDA_TORTURE_SHARE=0.1 for a tenth of it
+	TDA_TORTURE=full OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:xdist tests/torture $(PYTEST_ARGS)
+
+house:
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) docs/draw_house.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage

@@ -1,1 +1,1 @@
-"""The dashboard: what a person sees of a study. It reads through :mod:`tda_backend.runs` and never touches tensors."""
+"""The dashboard: what a person sees of a study. It reads through ``tda_backend.interfaces`` and touches no tensors."""

@@ -1,4 +1,6 @@
-"""Tell the browser where the server is, so that opening a page's own address does not begin with failed requests.
+"""Tell the browser where the server is, and which addresses are steps of its history (``history.js``).
+
+Without the first, opening a page's own address begins with failed requests.
 
 Streamlit's browser side cannot know whether ``/explorer`` is a page or the folder that the server lives in, and tries
 both; the wrong try shows as two errors in the console of everyone who opens a copied link. It skips that where the
@@ -9,14 +11,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from starlette.datastructures import MutableHeaders
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+_HISTORY = (Path(__file__).parent / "history.js").read_text(encoding="utf-8")
+
+
+def script_of(pages: Sequence[str]) -> bytes:
+    """Return the script that is added, for the pages of these names."""
+    names = "|".join(re.escape(name) for name in pages)
+    return (
+        "<script>window.__streamlit={BACKEND_BASE_URL:location.origin+"
+        f'location.pathname.replace(/\\/({names})\\/?$/,"/")}};{_HISTORY}</script>'
+    ).encode()
+
 
 class BaseAddress:
-    """ASGI middleware that adds one line of script to the HTML of the dashboard's pages.
+    """ASGI middleware that adds a script to the HTML of the dashboard's pages.
 
     Args:
         app: What is wrapped.
@@ -27,11 +41,7 @@ class BaseAddress:
         self.app = app
         self.pages = {"/", *(f"/{name}" for name in pages)}
         self.first = f"/{pages[0]}"
-        names = "|".join(re.escape(name) for name in pages)
-        self.script = (
-            "<script>window.__streamlit={BACKEND_BASE_URL:location.origin+"
-            f'location.pathname.replace(/\\/({names})\\/?$/,"/")}}</script>'
-        ).encode()
+        self.script = script_of(pages)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything on; extend the HTML."""

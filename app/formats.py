@@ -6,18 +6,29 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import pandas as pd
+from tda_backend.interfaces.reading.records.base import is_missing
 
+__all__ = [
+    "MISSING",
+    "count_text",
+    "duration_text",
+    "is_missing",
+    "joined",
+    "lds_text",
+    "parse_regularization",
+    "plain",
+    "projection_text",
+    "rate_text",
+    "regularization_text",
+    "signed",
+]
 MISSING = "–"
 
 
-def is_missing(value: Any) -> bool:
-    """Return whether a value is None, NaN or NA."""
-    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
-
-
-def signed(value: float, digits: int) -> str:
-    """Return the number with a true minus sign."""
+def signed(value: float | None, digits: int) -> str:
+    """Return the number with a true minus sign; a dash where there is none."""
+    if value is None or math.isnan(value):
+        return MISSING
     return f"{value:.{digits}f}".replace("-", "−")
 
 

@@ -1,66 +1,55 @@
-"""The pages and the way to them."""
+"""The pages as data: addresses and titles. What draws them is known to :mod:`app.main` alone."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import streamlit as st
 
 from app import clocks
 
-ADDRESSES = (
-    "overview",
-    "explorer",
-    "selection",
-    "sensitivity",
-    "methods",
-    "counterfactuals",
-    "health",
-    "trajectory",
-    "papers",
-    "guide",
+
+@dataclass(frozen=True)
+class PageRow:
+    """One page of the dashboard.
+
+    Attributes:
+        address: Its name in the URL.
+        title: Its name in the navigation.
+        module: What draws it: a module with a function ``render``.
+    """
+
+    address: str
+    title: str
+    module: str
+
+
+PAGES = (
+    PageRow("overview", "Overview", "app.views.overview.page"),
+    PageRow("explorer", "Explorer", "app.views.explorer.page"),
+    PageRow("selection", "λ selection", "app.views.selection.page"),
+    PageRow("sensitivity", "Sensitivity", "app.views.sensitivity.page"),
+    PageRow("methods", "Methods", "app.views.methods.page"),
+    PageRow("counterfactuals", "Counterfactuals", "app.views.counterfactuals.page"),
+    PageRow("health", "Data health", "app.views.health.page"),
+    PageRow("trajectory", "Training trajectory", "app.views.trajectory.page"),
+    PageRow("papers", "Papers", "app.views.papers.page"),
+    PageRow("guide", "Guide", "app.views.guide.page"),
 )
+"""In the order of the navigation; the first is what the server's own address shows."""
+
+ADDRESSES = tuple(row.address for row in PAGES)
+_OPEN = "navigation-pages"
 
 
-def pages() -> list:
-    """Return the pages in the order of the navigation."""
-    from app.views import (
-        counterfactuals,
-        data_health,
-        explorer,
-        guide,
-        methods,
-        overview,
-        papers,
-        selection,
-        sensitivity,
-        trajectory,
-    )
-
-    return [
-        st.Page(overview.render, title="Overview", url_path="overview", default=True),
-        st.Page(explorer.render, title="Explorer", url_path="explorer"),
-        st.Page(selection.render, title="λ selection", url_path="selection"),
-        st.Page(sensitivity.render, title="Sensitivity", url_path="sensitivity"),
-        st.Page(methods.render, title="Methods", url_path="methods"),
-        st.Page(counterfactuals.render, title="Counterfactuals", url_path="counterfactuals"),
-        st.Page(data_health.render, title="Data health", url_path="health"),
-        st.Page(trajectory.render, title="Training trajectory", url_path="trajectory"),
-        st.Page(papers.render, title="Papers", url_path="papers"),
-        st.Page(guide.render, title="Guide", url_path="guide"),
-    ]
+def offer(pages: Mapping[str, Any]) -> None:
+    """Make pages (address → ``st.Page``) known to this run, so that :func:`open_page` finds them."""
+    st.session_state[_OPEN] = dict(pages)
 
 
-def open_page(name: str) -> None:
+def open_page(address: str) -> None:
     """Go to a page; the view is remembered and its query written anew there."""
-    titles = {
-        "overview": "Overview",
-        "explorer": "Explorer",
-        "selection": "λ selection",
-        "sensitivity": "Sensitivity",
-        "methods": "Methods",
-        "counterfactuals": "Counterfactuals",
-        "health": "Data health",
-        "trajectory": "Training trajectory",
-        "papers": "Papers",
-    }
     clocks.end()  # the browser hears of the change only after it has been made
-    st.switch_page(next(page for page in pages() if page.title == titles[name]))
+    st.switch_page(st.session_state[_OPEN][address])

@@ -6,18 +6,24 @@ they change; the session only remembers it across a change of page, where Stream
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import pandas as pd
 import streamlit as st
 
-from app import explorer_data, services
+from app import services
 from app import settings as hyper
+from app.configurations import Configuration, Configurations
 from app.formats import parse_regularization
-from app.state import View, at_configuration, nearest, parse, to_params
-from tda_backend.runs.api import Study
+from app.navigation import open_page
+from app.nearest import nearest
+from app.state import View, at_configuration, parse, to_params
+from tda_backend.errors import TDAError
+from tda_backend.interfaces.reading.records.selections import Selection, selection_of
+from tda_backend.interfaces.reading.records.studies import StudyFacts, StudyRow, facts_of
+from tda_backend.interfaces.reading.study import Study
 
 _REMEMBERED = "view_params"
 _NOTES = "view_notes"
@@ -39,19 +45,46 @@ class Context:
 
     view: View
     opened: Study
-    row: pd.Series
-    configurations: pd.DataFrame
-    configuration: pd.Series | None
+    row: StudyRow
+    configurations: Configurations
+    configuration: Configuration | None
     notes: list[str] = field(default_factory=list)
 
     @property
-    def configuration_id(self) -> str:
+    def chosen(self) -> Configuration:
+        """The chosen configuration, on pages that are drawn only where there is one."""
         assert self.configuration is not None
-        return str(self.configuration["configuration_id"])
+        return self.configuration
+
+    @property
+    def configuration_id(self) -> str:
+        return self.chosen.configuration_id
 
     @property
     def alpha(self) -> float:
         return self.view.alpha or self.opened.alphas[0]
+
+    @property
+    def lam(self) -> float | None:
+        """λ of the view; ``None`` where the chosen method has none."""
+        return self.view.lam if self.chosen.has_regularization else None
+
+    @property
+    def query(self) -> int:
+        return self.view.query or 0
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether labels are classes, so that predictions are right or wrong."""
+        return bool(self.opened.info.get("num_classes"))
+
+    @property
+    def facts(self) -> StudyFacts:
+        return facts_of(self.opened.info)
+
+    def selection(self, configuration_id: str) -> Selection | None:
+        """Return λ* of a configuration with its baselines; ``None`` where nothing was selected."""
+        return selection_of(self.opened.selection(configuration_id, self.alpha))
 
 
 def params() -> dict[str, str]:
@@ -68,14 +101,28 @@ def view() -> View:
 
 
 def write(new: View) -> None:
-    """Make ``new`` the view: in the URL, and remembered for the next page."""
+    """Make ``new`` the view, completed: one step of the browser's history, which goes back to what was before."""
+    with contextlib.suppress(TDAError):  # drawing the page says why the catalogue cannot be read
+        found = _find(new)
+        if found is not None:
+            new = found.view
+            st.session_state.setdefault(_NOTES, []).extend(found.notes)
+    _put(new)
+
+
+def _put(new: View) -> None:
+    """Write a view into the URL, in one call, and remember it for the next page."""
     wanted = to_params(new)
     st.session_state[_REMEMBERED] = wanted
-    for name in [name for name in st.query_params if name not in wanted and not name.startswith("embed")]:
-        del st.query_params[name]
-    for name, text in wanted.items():
-        if st.query_params.get(name) != text:
-            st.query_params[name] = text
+    current = st.query_params.to_dict()
+    if {name: text for name, text in current.items() if not name.startswith("embed")} != wanted:
+        st.query_params.from_dict(wanted)
+
+
+def leave(address: str, new: View) -> None:
+    """Go to another page with ``new`` as the view: one step of the browser's history, and this page stays as it was."""
+    st.session_state[_REMEMBERED] = to_params(new)
+    open_page(address)
 
 
 def update(**changes: Any) -> None:
@@ -102,17 +149,28 @@ def open_context() -> Context | None:
         TDAError: The catalogue cannot be read.
     """
     st.session_state[_CONTEXT] = None
-    frame = services.studies()
-    if not len(frame):
+    current, unread = parse(params())
+    found = _find(current)
+    if found is not None:
+        replaced = [each.sentence(to_params(found.view)) for each in unread]
+        found = replace(found, notes=[*st.session_state.pop(_NOTES, []), *replaced, *found.notes])
+        _put(found.view)
+    st.session_state[_CONTEXT] = found
+    return found
+
+
+def _find(current: View) -> Context | None:
+    """Return what a view means, completed; ``None`` if there is no study yet."""
+    known = services.studies()
+    if not known:
         return None
-    current, notes = parse(params())
-    notes = [*st.session_state.pop(_NOTES, []), *notes]
-    named = frame[(frame["name"] == current.study) | (frame["study_id"] == current.study)]
-    if current.study and not len(named):
-        notes.append(f"There is no study {current.study!r} here; {frame['name'].iloc[0]!r} is shown.")
-    row = (named if len(named) else frame).iloc[0]
-    opened = services.study(str(row["study_id"]))
-    current = replace(current, study=str(row["name"]))
+    notes: list[str] = []
+    row = next((row for row in known if current.study in (row.name, row.study_id)), None)
+    if current.study and row is None:
+        notes.append(f"There is no study {current.study!r} here; {known[0].name!r} is shown.")
+    row = row or known[0]
+    opened = services.study(row.study_id)
+    current = replace(current, study=row.name)
     configurations = services.configurations(opened)
     configuration = None
     if len(configurations):
@@ -121,31 +179,38 @@ def open_context() -> Context | None:
         current = at_configuration(current, configuration)
         current, more = _complete(current, opened, configuration)
         notes += more
-    write(current)
-    st.session_state[_CONTEXT] = Context(current, opened, row, configurations, configuration, notes)
-    return st.session_state[_CONTEXT]
+    return Context(current, opened, row, configurations, configuration, notes)
 
 
-def _complete(current: View, opened: Study, configuration: pd.Series) -> tuple[View, list[str]]:
+def _complete(current: View, opened: Study, configuration: Configuration) -> tuple[View, list[str]]:
     """Return the view with λ, query and α filled in, and notes on values that the study does not have."""
     notes = []
-    if current.lam is None and configuration["has_regularization"]:
-        selected = opened.selection(configuration["configuration_id"]).get("lambda_selected")
-        grid = [value for value in opened.info["regularizations"] if value > 0]
-        current = replace(current, lam=selected if selected is not None else grid[len(grid) // 2])
+    if current.lam is None and configuration.has_regularization:
+        found = selection_of(opened.selection(configuration.configuration_id))
+        grid = facts_of(opened.info).positive
+        usual = grid[len(grid) // 2]
+        current = replace(
+            current, lam=usual if found is None or found.lambda_selected is None else found.lambda_selected
+        )
     if current.query is not None and current.query >= opened.num_queries:
-        notes.append(f"There is no query {current.query}: the study has 0 to {opened.num_queries - 1}.")
-        current = replace(current, query=None)
+        first = first_query(opened)
+        has = f"the study has 0 to {opened.num_queries - 1}"
+        notes.append(f"There is no query {current.query} ({has}); query {first} is shown.")
+        current = replace(current, query=first)
     if current.query is None:
         current = replace(current, query=first_query(opened))
     if current.train is not None and current.train >= opened.num_train:
-        notes.append(f"There is no training example {current.train}: the study has 0 to {opened.num_train - 1}.")
+        has = f"the study has 0 to {opened.num_train - 1}"
+        notes.append(f"There is no training example {current.train} ({has}); none is open.")
         current = replace(current, train=None)
     if current.alpha is not None and current.alpha not in opened.alphas:
         notes.append(f"There are no subsets with α = {current.alpha:g}; {opened.alphas[0]:g} is shown.")
         current = replace(current, alpha=None)
+    if current.right and not opened.info.get("num_classes"):
+        notes.append("The labels of this study are no classes, so none is right or wrong: that filter is left out.")
+        current = replace(current, right="")
     if current.classes:
-        known = set(opened.examples("train")["label"].dropna().astype(str))
+        known = services.labels(services.examples(opened, "train"))
         unknown = [name for name in current.classes if name not in known]
         if unknown:
             notes.append(f"No training example has the label {', '.join(map(repr, unknown))}; that filter is left out.")
@@ -155,44 +220,40 @@ def _complete(current: View, opened: Study, configuration: pd.Series) -> tuple[V
 
 def first_query(opened: Study) -> int:
     """Return the query to begin with: the first one that the model gets wrong, for there is something to explain."""
-    queries = opened.examples("queries")
-    for record in queries.to_dict("records"):
-        if explorer_data.is_right(record) is False:
-            return int(record["position"])
-    return 0
+    return next((row.position for row in services.examples(opened, "queries") if row.is_right is False), 0)
 
 
-def choose(configurations: pd.DataFrame, **change: Any) -> None:
+def choose(configurations: Configurations, **change: Any) -> None:
     """Change method, epoch or k; where the combination does not exist, take the nearest and say so."""
     _take(configurations, replace(view(), **change), next(iter(change)))
 
 
-def choose_method(configurations: pd.DataFrame, method: str) -> None:
+def choose_method(configurations: Configurations, method: str) -> None:
     """Change the method; settings that it has too are kept as far as they exist."""
-    mine = configurations[configurations["method"] == method]
-    _take(configurations, view_for(view(), method, mine), "method")
+    _take(configurations, view_for(view(), configurations.of(method)), "method")
 
 
-def view_for(current: View, method: str, configurations: pd.DataFrame) -> View:
+def view_for(current: View, configurations: Configurations) -> View:
     """Return the view for another method, with those settings that its configurations have too."""
-    has = {name for row in configurations["settings"] for name in row}
-    return replace(current, method=method, settings=tuple(pair for pair in current.settings if pair[0] in has))
+    has = {name for row in configurations for name, _ in row.settings}
+    kept = tuple(pair for pair in current.settings if pair[0] in has)
+    return replace(current, method=configurations.rows[0].method, settings=kept)
 
 
-def choose_setting(configurations: pd.DataFrame, name: str, value: str) -> None:
+def choose_setting(configurations: Configurations, name: str, value: str) -> None:
     """Change one hyper-parameter of the method; where the combination does not exist, take the nearest and say so."""
     changed = {**dict(view().settings), name: value}
     _take(configurations, replace(view(), settings=tuple(sorted(changed.items()))), name)
 
 
-def _take(configurations: pd.DataFrame, wanted: View, pinned: str) -> None:
+def _take(configurations: Configurations, wanted: View, pinned: str) -> None:
     row, sentence = nearest(configurations, wanted, pinned=pinned)
     if sentence:
         note(sentence)
     write(at_configuration(wanted, row))
 
 
-def go_to(row: Any, lam: float | None) -> None:
+def go_to(row: Configuration, lam: float | None) -> None:
     """Make a configuration and a λ current everywhere."""
     current = at_configuration(view(), row)
     write(replace(current, lam=current.lam if lam is None else lam))
@@ -223,14 +284,19 @@ def set_regularization(text: str) -> None:
         update(lam=value)
 
 
-def options(configurations: pd.DataFrame, method: str, column: str) -> Sequence[Any]:
-    """Return the values of ``training_epoch`` or ``projection_dim`` that a method has; unprojected (None) last."""
-    values = configurations.loc[configurations["method"] == method, column]
-    known = sorted({int(value) for value in values.dropna()})
-    return [*known, None] if values.isna().any() else known
+def epochs(configurations: Configurations, method: str) -> list[int]:
+    """Return the checkpoints at which a method has answers."""
+    return sorted({row.training_epoch for row in configurations.of(method)})
 
 
-def setting_options(configurations: pd.DataFrame, method: str) -> dict[str, list[str]]:
+def dimensions(configurations: Configurations, method: str) -> list[int | None]:
+    """Return the projection dimensions that a method has; unprojected (``None``) last."""
+    values = {row.projection_dim for row in configurations.of(method)}
+    return [*sorted(value for value in values if value is not None), *([None] if None in values else [])]
+
+
+def setting_options(configurations: Configurations, method: str) -> dict[str, Sequence[str]]:
     """Return a method's hyper-parameters that take more than one value here, each with its values."""
-    rows = configurations.loc[configurations["method"] == method, "choices"].tolist()
-    return {name: hyper.ordered([row[name] for row in rows]) for name in (rows[0] if rows else {})}
+    rows = [row.choices for row in configurations.of(method)]
+    names = [name for name, _ in rows[0]] if rows else []
+    return {name: hyper.ordered([hyper.value_of(row, name) or "" for row in rows]) for name in names}

@@ -1,6 +1,6 @@
 """Hyper-parameters of methods as addresses, select boxes and titles write them. Pure functions.
 
-A *setting* is one swept hyper-parameter of a configuration, as text: ``{"damping": "relative", "max_iter": "10"}``.
+A *setting* is one swept hyper-parameter of a configuration as a pair of texts: ``("max_iter", "10")``.
 """
 
 from __future__ import annotations
@@ -9,9 +9,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tda_backend.studies.methods import METHODS
+
 Settings = tuple[tuple[str, str], ...]
-OLD_LINKS: dict[str, tuple[str, Settings]] = {"tracin-normalization": ("tracin", (("normalization", "true"),))}
+OLD_LINKS: dict[str, tuple[str, Settings]] = {
+    old: (name, settings) for name, spec in METHODS.items() for old, settings in spec.former
+}
 """Methods in addresses of earlier versions, where a setting was a part of the method's name."""
+
+RELATIVE = ("damping", "relative")
+"""The setting that makes λ relative to each layer."""
 
 LABELS = {"regularization": "λ of the run", "projection_dim": "projection k"}
 
@@ -41,20 +48,30 @@ def settings_text(settings: Settings) -> str:
     return ",".join(f"{name}:{value}" for name, value in sorted(settings))
 
 
-def settings_of(parameters: Mapping[str, Any], swept: Sequence[Any]) -> dict[str, str]:
+def settings_of(parameters: Mapping[str, Any], swept: Sequence[Any]) -> Settings:
     """Return a configuration's settings; one that it does not store is at its default.
 
     Args:
         parameters: Of the configuration.
         swept: The method's hyper-parameters that make configurations (``name``, ``default``).
     """
-    return {item.name: value_text(parameters.get(item.name, item.default[0])) for item in swept}
+    return tuple((item.name, value_text(parameters.get(item.name, item.default[0]))) for item in swept)
 
 
-def choices_of(settings: Sequence[Mapping[str, str]]) -> list[str]:
+def value_of(settings: Settings, name: str) -> str | None:
+    """Return the value of one setting, or ``None``."""
+    return next((value for each, value in settings if each == name), None)
+
+
+def is_relative(settings: Settings) -> bool:
+    """Return whether λ counts in units of each layer's mean curvature."""
+    return RELATIVE in settings
+
+
+def choices_of(rows: Sequence[Settings]) -> list[str]:
     """Return the names of those settings that take more than one value, in order."""
-    names = list(dict.fromkeys(name for row in settings for name in row))
-    return [name for name in names if len({row.get(name) for row in settings}) > 1]
+    names = dict.fromkeys(name for row in rows for name, _ in row)
+    return [name for name in names if len({value_of(row, name) for row in rows}) > 1]
 
 
 def ordered(values: Sequence[str]) -> list[str]:

@@ -8,11 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
-
-import pandas as pd
 
 from app import settings
+from app.configurations import Configuration
 from app.formats import parse_regularization, projection_text, regularization_text
 from app.settings import Settings
 
@@ -89,71 +87,144 @@ class View:
     results: tuple[str, ...] = ()
 
 
-def parse(params: Mapping[str, str]) -> tuple[View, list[str]]:
-    """Return the view of a URL's query, and one sentence for each value that could not be read."""
-    notes: list[str] = []
+LONGEST_TEXT, MOST_DIGITS, MOST_PARTS = 2000, 15, 100
+"""What a link may say: characters and digits of a value, parts of a list."""
 
-    def integer(name: str) -> int | None:
-        text = params.get(name, "")
-        if text and not text.isdecimal():
-            notes.append(f"The link says {name} = {text!r}, which is no whole number; the default is shown.")
+
+@dataclass(frozen=True)
+class Unread:
+    """A value of a link that says nothing.
+
+    Attributes:
+        name: Which.
+        text: What the link says.
+        why: Why that says nothing.
+    """
+
+    name: str
+    text: str
+    why: str
+
+    def sentence(self, complete: Mapping[str, str]) -> str:
+        """Return what the link says and what is shown instead, by the query of the completed view."""
+        shown = complete.get(self.name) or _SHOWN.get(self.name, "nothing of it")
+        text = self.text if len(self.text) <= _LONGEST else f"{self.text[:_LONGEST]}…"
+        return f"The link says {self.name} = {text!r}, {self.why}; shown: {shown}."
+
+
+_SHOWN = {
+    "xi": f"{DEFAULT_THRESHOLD:g}",
+    "right": "all",
+    "pick": "all",
+    "alpha": "the study's first",
+    "at": "λ*",
+    "truth": "fixed",
+    "rate": "the study's first",
+    "run": "the first",
+    "effect": "the mean over queries",
+}
+"""Values that an address leaves out."""
+_LONGEST = 40
+
+
+class _Reader:
+    """One query of a URL, read value by value; what cannot be read is noted and gets its default."""
+
+    def __init__(self, params: Mapping[str, str]) -> None:
+        self.params = {name: text for name, text in params.items() if len(text) <= LONGEST_TEXT}
+        self.notes: list[Unread] = []
+        for name, text in params.items():
+            if name not in self.params:
+                self._note(name[:_LONGEST], text, f"which is more than {LONGEST_TEXT} characters")
+
+    def _note(self, name: str, text: str, why: str) -> None:
+        self.notes.append(Unread(name, text, why))
+
+    def text(self, name: str) -> str:
+        """Return a value as it stands, empty if it is not there."""
+        return self.params.get(name, "")
+
+    def texts(self, name: str, between: str = ",") -> tuple[str, ...]:
+        """Return the parts of a list."""
+        return tuple(part for part in self.text(name).split(between) if part)[:MOST_PARTS]
+
+    def integer(self, name: str) -> int | None:
+        """Return a whole number ≥ 0, or ``None``."""
+        text = self.text(name)
+        if text and not (text.isdecimal() and len(text) <= MOST_DIGITS):
+            self._note(name, text, "which is no whole number that occurs here")
             return None
         return int(text) if text else None
 
-    def number(name: str, low: float, high: float) -> float | None:
-        text = params.get(name, "")
+    def number(self, name: str, low: float, high: float) -> float | None:
+        """Return a number between two, or ``None``."""
+        text = self.text(name)
         value = parse_regularization(text) if text else None
         if text and (value is None or not low <= value <= high):
-            notes.append(f"The link says {name} = {text!r}, which is not allowed there; the default is shown.")
+            self._note(name, text, "which is not allowed there")
             return None
         return value
 
-    def one_of(name: str, allowed: tuple[str, ...], default: str) -> str:
-        text = params.get(name, default)
+    def one_of(self, name: str, allowed: tuple[str, ...], default: str) -> str:
+        """Return one of some words."""
+        text = self.params.get(name, default)
         if text not in allowed:
-            notes.append(f"The link says {name} = {text!r}; allowed are {', '.join(filter(None, allowed))}.")
+            self._note(name, text, f"but allowed are {', '.join(filter(None, allowed))}")
             return default
         return text
 
-    k = params.get("k", "")
-    if k and k != UNPROJECTED and not k.isdecimal():
-        notes.append(f"The link says k = {k!r}; a whole number or {UNPROJECTED!r} is allowed.")
-        k = ""
-    threshold = number("xi", 0.01, 0.99)
-    method, old = settings.OLD_LINKS.get(params.get("method", ""), (params.get("method", ""), ()))
-    chosen, wrong = settings.parse_settings(params.get("set", ""))
-    notes += [f"The link says set = {part!r}, which is not of the form name:value; it is left out." for part in wrong]
+    def k(self) -> str:
+        """Return the projection dimension as text."""
+        text = self.text("k")
+        if text and text != UNPROJECTED and not (text.isdecimal() and len(text) <= MOST_DIGITS):
+            self._note("k", text, f"but a whole number or {UNPROJECTED!r} is allowed")
+            return ""
+        return text
+
+    def method(self) -> tuple[str, Settings]:
+        """Return the method and its settings; a link of an earlier version means what it meant then."""
+        method, old = settings.OLD_LINKS.get(self.text("method"), (self.text("method"), ()))
+        chosen, wrong = settings.parse_settings(self.text("set"))
+        for part in wrong:
+            self._note("set", part, "which is not of the form name:value")
+        return method, tuple(sorted({**dict(old), **dict(chosen)}.items()))
+
+
+def parse(params: Mapping[str, str]) -> tuple[View, list[Unread]]:
+    """Return the view of a URL's query, and each value that could not be read."""
+    read = _Reader(params)
+    k, threshold, (method, chosen) = read.k(), read.number("xi", 0.01, 0.99), read.method()
     view = View(
-        study=params.get("study", ""),
+        study=read.text("study"),
         method=method,
-        settings=tuple(sorted({**dict(old), **dict(chosen)}.items())),
-        epoch=integer("epoch"),
+        settings=chosen,
+        epoch=read.integer("epoch"),
         k=k,
-        lam=number("lam", 0.0, math.inf),
-        query=integer("query"),
-        classes=tuple(part for part in params.get("class", "").split("|") if part),
-        right=one_of("right", ("", *CORRECTNESS), ""),
-        pick=one_of("pick", PICKS, "all"),
-        pick_class=params.get("of", ""),
-        alpha=number("alpha", 0.0, 1.0),
+        lam=read.number("lam", 0.0, math.inf),
+        query=read.integer("query"),
+        classes=read.texts("class", "|"),
+        right=read.one_of("right", ("", *CORRECTNESS), ""),
+        pick=read.one_of("pick", PICKS, "all"),
+        pick_class=read.text("of"),
+        alpha=read.number("alpha", 0.0, 1.0),
         xi=DEFAULT_THRESHOLD if threshold is None else threshold,
-        axes=tuple(filter(None, params.get("axes", "").split(","))),
-        beside=tuple(filter(None, params["with"].split(","))) if "with" in params else None,
-        paper=params.get("paper", ""),
-        verdict=params.get("verdict", ""),
-        claims=tuple(filter(None, params.get("claim", "").split(","))),
-        versus=params.get("vs", ""),
-        versus_at=one_of("at", VERSUS_AT, "selected"),
-        train=integer("train"),
-        rate=number("rate", 0.0, math.inf),
-        run=integer("run"),
-        effect=integer("effect"),
-        truth=one_of("truth", TRUTHS, "fixed"),
-        strategy=params.get("strategy", ""),
-        kept=integer("kept"),
-        results=tuple(filter(None, params.get("results", "").split(","))),
+        axes=read.texts("axes"),
+        beside=read.texts("with") if "with" in read.params else None,
+        paper=read.text("paper"),
+        verdict=read.text("verdict"),
+        claims=read.texts("claim"),
+        versus=read.text("vs"),
+        versus_at=read.one_of("at", VERSUS_AT, "selected"),
+        train=read.integer("train"),
+        rate=read.number("rate", 0.0, math.inf),
+        run=read.integer("run"),
+        effect=read.integer("effect"),
+        truth=read.one_of("truth", TRUTHS, "fixed"),
+        strategy=read.text("strategy"),
+        kept=read.integer("kept"),
+        results=read.texts("results"),
     )
-    return view, notes
+    return view, read.notes
 
 
 def to_params(view: View) -> dict[str, str]:
@@ -191,96 +262,19 @@ def to_params(view: View) -> dict[str, str]:
     return {name: text for name, text in params.items() if text}
 
 
-def k_text(projection_dim: Any) -> str:
+def k_text(projection_dim: int | None) -> str:
     """Return a projection dimension as the URL writes it."""
-    return UNPROJECTED if pd.isna(projection_dim) else str(int(projection_dim))
+    return UNPROJECTED if projection_dim is None else str(projection_dim)
 
 
-def _distance(row: Mapping[str, Any], view: View) -> tuple[int, float, int, float]:
-    """Return how far a configuration is from what is wanted.
-
-    Settings that differ, then octaves between them, then settings that nobody chose and that are not the default,
-    then the LDS.
-    """
-    wrong, octaves = 0, 0.0
-    if view.epoch is not None and row["training_epoch"] != view.epoch:
-        wrong += 1
-        octaves += abs(math.log2(max(1, row["training_epoch"]) / max(1, view.epoch)))
-    if view.k and k_text(row["projection_dim"]) != view.k:
-        wrong += 1
-        dims = [20000.0 if text == UNPROJECTED else float(text) for text in (k_text(row["projection_dim"]), view.k)]
-        octaves += abs(math.log2(max(1.0, dims[0]) / max(1.0, dims[1])))
-    asked = dict(view.settings)
-    for name, value in asked.items():
-        if row["settings"].get(name) != value:
-            wrong += 1
-            octaves += settings.distance(value, row["settings"].get(name, ""))
-    unusual = sum(value != row["defaults"].get(name) for name, value in row["settings"].items() if name not in asked)
-    best = row["best_lds"]
-    return wrong, octaves, unusual, -best if math.isfinite(best) else math.inf
-
-
-def _pinned(rows: pd.DataFrame, view: View, pinned: str) -> pd.DataFrame:
-    """Return the rows that have the setting that was just chosen, or all if none has it."""
-    if pinned == "epoch":
-        mine = rows["training_epoch"] == view.epoch
-    elif pinned == "k":
-        mine = rows["projection_dim"].map(k_text) == view.k
-    else:
-        wanted = dict(view.settings).get(pinned)
-        mine = pd.Series([wanted is not None and row.get(pinned) == wanted for row in rows["settings"]], rows.index)
-    return rows[mine] if mine.any() else rows
-
-
-def nearest(configurations: pd.DataFrame, view: View, pinned: str = "") -> tuple[pd.Series, str]:
-    """Return the configuration closest to a view, and a sentence if it is not exactly what was asked for.
-
-    Args:
-        configurations: Rows with method, variant_title, training_epoch, projection_dim, settings (dict), choices
-            (dict: those of the settings that differ within the method), defaults (dict), best_lds.
-        view: What is wanted; the method goes first.
-        pinned: ``epoch``, ``k`` or the name of a setting that was just chosen and must hold if anything has it.
-    """
-    rows = configurations
-    note = ""
-    if view.method:
-        mine = rows[rows["method"] == view.method]
-        if len(mine):
-            rows = mine
-        else:
-            allowed = ", ".join(dict.fromkeys(rows["method"]))
-            note = f"There is no method {view.method!r} here yet (there is: {allowed}). "
-            view = replace(view, settings=())
-    known = {name for row in rows["settings"] for name in row}
-    unknown = [name for name, _ in view.settings if name not in known]
-    if unknown:
-        allowed = f"it has {', '.join(sorted(known))}" if known else "it has none"
-        note += f"{rows['method'].iloc[0]} has no setting {', '.join(map(repr, unknown))} ({allowed}). "
-        view = replace(view, settings=tuple((name, value) for name, value in view.settings if name in known))
-    rows = _pinned(rows, view, pinned) if pinned else rows
-    if view.epoch is None and not view.k and not view.settings:
-        best = rows["best_lds"].fillna(-math.inf)
-        return rows.loc[best.idxmax() if best.gt(-math.inf).any() else rows.index[0]], note.strip()
-    distances = [_distance(row, view) for row in rows.to_dict("records")]
-    row = rows.iloc[min(range(len(rows)), key=distances.__getitem__)]
-    if min(distances)[0]:
-        wanted = [] if view.epoch is None else [f"epoch {view.epoch}"]
-        wanted += [projection_text(None if view.k == UNPROJECTED else int(view.k))] if view.k else []
-        wanted += [settings.words(name, value) for name, value in view.settings]
-        found = [f"epoch {row['training_epoch']}", projection_text(row["projection_dim"])]
-        found += [settings.words(name, row["settings"][name]) for name, _ in view.settings]
-        note += f"{row['variant_title']} has no {', '.join(wanted)}; the nearest is shown: {', '.join(found)}."
-    return row, note.strip()
-
-
-def at_configuration(view: View, row: Mapping[str, Any]) -> View:
+def at_configuration(view: View, row: Configuration) -> View:
     """Return the view with method, settings, epoch and k of a configuration."""
     return replace(
         view,
-        method=row["method"],
-        settings=tuple(sorted(row["choices"].items())),
-        epoch=int(row["training_epoch"]),
-        k=k_text(row["projection_dim"]),
+        method=row.method,
+        settings=tuple(sorted(row.choices)),
+        epoch=row.training_epoch,
+        k=k_text(row.projection_dim),
     )
 
 

@@ -17,9 +17,9 @@ import torch
 from packing import ship_bytes
 from torch.nn import functional
 
+from tda_backend.models.tasks.built_in.gpt import GPT
+from tda_backend.models.tasks.built_in.language import CONTEXT, FIRST_MODERN_YEAR, SOTU_SHAPE, encode, speeches
 from tda_backend.seeds import hashed_seed
-from tda_backend.training.tasks.gpt import GPT
-from tda_backend.training.tasks.language import CONTEXT, FIRST_MODERN_YEAR, SOTU_SHAPE, encode, speeches
 
 STEPS, BATCH, RATE, WARMUP, DECAY = 6000, 32, 3e-3, 200, 0.1
 HELD_OUT = 3  # the last of the earlier messages, for the printed loss alone

@@ -32,8 +32,18 @@ def concrete() -> dict[str, np.ndarray]:
 def diabetes(folder: Path) -> dict[str, np.ndarray]:
     """Return 442 patients: ten baseline variables in their own units; disease progression after one year."""
     data = folder / "sklearn" / "datasets" / "data"
-    names = ["age", "sex", "body mass index", "blood pressure", "s1 total cholesterol", "s2 LDL", "s3 HDL",
-             "s4 total/HDL", "s5 log triglycerides", "s6 glucose"]  # fmt: skip
+    names = [
+        "age",
+        "sex",
+        "body mass index",
+        "blood pressure",
+        "s1 total cholesterol",
+        "s2 LDL",
+        "s3 HDL",
+        "s4 total/HDL",
+        "s5 log triglycerides",
+        "s6 glucose",
+    ]
     return {
         "inputs": np.loadtxt(data / "diabetes_data_raw.csv.gz"),
         "targets": np.loadtxt(data / "diabetes_target.csv.gz"),

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from tda_backend.runs.api import Study, list_studies, open_study
+from tda_backend.version import __version__
 
-__all__ = ["Study", "list_studies", "open_study"]
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from tda_backend.interfaces.reading.study import Study, list_studies, open_study
+
+__all__ = ["Study", "__version__", "list_studies", "open_study"]
+_LAZY = ("Study", "list_studies", "open_study")
 
 
 def __getattr__(name: str) -> Any:
     # Lazy: importing the package must not import torch, which takes seconds.
-    if name in __all__:
+    if name in _LAZY:
         from importlib import import_module
 
-        return getattr(import_module("tda_backend.runs.api"), name)
+        return getattr(import_module("tda_backend.interfaces.reading.study"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,7 @@
 
 import sys
 
-from tda_backend.runs.cli import main
+from tda_backend.interfaces.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,6 +5,22 @@ Command line, pages and notebooks render :class:`TDAError` the same way; anythin
 
 from __future__ import annotations
 
+import errno
+import shlex
+
+
+def command(*words: object) -> str:
+    """Return a command as hints print it: quoted, so that it can be pasted into a shell."""
+    return shlex.join(["tda", *map(str, words)])
+
+
+LONGEST = 1000
+"""Characters of a message: what was given may be of any length, and is shown by its two ends."""
+
+
+def _readable(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 + 3 :]}"
+
 
 class TDAError(Exception):
     """An error a person can act on.
@@ -17,9 +33,8 @@ class TDAError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message, self.hint = _readable(message), _readable(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
@@ -70,6 +85,16 @@ class CatalogueError(TDAError):
 
 class ArtifactError(TDAError):
     """A stored artifact is missing or damaged."""
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that memory ran out, whichever library ran out of it."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    text = str(error).lower()
+    return any(
+        words in text for words in ("can't allocate memory", "cannot allocate memory", "bad_alloc", "out of memory")
+    )
 
 
 class MachineError(TDAError):

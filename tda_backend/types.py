@@ -88,6 +88,11 @@ class TrainingSettings:
         return self.optimizer == "adamw" if self.decoupled_decay is None else self.decoupled_decay
 
     @property
+    def finds_optimum(self) -> bool:
+        """Whether training finds the exact optimum instead of taking a run of steps."""
+        return self.optimizer == "lbfgs"
+
+    @property
     def is_plain_sgd(self) -> bool:
         """Whether a step is θ ← θ − ηv, v ← βv + g + ωθ and nothing else, as the hand-written routes compute it."""
         return self.optimizer == "sgd" and self.clip_norm is None and not self.decouples_decay
@@ -237,7 +242,11 @@ class Task(ABC):
         return None
 
     def source(self) -> str:
-        """Return the text that identifies this task's code and settings; artifacts are keyed by its hash."""
+        """Return the text that identifies a task of the program; artifacts are keyed by its hash.
+
+        A person's own task is identified by what it computes (:mod:`tda_backend.models.tasks.identity`); where it
+        overrides this text, that counts too.
+        """
         try:
             code = inspect.getsource(type(self))
         except (OSError, TypeError):
@@ -261,25 +270,6 @@ class Checkpoint:
     epoch: int
     learning_rate: float
     state: Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """One attribution configuration. λ is deliberately not part of it: λ lives in curve rows.
-
-    Attributes:
-        method: Key of the method table.
-        training_epoch: Checkpoint where features are taken (for TracIn the last of the selected checkpoints).
-        projection_dim: k, or ``None`` for the unprojected answer.
-        seed_indices: Training seeds that take part.
-        parameters: Further non-filter parameters (e.g. ``normalization`` of TracIn), JSON-compatible.
-    """
-
-    method: str
-    training_epoch: int
-    projection_dim: int | None
-    seed_indices: tuple[int, ...] = (0,)
-    parameters: tuple[tuple[str, Any], ...] = ()
 
 
 def to_device(batch: Batch, device: torch.device | str) -> dict[str, Tensor]:

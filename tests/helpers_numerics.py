@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tda_backend.features.checkpoint_features import CheckpointFeatures, checkpoint_features
-from tda_backend.spectral.coordinates import Spectrum
-from tda_backend.spectral.decompose import dual_coordinates, primal_coordinates
+from tda_backend.models.probe import Indices, Probe
+from tda_backend.numerics.features.checkpoint_features import CheckpointFeatures, checkpoint_features
+from tda_backend.numerics.spectral.coordinates import Spectrum
+from tda_backend.numerics.spectral.decompose import dual_coordinates, primal_coordinates
 from tda_backend.types import Batch, Task
 
 NUM_CLASSES = 3
@@ -177,11 +178,21 @@ FACTOR_TASKS = ("linear", "mlp", "positions", "regression")
 VALIDATION, QUERIES = range(6), range(6, 16)
 
 
+def probe_of(task: Task, model: nn.Module | None = None, train: Indices | None = None, **settings) -> Probe:
+    """Return a small task's probe at a checkpoint: all train rows unless given, VALIDATION and QUERIES."""
+    model = task.build_model(0) if model is None else model
+    everyone = range(len(task.datasets()["train"]["y"]))
+    return Probe(task, model, task.datasets(), everyone if train is None else train, VALIDATION, QUERIES, **settings)
+
+
+def split_probe(task: Task, model: nn.Module, data: Batch, rows: Indices, **settings) -> Probe:
+    """Return a probe whose train examples are some rows of one split, whichever it is."""
+    return Probe(task, model, {"train": data}, rows, **settings)
+
+
 def features_of(task: Task, model: nn.Module | None = None, **settings) -> CheckpointFeatures:
     """Return the checkpoint features of a small task."""
-    model = task.build_model(0) if model is None else model
-    train = range(len(task.datasets()["train"]["y"]))
-    return checkpoint_features(task, model, task.datasets(), train, VALIDATION, QUERIES, **settings)
+    return checkpoint_features(probe_of(task, model, **settings))
 
 
 def dense_gradients(task: Task, model: nn.Module, data: Batch, indices, quantity: str) -> Tensor:

@@ -1,1 +1,1 @@
-"""One file a page."""
+"""One folder a page: what it draws, its charts and its numbers."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tda_backend.store.workspace import Workspace
+from tda_backend.studies.store.workspace import Workspace
 from tests.runs.conftest import make_study, tda
 
 
@@ -110,7 +110,7 @@ def compute_quick(folder: Path) -> None:
 
 def compute_failed(folder: Path) -> None:
     """Compute a part of the tiny study, as a job that is killed on the way."""
-    from tda_backend.runs import jobs
+    from tda_backend.studies.jobs import jobs
 
     workspace = Workspace.at(folder / "workspace" / "catalogue.duckdb")
     os.environ["TDA_FAULT"] = "evaluate:computed"
@@ -120,7 +120,7 @@ def compute_failed(folder: Path) -> None:
         del os.environ["TDA_FAULT"]
     process = jobs._children[-1]
     process.wait(timeout=400)
-    assert jobs.job(job_id, workspace)["status"] == "stale"
+    assert jobs.job(job_id, workspace).status == "stale"
 
 
 def copy_of(workspace: Workspace, folder: Path) -> Workspace:

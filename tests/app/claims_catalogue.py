@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tda_backend.runs.api import open_study
-from tda_backend.runs.shipped import export_results
+from tda_backend.interfaces.papers.shipped import export_results
+from tda_backend.interfaces.reading.study import open_study
 from tests.runs.conftest import make_study, tda
 
 CLAIMS = """

@@ -2,35 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import streamlit as st
+from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
-from tda_backend.store.workspace import Workspace
+from tda_backend.studies.store.catalogue import held
+from tda_backend.studies.store.workspace import Workspace
 from tests.app import catalogues
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_scan() -> Iterator[None]:
+    """Look for components of installed packages once: every test begins with a server of its own, which looks again."""
+    found = manifest_scanner.scan_component_manifests()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifest_scanner, "scan_component_manifests", lambda: list(found))
+        yield
+
+
+def opened_once(workspace: Workspace) -> Iterator[Workspace]:
+    """Yield a workspace whose catalogue stays open: a server owns it, here nobody does."""
+    with held(workspace):
+        yield workspace
+
+
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory) -> Workspace:
+def tiny(tmp_path_factory) -> Iterator[Workspace]:
     """A small real study, computed; read only."""
-    return catalogues.once(tmp_path_factory, "tiny", catalogues.compute_tiny)
+    yield from opened_once(catalogues.once(tmp_path_factory, "tiny", catalogues.compute_tiny))
 
 
 @pytest.fixture(scope="session")
-def zoo(tmp_path_factory) -> Workspace:
+def zoo(tmp_path_factory) -> Iterator[Workspace]:
     """A small real study of many methods and two training seeds; read only."""
-    return catalogues.once(tmp_path_factory, "zoo", catalogues.compute_zoo)
+    yield from opened_once(catalogues.once(tmp_path_factory, "zoo", catalogues.compute_zoo))
 
 
 @pytest.fixture(scope="session")
-def failed(tmp_path_factory) -> Workspace:
+def failed(tmp_path_factory) -> Iterator[Workspace]:
     """A study whose job was killed after its first spectra; read only."""
-    return catalogues.once(tmp_path_factory, "failed", catalogues.compute_failed)
+    yield from opened_once(catalogues.once(tmp_path_factory, "failed", catalogues.compute_failed))
 
 
 @pytest.fixture
@@ -49,18 +66,19 @@ def page(monkeypatch) -> Callable[..., AppTest]:
         st.cache_resource.clear()
         test = AppTest.from_string(
             "from app import session\n"
-            "from app.components.sidebar import show_sidebar\n"
-            f"from app.views import {name}\n"
-            "from app.components.errors import shows_errors\n"
+            "from app.shared.sidebar import show_sidebar\n"
+            f"from app.views.{name} import page\n"
+            "from app.shared.errors import shows_errors\n"
             "@shows_errors\n"
             "def draw():\n"
             "    show_sidebar(session.open_context())\n"
-            f"    {name}.render()\n"
+            "    page.render()\n"
             "draw()\n",
             default_timeout=60,
         )
         for key, value in params.items():
             test.query_params[key] = value
-        return test.run()
+        with held(workspace):
+            return test.run()
 
     return draw

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import tomllib
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import tda_backend as tda
-from app.counterfactual_charts import RANDOM_LABEL, curve_styles, effects_figure, removal_figure
-from app.health_charts import class_figure, usage_figure
-from tda_backend.runs.influence_data import class_influence, scores_of_example, spearman, subset_points, usage
-from tda_backend.store.workspace import Workspace
+from app.views.counterfactuals.charts import RANDOM_LABEL, curve_styles, effects_figure, removal_figure
+from app.views.counterfactuals.data import LeftOut
+from app.views.counterfactuals.leave_one_out import LOO
+from app.views.counterfactuals.removal import REMOVAL
+from app.views.health.charts import class_figure, usage_figure
+from app.views.health.detection import FLIPS
+from tda_backend.interfaces.reading.counterfactuals import curve_of
+from tda_backend.interfaces.reading.influence import (
+    ClassInfluence,
+    Usage,
+    class_influence,
+    scores_of_example,
+    spearman,
+    subset_points,
+    usage,
+)
+from tda_backend.interfaces.reading.records.base import records
+from tda_backend.interfaces.reading.records.removals import QueryBrittleness, Removal, RemovalPoint
+from tda_backend.studies.store.workspace import Workspace
+from tda_backend.studies.study.file import resolve
 from tests.app import catalogues
 from tests.app.counterfactual_catalogue import compute_counter
 from tests.app.test_pages import texts
 
-PAGES = ("counterfactuals", "data_health")
+PAGES = ("counterfactuals", "health")
 
 
 @pytest.fixture(scope="session")
@@ -50,20 +69,14 @@ def test_an_ordinary_study_is_told_which_lines_to_add(page, tiny):
     assert any("[removal]" in text and "sizes" in text for text in lines)
     assert any("[loo]" in text for text in lines)
     assert "tda plan" in texts(test)
-    test = page("data_health", tiny)
+    test = page("health", tiny)
     assert any("flip_labels" in element.value for element in test.code)
 
 
 def test_the_lines_on_the_page_are_a_study(tiny):
-    import tomllib
-
-    from app.views.counterfactuals import LOO, REMOVAL
-    from app.views.data_health import FLIPS
-    from tda_backend.runs.study import resolve
-
     for text in (REMOVAL, LOO, FLIPS):
         section = tomllib.loads(text)
-        study = resolve({"name": "a", "task": "mnist-mlp", "training": {"epochs": [1]}, **section})
+        study = resolve({"name": "a", "task": "mnist-mlp", "training": {"epochs": [1]}, **section}).to_json()
         name = next(iter(section))
         assert section[name].keys() <= study[name].keys()
 
@@ -80,11 +93,11 @@ def test_the_open_training_example_is_in_the_link(page, counter):
     study = tda.open_study("counter", counter.catalogue)
     wrong = study.noisy_rows()
     position = int(wrong["position"].iloc[0])
-    test = page("data_health", counter, train=str(position))
+    test = page("health", counter, train=str(position))
     assert not test.exception
     assert f"was {wrong['original_label'].iloc[0]}" in texts(test)
     assert dict(test.query_params)["train"] == str(position)
-    test = page("data_health", counter, train="6000")
+    test = page("health", counter, train="6000")
     assert "There is no training example 6000" in texts(test)
 
 
@@ -108,8 +121,8 @@ def test_the_points_give_the_stored_lds_of_the_query(counter):
         points = subset_points(study, row["configuration_id"], query, lam, 0.5)
         curve = study.query_curve(row["configuration_id"], query, 0.5)
         stored = curve.loc[(curve["regularization"] - lam).abs().idxmin(), "lds"]
-        found = spearman(points["predicted"].to_numpy(), points["actual"].to_numpy())
-        assert found == pytest.approx(stored, abs=1e-5)
+        assert points.lds == pytest.approx(stored, abs=1e-5)
+        assert points.lds == pytest.approx(spearman(points.predicted, points.actual))
 
 
 def test_class_influence_and_use_are_those_of_the_score_matrix(counter):
@@ -118,12 +131,16 @@ def test_class_influence_and_use_are_those_of_the_score_matrix(counter):
     row = rows[(rows["method"] == "iffim") & (rows["training_epoch"] == 4)].iloc[0]
     scores = study.scores("iffim", 0.01, None, 4)
     train, query = study.examples("train")["label"], study.examples("queries")["label"]
-    names, columns, means = class_influence(study, row["configuration_id"], 0.01)
-    assert columns == ["ant", "bee", "cat"]
-    for i, name in enumerate(names):
-        for j, column in enumerate(columns):
+    by_class = class_influence(study, row["configuration_id"], 0.01)
+    assert by_class.train == ["ant", "bee", "cat"]
+    for i, name in enumerate(by_class.queries):
+        for j, column in enumerate(by_class.train):
             by_hand = scores[np.ix_((query == name).to_numpy(), (train == column).to_numpy())].mean()
-            assert means[i, j] == pytest.approx(by_hand, rel=1e-4)
+            assert by_class.means[i, j] == pytest.approx(by_hand, rel=1e-4)
+    assert (
+        by_class.means.min()
+        == by_class.means[by_class.queries.index(by_class.worst[1]), by_class.train.index(by_class.worst[0])]
+    )
     found = usage(study, row["configuration_id"], 0.01, top=5)
     top = np.argsort(-np.abs(scores), axis=1)[:, :5]
     np.testing.assert_array_equal(found.num_top, np.bincount(top.ravel(), minlength=60))
@@ -134,19 +151,26 @@ def test_class_influence_and_use_are_those_of_the_score_matrix(counter):
 
 
 def test_a_curve_in_progress_shows_only_finished_sizes(counter):
-    from tda_backend.runs.counterfactual_data import curve_of
-
     study = tda.open_study("counter", counter.catalogue)
-    rows = study.removals()
-    rows = rows[rows["label"] == RANDOM_LABEL]
+    rows = [row for row in records(study.removals(), Removal) if row.label == RANDOM_LABEL]
     whole = curve_of(rows, study.removal_sizes, 50, 0)
-    part = curve_of(rows[rows["size"] <= 3], study.removal_sizes, 50, 0)
+    part = curve_of([row for row in rows if row.size <= 3], study.removal_sizes, 50, 0)
     assert whole is not None
     assert part is not None
     assert part.sizes.tolist() == [0, 3]
     assert part.fraction.tolist() == whole.fraction[:2].tolist()
     assert len(part.queries) == len(whole.queries)
-    assert curve_of(rows[rows["size"] == 0], study.removal_sizes, 50, 0) is None
+    assert curve_of([row for row in rows if not row.size], study.removal_sizes, 50, 0) is None
+
+
+def test_records_and_frames_say_the_same(counter):
+    study = tda.open_study("counter", counter.catalogue)
+    for rows, frame, kind in (
+        (study.removal_points(), study.removal_curves(), RemovalPoint),
+        (study.brittle_queries(), study.brittleness(), QueryBrittleness),
+    ):
+        assert len(rows) == len(frame) > 0
+        assert records(frame, kind) == rows
 
 
 # ---------------------------------------------------------------- figures
@@ -159,15 +183,15 @@ def test_the_random_baseline_looks_like_nothing_else():
 
 
 def test_the_removal_figure_has_band_and_line_for_each_curve(counter):
-    curves = tda.open_study("counter", counter.catalogue).removal_curves()
-    figure = removal_figure(curves)
+    points = tda.open_study("counter", counter.catalogue).removal_points()
+    figure = removal_figure(points)
     lines = [trace for trace in figure.data if trace.name]
-    assert [trace.name for trace in lines] == list(dict.fromkeys(curves["label"]))
+    assert [trace.name for trace in lines] == list(dict.fromkeys(point.label for point in points))
     assert len(figure.data) == 2 * len(lines)
 
 
 def test_class_colours_go_with_the_sign():
-    figure = class_figure(["a", "b"], ["a", "b"], np.array([[4.0, -1.0], [0.0, 0.25]]))
+    figure = class_figure(ClassInfluence(["a", "b"], ["a", "b"], np.array([[4.0, -1.0], [0.0, 0.25]])))
     np.testing.assert_allclose(figure.data[0].z, [[2.0, -1.0], [0.0, 0.5]])
     assert figure.data[0].zmin == -figure.data[0].zmax
 
@@ -175,15 +199,13 @@ def test_class_colours_go_with_the_sign():
 @pytest.mark.parametrize("largest", [0, 1, 4, 60, 700])
 def test_the_use_histogram_counts_everybody_once(largest):
     counts = np.array([0, 0, largest, min(1, largest)])
-    figure = usage_figure(counts, 20, 1000)
+    figure = usage_figure(Usage(counts, np.ones(4), 20), 1000)
     assert sum(figure.data[0].y) == len(counts)
     assert figure.data[0].y[0] == (counts == 0).sum()
 
 
 def test_effects_without_a_standard_error_have_no_bars():
-    import pandas as pd
-
-    frame = pd.DataFrame({"position": [1, 2], "label": "a", "score": [0.1, 0.2], "effect": [0.0, 1.0],
-                          "standard_error": [np.nan, np.nan]})  # fmt: skip
-    assert effects_figure(frame, "#2f7fd1").data[0].error_y.array is None
-    assert effects_figure(frame.assign(standard_error=0.1), "#2f7fd1").data[0].error_y.array is not None
+    points = [LeftOut(1, "a", 0.1, 0.0, np.nan), LeftOut(2, "a", 0.2, 1.0, np.nan)]
+    assert effects_figure(points, "#2f7fd1").data[0].error_y.array is None
+    known = [replace(point, standard_error=0.1) for point in points]
+    assert effects_figure(known, "#2f7fd1").data[0].error_y.array is not None

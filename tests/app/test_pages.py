@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import tda_backend as tda
-from tda_backend.methods import METHODS as TABLE
-from tda_backend.runs.page_data import configuration_costs
-from tda_backend.runs.progress import JobState
-from tda_backend.runs.study import resolve
+from tda_backend.interfaces.reading.costs import configuration_costs
+from tda_backend.studies.jobs.progress import JobState
+from tda_backend.studies.methods import METHODS as TABLE
+from tda_backend.studies.study.file import resolve
 from tests.app.catalogues import copy_of
 from tests.app.conftest import ROOT
 
@@ -73,13 +73,16 @@ def test_the_empty_overview_offers_the_first_study(page, empty, monkeypatch):
 def test_read_only_has_no_button_that_starts_anything(page, empty, failed):
     assert {element.label for element in page("overview", empty, read_only=True).button} == {"Open the papers' claims"}
     assert {element.label for element in page("methods", empty, read_only=True).button} <= {
-        "Go to Overview", "The papers' grid"}  # fmt: skip
+        "Go to Overview",
+        "The papers' grid",
+    }
     assert {element.label for element in page("overview", failed, read_only=True).button} <= {"Open the Explorer"}
 
 
 def test_a_dead_job_shows_message_hint_and_the_way_on(page, failed, monkeypatch):
     started = []
     monkeypatch.setattr("app.services.jobs.submit", lambda arguments, place, cwd=None: started.append(arguments) or "1")
+    monkeypatch.setenv("TDA_ALLOW_TASK_FILES", "1")
     test = page("overview", failed)
     assert "ended from outside" in texts(test)
     assert "Run the study again" in texts(test)
@@ -209,8 +212,19 @@ def test_a_running_study_shows_how_far_it_is(page, failed, tmp_path):
     for path in place.jobs.glob("*.json"):
         path.unlink()
     study_id = tda.open_study("tiny", place.catalogue).study_id
-    state = JobState(job_id="now", study="tiny", study_id=study_id, step="retrain subsets 1 to 12", step_done=5,
-                     step_total=12, done=3, total=21, rate=2.5, eta_seconds=75.0, fraction=0.25)  # fmt: skip
+    state = JobState(
+        job_id="now",
+        study="tiny",
+        study_id=study_id,
+        step="retrain subsets 1 to 12",
+        step_done=5,
+        step_total=12,
+        done=3,
+        total=21,
+        rate=2.5,
+        eta_seconds=75.0,
+        fraction=0.25,
+    )
     (place.jobs / "now.json").write_text(json.dumps(asdict(state)))
     test = page("overview", place)
     assert not test.exception
@@ -235,8 +249,19 @@ def test_pages_never_put_data_into_html():
 # ---------------------------------------------------------------- many methods
 
 
-METHODS = ("iffim", "trak", "tracin", "if-explicit", "if-cg", "if-cg-run", "if-lissa", "ekfac", "logra",
-           "gradient-similarity", "random")  # fmt: skip
+METHODS = (
+    "iffim",
+    "trak",
+    "tracin",
+    "if-explicit",
+    "if-cg",
+    "if-cg-run",
+    "if-lissa",
+    "ekfac",
+    "logra",
+    "gradient-similarity",
+    "random",
+)
 
 
 def test_a_measured_run_says_at_which_regularization(page, zoo):
@@ -344,6 +369,7 @@ def test_the_cost_of_a_configuration_is_that_of_its_steps(zoo):
 def test_the_form_writes_the_study_that_was_asked_for(page, zoo, monkeypatch):
     started = []
     monkeypatch.setattr("app.services.jobs.submit", lambda arguments, place, cwd=None: started.append(arguments) or "1")
+    monkeypatch.setenv("TDA_ALLOW_TASK_FILES", "1")
     test = page("methods", zoo)
     test.text_input(key="form-name").set_value("my own").run()
     test.multiselect(key="form-methods").set_value(["if-cg", "tracin"]).run()
@@ -360,8 +386,11 @@ def test_the_form_writes_the_study_that_was_asked_for(page, zoo, monkeypatch):
     assert content["methods"]["tracin"]["normalization"] == [False, True]
     assert content["data"] == {"train": 50, "validation": 10, "queries": 10}
     assert not test.error
-    assert resolve(content)["training"]["epochs"] == [1, 4]
+    assert resolve(content).training.epochs == [1, 4]
     assert "10 configurations" in texts(test)  # 2 epochs of 4 max_iter, and TracIn with and without normalization
+    assert test.button(key="form-run").disabled
+    test.button(key="form-load").click().run()
+    assert "roughly" in texts(test)
     test.button(key="form-run").click().run()
     assert len(started) == 1
     assert tomllib.loads(Path(started[0][1]).read_text()) == content
@@ -369,13 +398,20 @@ def test_the_form_writes_the_study_that_was_asked_for(page, zoo, monkeypatch):
 
 @pytest.mark.parametrize(
     ("key", "value", "words"),
-    [("form-train", "many", "data.train = 'many'"), ("form-epochs", "0", "training.epochs = 0"),
-     ("form-alphas", "1.5", "ground_truth.alphas = 1.5"), ("form-iffim-projection_dim", "-3", "projection_dim = -3"),
-     ("form-train", "10000000", "10000000")],
-)  # fmt: skip
-def test_a_bad_value_gives_the_study_s_own_error(page, zoo, key, value, words):
+    [
+        ("form-train", "many", "data.train = 'many'"),
+        ("form-epochs", "0", "training.epochs = 0"),
+        ("form-alphas", "1.5", "ground_truth.alphas = 1.5"),
+        ("form-iffim-projection_dim", "-3", "projection_dim = -3"),
+        ("form-train", "10000000", "10000000"),
+    ],
+)
+def test_a_bad_value_gives_the_study_s_own_error(page, zoo, monkeypatch, key, value, words):
+    monkeypatch.setenv("TDA_ALLOW_TASK_FILES", "1")
     test = page("methods", zoo)
     test.text_input(key=key).set_value(value).run()
+    if not test.error:  # no value of the file is wrong by itself: the task says so
+        test.button(key="form-load").click().run()
     said = "\n".join(element.value for element in test.error).replace("\\", "")
     assert words in said
     assert "Allowed" in said or "Give" in said or "has" in said

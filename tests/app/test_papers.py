@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 
 from app.formats import plain
-from tda_backend.runs.api import open_study
-from tda_backend.runs.papers import paper_claims
-from tda_backend.runs.shipped import shipped_results
-from tda_backend.store.workspace import Workspace
+from tda_backend.interfaces.papers.shipped import shipped_results
+from tda_backend.interfaces.papers.verdicts import paper_claims
+from tda_backend.interfaces.reading.study import open_study
+from tda_backend.studies.store.workspace import Workspace
 from tests.app import catalogues
 from tests.app.claims_catalogue import KINDS, compute_claims
 from tests.app.test_pages import button, texts

@@ -5,38 +5,55 @@ from __future__ import annotations
 import io
 import shutil
 import tomllib
+from dataclasses import replace
 
 import duckdb
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
 import tda_backend as tda
-from app import trajectory_data
-from app.components.lookahead import chosen_setting, costs
-from app.components.trajectory_missing import LOOKAHEAD, TRAJECTORY
 from app.formats import signed
-from app.lookahead_charts import horizons_figure
-from app.trajectory_charts import agreement_figure, effects_figure, paths_figure, proxy_figure, rate_text
-from app.trajectory_data import Results, agreement, effects_of, paths_of, wrong_shares
-from app.trajectory_lines import log_ticks
-from tda_backend.runs import shipped as shipped_module
-from tda_backend.runs.influence_data import spearman
-from tda_backend.runs.shipped import export_results, shipped_results
-from tda_backend.runs.shipped_examples import shipped_examples
-from tda_backend.runs.study import resolve
-from tda_backend.store import repository
-from tda_backend.store.trajectory_repository import TRAJECTORY_TABLES
-from tda_backend.store.workspace import Workspace
+from app.views.trajectory import results as trajectory_data
+from app.views.trajectory.charts import log_ticks, rate_text
+from app.views.trajectory.results import Results
+from app.views.trajectory.sections import SELECTION, UNROLLED
+from app.views.trajectory.selection.charts import horizons_figure
+from app.views.trajectory.selection.tuned import chosen_setting, costs, judged_strategies
+from app.views.trajectory.selection.wrong_labels import wrong_shares
+from app.views.trajectory.unrolled.agreement_chart import agreement_figure
+from app.views.trajectory.unrolled.data import Effect, Prediction, correlation, effects_of, paths_of
+from app.views.trajectory.unrolled.effects_charts import effects_figure, proxy_figure
+from app.views.trajectory.unrolled.estimates import ESTIMATES
+from app.views.trajectory.unrolled.path_charts import PathRow, paths_figure
+from tda_backend.interfaces.papers import shipped as shipped_module
+from tda_backend.interfaces.papers.shipped import export_results, shipped_results
+from tda_backend.interfaces.papers.shipped_examples import shipped_examples
+from tda_backend.interfaces.reading.influence import spearman
+from tda_backend.interfaces.reading.records import lookahead, trajectory
+from tda_backend.interfaces.reading.records.base import records
+from tda_backend.studies.jobs.progress import JobState
+from tda_backend.studies.store import repository
+from tda_backend.studies.store.tables import lookahead as lookahead_tables
+from tda_backend.studies.store.tables import trajectory as trajectory_tables
+from tda_backend.studies.store.workspace import Workspace
+from tda_backend.studies.study.file import resolve
 from tests.app import catalogues
 from tests.app.catalogues import copy_of
 from tests.app.test_pages import button, texts
 from tests.app.trajectory_catalogue import compute_unrolled
 
-SECTIONS = ("Does it matter which optimizer is assumed?", "Predicted against true", "One example over the steps",
-            "How wrong is it, and can one know without retraining?", "Selecting data while training")  # fmt: skip
+TRAJECTORY_TABLES = tuple(table.name for table in (*trajectory_tables.TABLES, *lookahead_tables.TABLES))
+SECTIONS = (
+    "Does it matter which optimizer is assumed?",
+    "Predicted against true",
+    "One example over the steps",
+    "How wrong is it, and can one know without retraining?",
+    "Selecting data while training",
+)
 NUM_FIGURES = 22
+TRAJECTORY_TABLES = tuple(table.name for table in (*trajectory_tables.TABLES, *lookahead_tables.TABLES))
+KINDS = [kind for module in (trajectory, lookahead) for kind in vars(module).values() if hasattr(kind, "TABLE")]
 
 
 @pytest.fixture(scope="session")
@@ -114,10 +131,13 @@ def test_read_only_starts_nothing(page, empty):
 
 def test_another_study_of_the_catalogue_is_offered(page, unrolled, tmp_path):
     place = copy_of(unrolled, tmp_path)
-    changed(place, "INSERT INTO studies SELECT * REPLACE ('0' AS study_id, 'plain' AS name, json_merge_patch(config, "
-            "'{\"trajectory\": null, \"lookahead\": null}') AS config) FROM studies")  # fmt: skip
+    changed(
+        place,
+        "INSERT INTO studies SELECT * REPLACE ('0' AS study_id, 'plain' AS name, json_merge_patch(config, "
+        '\'{"trajectory": null, "lookahead": null}\') AS config) FROM studies',
+    )
     test = page("trajectory", place, study="plain")
-    assert "unrolls no training run" in drawn(test)
+    assert "does not unroll a training run" in drawn(test)
     assert not figures(test)
     button(test, "unrolled").click().run()
     assert dict(test.query_params)["study"] == "unrolled"
@@ -128,18 +148,22 @@ def test_another_study_of_the_catalogue_is_offered(page, unrolled, tmp_path):
 def test_a_study_with_one_section_shows_it_and_the_lines_of_the_other(page, unrolled, tmp_path, section, words):
     place = copy_of(unrolled, tmp_path)
     gone = [name for name in TRAJECTORY_TABLES if name.startswith(section)]
-    changed(place, f"UPDATE studies SET config = json_merge_patch(config, '{{\"{section}\": null}}')",
-            *(f"DELETE FROM {table}" for table in gone))  # fmt: skip
+    changed(
+        place,
+        f"UPDATE studies SET config = json_merge_patch(config, '{{\"{section}\": null}}')",
+        *(f"DELETE FROM {table}" for table in gone),
+    )
     test = page("trajectory", place)
     assert words in drawn(test)
     assert 5 < len(figures(test)) < NUM_FIGURES
 
 
 def test_the_lines_on_the_page_are_a_study():
-    for text in (TRAJECTORY, LOOKAHEAD):
-        section = tomllib.loads(text)
-        study = resolve({"name": "a", "task": "mnist-mlp-adamw", "training": {"epochs": [1]}, **section})
+    for shown in (UNROLLED, SELECTION):
+        section = tomllib.loads(shown.lines)
+        study = resolve({"name": "a", "task": "mnist-mlp-adamw", "training": {"epochs": [1]}, **section}).to_json()
         name = next(iter(section))
+        assert name == shown.name
         assert section[name].keys() <= study[name].keys()
 
 
@@ -150,30 +174,38 @@ PARTIAL = {
         "UPDATE lookahead_gains SET loss_gain = NULL, loss_low = NULL, loss_high = NULL",
     ],
     "one run so far, selection not tuned": [
-        *(f"DELETE FROM trajectory_{name} WHERE seed_index IS NULL OR seed_index > 0 OR learning_rate < 0.005"
-          for name in ("runs", "agreement", "gains", "effects", "errors", "paths")),
+        *(
+            f"DELETE FROM trajectory_{name} WHERE seed_index IS NULL OR seed_index > 0 OR learning_rate < 0.005"
+            for name in ("runs", "agreement", "gains", "effects", "errors", "paths")
+        ),
         *(f"DELETE FROM lookahead_{name}" for name in ("tuned", "gains", "examples")),
     ],
     "no proxy, no accuracy": [
-        "UPDATE trajectory_effects SET proxy = NULL, cheap = NULL", "DELETE FROM trajectory_errors",
-        "DELETE FROM trajectory_paths", "UPDATE lookahead_tuned SET test_accuracy = NULL",
+        "UPDATE trajectory_effects SET proxy = NULL, cheap = NULL",
+        "DELETE FROM trajectory_errors",
+        "DELETE FROM trajectory_paths",
+        "UPDATE lookahead_tuned SET test_accuracy = NULL",
     ],
     "trained by SGD, no cheap proxy, no curves": [
-        "UPDATE trajectory_runs SET optimizer = 'SGD, momentum 0.9'", "UPDATE trajectory_effects SET cheap = NULL",
-        "UPDATE trajectory_paths SET proxy = NULL", "DELETE FROM lookahead_curves",
+        "UPDATE trajectory_runs SET optimizer = 'SGD, momentum 0.9'",
+        "UPDATE trajectory_effects SET cheap = NULL",
+        "UPDATE trajectory_paths SET proxy = NULL",
+        "DELETE FROM lookahead_curves",
     ],
     "constant effects, no full training": [
         "UPDATE trajectory_effects SET truth = list_transform(truth, lambda x: 0)",
         "UPDATE trajectory_paths SET truth = list_transform(truth, lambda x: 0)",
-        "DELETE FROM lookahead_runs WHERE strategy = 'full'", "DELETE FROM lookahead_tuned WHERE strategy = 'full'",
+        "DELETE FROM lookahead_runs WHERE strategy = 'full'",
+        "DELETE FROM lookahead_tuned WHERE strategy = 'full'",
     ],
     "no correlation, no examples": [
         "UPDATE trajectory_agreement SET mean = 'nan', ci_low = 'nan', ci_high = 'nan'",
         "UPDATE trajectory_gains SET matched = 'nan', mismatched = 'nan', difference = 'nan'",
         "UPDATE trajectory_errors SET spearman = NULL, spearman_low = NULL, spearman_high = NULL",
-        "DELETE FROM examples", "DELETE FROM configurations",
+        "DELETE FROM examples",
+        "DELETE FROM configurations",
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", list(PARTIAL))
@@ -195,24 +227,34 @@ def test_a_study_that_only_asks_says_how_to_go_on(page, unrolled, tmp_path):
     assert not figures(test)
 
 
+def a_job(study_id: str, status: str) -> JobState:
+    return JobState(
+        job_id="j",
+        study="unrolled",
+        study_id=study_id,
+        status=status,
+        step="unroll",
+        step_done=0,
+        step_total=0,
+        done=3,
+        total=31,
+        fraction=0.4,
+    )
+
+
 def test_a_running_study_shows_how_far_it_is(page, unrolled, study, monkeypatch):
-    row = {"job_id": "j", "study_id": study.study_id, "study": "unrolled", "status": "running", "fraction": 0.4,
-           "done": 3, "total": 31, "step": "unroll", "step_done": 0, "step_total": 0, "rate": None, "eta_seconds": None,
-           "message": "", "hint": ""}  # fmt: skip
-    monkeypatch.setattr("app.services.running_jobs", lambda: pd.DataFrame([row]))
+    job = a_job(study.study_id, "running")
+    monkeypatch.setattr("app.services.running_jobs", lambda: [job])
     test = page("trajectory", unrolled)
     assert "step 3 of 31" in drawn(test)
     assert len(figures(test)) == NUM_FIGURES
-    monkeypatch.setattr(
-        "app.services.running_jobs", lambda: pd.DataFrame([row | {"status": "failed", "message": "It broke."}])
-    )
+    monkeypatch.setattr("app.services.running_jobs", lambda: [replace(job, status="failed", message="It broke.")])
     drawn(page("trajectory", unrolled))
 
 
 def test_a_failed_study_shows_its_message(page, unrolled, study, tmp_path, monkeypatch):
-    row = {"job_id": "j", "study_id": study.study_id, "study": "unrolled", "status": "failed", "message": "It broke.",
-           "hint": "Mend it."}  # fmt: skip
-    monkeypatch.setattr("app.services.running_jobs", lambda: pd.DataFrame([row]))
+    job = replace(a_job(study.study_id, "failed"), message="It broke.", hint="Mend it.")
+    monkeypatch.setattr("app.services.running_jobs", lambda: [job])
     place = changed(copy_of(unrolled, tmp_path), *(f"DELETE FROM {table}" for table in TRAJECTORY_TABLES))
     test = page("trajectory", place)
     assert not test.exception
@@ -274,8 +316,10 @@ def test_shipped_results_are_shown_and_marked(page, empty, shipped):
 
 
 def test_shipped_results_stand_in_for_a_section_that_the_study_lacks(page, unrolled, shipped, tmp_path):
-    place = changed(copy_of(unrolled, tmp_path / "copy"),
-                    "UPDATE studies SET config = json_merge_patch(config, '{\"lookahead\": null}')")  # fmt: skip
+    place = changed(
+        copy_of(unrolled, tmp_path / "copy"),
+        "UPDATE studies SET config = json_merge_patch(config, '{\"lookahead\": null}')",
+    )
     test = page("trajectory", place)
     said = drawn(test)
     assert said.count("badge[shipped result]") == said.count("badge[computed here]") == 1
@@ -285,15 +329,16 @@ def test_shipped_results_stand_in_for_a_section_that_the_study_lacks(page, unrol
 
 def test_shipped_and_computed_numbers_are_the_same(study, results, shipped):
     other = trajectory_data.of_shipped("unrolled")
-    for table in TRAJECTORY_TABLES:
-        if table in ("trajectory_effects", "trajectory_paths"):
-            left, right = results.rows(table, 0.01, 1), other.rows(table, 0.01, 1)
+    assert {kind.TABLE for kind in KINDS} == set(TRAJECTORY_TABLES)
+    for kind in KINDS:
+        if kind in (trajectory.RunEffects, trajectory.RunPath):
+            left, right = results.read_run(kind, 0.01, 1), other.read_run(kind, 0.01, 1)
         else:
-            left, right = results.rows(table), other.rows(table)
+            left, right = results.read(kind), other.read(kind)
         assert len(left) == len(right) > 0
-        assert list(left.columns) == list(right.columns)
-    assert trajectory_data.shipped_names("trajectory") == ["other", "unrolled"]
-    assert trajectory_data.shipped_names("lookahead") == ["unrolled"]
+        assert sorted(map(repr, left)) == sorted(map(repr, right))
+    assert trajectory_data.shipped_names(UNROLLED) == ["other", "unrolled"]
+    assert trajectory_data.shipped_names(SELECTION) == ["unrolled"]
 
 
 def test_computed_results_go_before_shipped_ones(page, unrolled, shipped):
@@ -307,8 +352,15 @@ def test_computed_results_go_before_shipped_ones(page, unrolled, shipped):
 
 def test_the_address_holds_run_query_truth_example_and_strategy(page, unrolled, study):
     position = int(study.trajectory_paths(0.001, 1)["position"].iloc[-1])
-    asked = {"rate": "0.001", "run": "1", "effect": "2", "truth": "smaller", "train": str(position),
-             "strategy": "alignment", "kept": "5"}  # fmt: skip
+    asked = {
+        "rate": "0.001",
+        "run": "1",
+        "effect": "2",
+        "truth": "smaller",
+        "train": str(position),
+        "strategy": "alignment",
+        "kept": "5",
+    }
     test = page("trajectory", unrolled, **asked)
     said = drawn(test)
     assert dict(test.query_params).items() >= asked.items()
@@ -336,8 +388,10 @@ def test_switches_write_the_address(page, unrolled):
     test.segmented_control(key="trajectory-truth").set_value("smaller").run()
     test.selectbox(key="trajectory-query").set_value(3).run()
     test.segmented_control(key="lookahead-strategy").set_value("random").run()
-    assert dict(test.query_params).items() >= {"rate": "0.001", "truth": "smaller", "effect": "3",
-                                               "strategy": "random"}.items()  # fmt: skip
+    assert (
+        dict(test.query_params).items()
+        >= {"rate": "0.001", "truth": "smaller", "effect": "3", "strategy": "random"}.items()
+    )
     test.selectbox(key="trajectory-query").set_value(-1).run()
     assert "effect" not in dict(test.query_params)
 
@@ -369,14 +423,23 @@ def test_the_sentences_say_the_stored_gains(page, unrolled, study):
 
 def test_effects_of_single_queries_give_the_stored_agreement(study):
     """The mean over queries of the page's correlations is the engine's agreement of that run."""
-    frame = study.trajectory_effects(0.01, 0)
+    effects = records(study.trajectory_effects(0.01, 0), trajectory.RunEffects)
     rows = study.trajectory_agreement()
     for truth in ("fixed", "smaller"):
         for column, assumed in (("predicted", "as trained"), ("predicted_sgd", "sgd")):
-            values = [effects_of(frame, query, truth) for query in range(study.num_queries)]
-            mean = np.nanmean([agreement(tuple(each[column]), tuple(each["true"]))[0] for each in values])
-            stored = rows[(rows["learning_rate"] == 0.01) & (rows["seed_index"] == 0) & (rows["variant"] == truth)
-                          & (rows["assumed"] == assumed) & (rows["curvature"] == "hessian")]  # fmt: skip
+            values = [effects_of(effects, query, truth) for query in range(study.num_queries)]
+            found = [
+                correlation(tuple(getattr(row, column) for row in each), tuple(row.true for row in each))
+                for each in values
+            ]
+            mean = np.nanmean([each.value for each in found])
+            stored = rows[
+                (rows["learning_rate"] == 0.01)
+                & (rows["seed_index"] == 0)
+                & (rows["variant"] == truth)
+                & (rows["assumed"] == assumed)
+                & (rows["curvature"] == "hessian")
+            ]
             assert mean == pytest.approx(stored["mean"].iloc[0], abs=1e-5)
 
 
@@ -384,53 +447,65 @@ def test_the_agreement_is_spearman_inside_its_interval():
     rng = np.random.default_rng(0)
     left = rng.standard_normal(60)
     right = left + rng.standard_normal(60)
-    value, low, high = agreement(tuple(left), tuple(right))
-    assert value == pytest.approx(spearman(left, right))
-    assert low < value < high
-    assert high - low < 0.5
-    assert np.isnan(agreement((1.0, 1.0, 1.0), (1.0, 2.0, 3.0))).all()
+    found = correlation(tuple(left), tuple(right))
+    assert found.value == pytest.approx(spearman(left, right))
+    assert found.low < found.value < found.high
+    assert found.high - found.low < 0.5
+    constant = correlation((1.0, 1.0, 1.0), (1.0, 2.0, 3.0))
+    assert np.isnan([constant.value, constant.low, constant.high]).all()
 
 
 def test_paths_end_in_the_effects(study):
-    paths = paths_of(study.trajectory_paths(0.01, 0))
+    paths = paths_of(records(study.trajectory_paths(0.01, 0), trajectory.RunPath))
     assert paths is not None
     sizes = np.abs(paths.truth[:, -1])
     assert (np.diff(sizes) <= 0).all()
-    mean = effects_of(study.trajectory_effects(0.01, 0), None, "fixed").set_index("position")
-    np.testing.assert_allclose(paths.truth[:, -1], mean.loc[paths.positions, "true"], rtol=1e-4)
+    effects = records(study.trajectory_effects(0.01, 0), trajectory.RunEffects)
+    mean = {effect.position: effect.true for effect in effects_of(effects, None, "fixed")}
+    np.testing.assert_allclose(paths.truth[:, -1], [mean[position] for position in paths.positions], rtol=1e-4)
     first = [min(steps) for steps in paths.seen]
     for number, step in enumerate(first):
         assert (paths.truth[number, paths.steps < step] == 0).all()
 
 
 def test_the_ring_is_where_the_study_tuned(results):
-    runs, tuned = results.rows("lookahead_runs"), results.rows("lookahead_tuned").set_index("strategy")
+    runs = results.read(lookahead.SelectionRun)
+    tuned = {row.strategy: row for row in results.read(lookahead.TunedStrategy)}
     for strategy in ("look-ahead", "look-ahead (sgd)"):
-        mine = runs[(runs["strategy"] == strategy) & (runs["split"] == "tuning")]
-        horizon, rate = chosen_setting(mine)
-        assert horizon == tuned.loc[strategy, "horizon"]
-        assert rate == pytest.approx(tuned.loc[strategy, "learning_rate"])
-        ring = horizons_figure(mine, (horizon, rate), 16).data[-1]
-        means = mine[mine["learning_rate"] == rate].groupby("horizon")["loss"].mean()
+        mine = [run for run in runs if run.strategy == strategy and run.split == "tuning"]
+        chosen = chosen_setting(mine)
+        assert chosen is not None
+        assert chosen.horizon == tuned[strategy].horizon
+        assert chosen.learning_rate == pytest.approx(tuned[strategy].learning_rate)
+        ring = horizons_figure(mine, chosen, 16).data[-1]
+        losses: dict[int | None, list] = {}
+        for run in mine:
+            if run.learning_rate == chosen.learning_rate:
+                losses.setdefault(run.horizon, []).append(run.loss)
         assert ring.name == "chosen: lowest mean"
-        assert ring.y[0] == pytest.approx(means.min())
+        assert ring.y[0] == pytest.approx(min(np.mean(values) for values in losses.values()))
 
 
 def test_cost_is_one_for_all_data_and_half_for_random(results):
-    tuned = results.rows("lookahead_tuned").assign(setting="")
-    found = costs(results.rows("lookahead_runs"), tuned).set_index("strategy")["cost"]
+    judged = judged_strategies(results.read(lookahead.TunedStrategy), None)
+    runs = results.read(lookahead.SelectionRun)
+    found = {cost.judged.strategy.name: cost.relative for cost in costs(runs, judged)}
     assert found["full"] == pytest.approx(1.0)
     assert found["random"] == pytest.approx(0.5, rel=0.1)
     assert found["look-ahead"] > 1.0
 
 
 def test_shares_of_wrong_labels_are_weighted_by_how_often():
-    frame = pd.DataFrame({"position": [0, 1, 2, 3], "times_seen": [4, 4, 4, 4], "times_kept": [4, 3, 1, 0]})
-    found = wrong_shares(frame, {3, 1})
-    assert found["kept"].value == pytest.approx(3 / 8)
-    assert found["dropped"].value == pytest.approx(5 / 8)
-    assert found["kept"].low <= found["kept"].value <= found["kept"].high
-    assert set(wrong_shares(frame.assign(times_kept=4), {3})) == {"kept"}
+    rows = [
+        lookahead.SelectedExample("random", None, 0.1, position, 4, kept, None)
+        for position, kept in enumerate((4, 3, 1, 0))
+    ]
+    kept, dropped = wrong_shares(rows, {3, 1})
+    assert (kept.name, dropped.name) == ("kept", "dropped")
+    assert kept.value == pytest.approx(3 / 8)
+    assert dropped.value == pytest.approx(5 / 8)
+    assert kept.low <= kept.value <= kept.high
+    assert [share.name for share in wrong_shares([replace(row, times_kept=4) for row in rows], {3})] == ["kept"]
 
 
 def test_selection_tells_how_many_wrong_labels_it_dropped(page, unrolled):
@@ -441,10 +516,9 @@ def test_selection_tells_how_many_wrong_labels_it_dropped(page, unrolled):
 
 
 def test_the_agreement_figure_has_marks_for_seeds_and_bars_for_means(study):
-    rows = study.trajectory_agreement()
-    rows = rows[rows["variant"] == "fixed"]
+    rows = [row for row in records(study.trajectory_agreement(), trajectory.RunAgreement) if row.variant == "fixed"]
     figure = agreement_figure(rows, "AdamW")
-    kinds = rows[["assumed", "curvature"]].drop_duplicates()
+    kinds = {(row.assumed, row.curvature) for row in rows}
     assert len(figure.data) == 2 * len(kinds)
     means = [trace for trace in figure.data if trace.error_y.array is not None]
     assert all("assumed" in trace.name for trace in means)
@@ -454,9 +528,10 @@ def test_the_agreement_figure_has_marks_for_seeds_and_bars_for_means(study):
 
 
 def test_only_the_matched_prediction_has_a_line_of_equality():
-    points = pd.DataFrame({"position": [4, 9], "label": ["a", "b"], "true": [1.0, -2.0], "predicted": [1.5, -1.0]})
-    with_line = effects_figure(points, "predicted", 9, True, "x")
-    without = effects_figure(points, "predicted", 9, False, "x")
+    nan = float("nan")
+    points = [Effect(4, "a", 1.0, 1.5, nan, nan, nan), Effect(9, "b", -2.0, -1.0, nan, nan, nan)]
+    with_line = effects_figure(points, Prediction("p", lambda effect: effect.predicted, "p", True), 9)
+    without = effects_figure(points, Prediction("p", lambda effect: effect.predicted, "p", False), 9)
     assert len(with_line.data) == len(without.data) + 1
     dots = without.data[0]
     assert [entry[0] for entry in dots.customdata] == [4, 9]
@@ -465,7 +540,8 @@ def test_only_the_matched_prediction_has_a_line_of_equality():
 
 
 def test_squares_over_the_cells_carry_the_example():
-    figure = paths_figure(np.array([[1.0, 2.0, 3.0], [0.0, 0.0, -1.0]]), np.array([5, 9, 16]), [7, 3], ["a", "b"], 3)
+    rows = [PathRow(7, "a", np.array([1.0, 2.0, 3.0])), PathRow(3, "b", np.array([0.0, 0.0, -1.0]))]
+    figure = paths_figure(rows, [5, 9, 16], 3)
     heat, squares = figure.data
     assert heat.zmin == -heat.zmax
     assert len(squares.x) == 6
@@ -473,8 +549,9 @@ def test_squares_over_the_cells_carry_the_example():
     assert [shape.y0 for shape in figure.layout.shapes] == [0.5]
 
 
-@pytest.mark.parametrize(("rate", "text"), [(1e-3, "0.001"), (1e-5, "1e−5"), (5e-5, "5e−5"), (0.03, "0.03"),
-                                             (3e-4, "3e−4")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rate", "text"), [(1e-3, "0.001"), (1e-5, "1e−5"), (5e-5, "5e−5"), (0.03, "0.03"), (3e-4, "3e−4")]
+)
 def test_learning_rates_are_written_as_in_study_files(rate, text):
     assert rate_text(rate) == text
 
@@ -487,9 +564,12 @@ def test_ticks_of_logarithmic_axes_are_plain_and_few():
 
 
 def test_an_estimate_that_is_not_sound_does_not_stretch_the_axes():
-    frame = pd.DataFrame({"position": [1, 2, 3], "label": "a", "error": [0.1, -0.2, 0.05], "proxy": [0.08, -0.1, 900.0],
-                          "sound": [True, True, False]})  # fmt: skip
-    dots = proxy_figure(frame, "proxy", "x").data[-1]
+    errors, proxies = (0.1, -0.2, 0.05), (0.08, -0.1, 900.0)
+    effects = [
+        Effect(position, "a", error, 0.0, float("nan"), proxy, float("nan"))
+        for position, error, proxy in zip((1, 2, 3), errors, proxies, strict=True)
+    ]
+    dots = proxy_figure(effects, ESTIMATES[0], {1: True, 2: True, 3: False}).data[-1]
     assert max(dots.x) < 1
     assert dots.marker.symbol == ("circle", "circle", "circle-open")
     assert dots.customdata[2][2] == 900.0
@@ -501,7 +581,6 @@ def test_examples_of_shipped_results_are_those_of_the_study():
     found = shipped_examples("lookahead-mnist-noisy")
     assert found is not None
     rows = shipped_results("lookahead-mnist-noisy").tables["lookahead_examples"]
-    assert set(rows["position"]) == set(found.train["position"])
+    assert set(rows["position"]) == {example.position for example in found.train}
     assert len(found.noisy) == round(0.3 * len(found.train))
-    labels = found.train.set_index("position")["label"]
-    assert all(labels[position] != label for position, label in found.noisy.items())
+    assert all(found.train[position].label != label for position, label in found.noisy.items())

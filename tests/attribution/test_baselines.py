@@ -11,16 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tda_backend.attribution.baselines import (
-    empirical_influence,
-    gradient_similarity,
-    nearest_inputs,
-    random_scores,
-    representation_similarity,
-)
-from tda_backend.attribution.tracin import tracin_scores
 from tda_backend.errors import NumericalError, TaskError, UsageError
-from tda_backend.features.projection import gaussian_from_gram
+from tda_backend.models.probe import Probe
+from tda_backend.numerics.attribution.baselines import gradient_similarity, random_scores
+from tda_backend.numerics.attribution.empirical import empirical_influence
+from tda_backend.numerics.attribution.nearest import InputMeasure, nearest_inputs
+from tda_backend.numerics.attribution.representation import representation_similarity
+from tda_backend.numerics.attribution.tracin import tracin_scores
+from tda_backend.numerics.features.projection import gaussian_from_gram
 from tests.helpers_numerics import TASKS, ClassificationExample, assert_close, dense_groups, features_of
 
 TRAIN, QUERIES = range(24), range(6, 16)
@@ -31,9 +29,10 @@ def cosines(left: Tensor, right: Tensor) -> Tensor:
     return torch.tensor([[float(a @ b / (a.norm() * b.norm())) for b in right] for a in left], dtype=torch.float64)
 
 
-def similarity(name: str, **settings) -> Tensor:
+def similarity(name: str, layer: str | None = None, batch_size: int = 512) -> Tensor:
     task = TASKS[name]
-    return representation_similarity(task, task.build_model(0), task.datasets(), TRAIN, QUERIES, **settings).values
+    probe = Probe(task, task.build_model(0), task.datasets(), TRAIN, query=QUERIES, batch_size=batch_size)
+    return representation_similarity(probe, layer=layer).values
 
 
 # --- representations ---------------------------------------------------------------------------------------------
@@ -59,7 +58,7 @@ def test_positions_are_averaged_and_order_and_batches_do_not_matter():
     whole = similarity("positions")
     assert_close(similarity("positions", batch_size=3), whole, 1e-12)
     order = [3, 0, 20]
-    shuffled = representation_similarity(task, model, data, order, QUERIES).values
+    shuffled = representation_similarity(Probe(task, model, data, order, query=QUERIES)).values
     assert_close(shuffled, whole[:, order], 1e-12)
 
 
@@ -83,7 +82,7 @@ def test_the_layer_that_is_called_last_counts_not_the_one_defined_last():
     model, data = task.build_model(0), task.datasets()
     hidden = {split: torch.tanh(model.body(rows["x"])).detach() for split, rows in data.items()}
     expected = cosines(hidden["test"][6:16], hidden["train"])
-    assert_close(representation_similarity(task, model, data, TRAIN, QUERIES).values, expected, 1e-12)
+    assert_close(representation_similarity(Probe(task, model, data, TRAIN, query=QUERIES)).values, expected, 1e-12)
 
 
 def test_models_without_representations_say_what_to_do():
@@ -92,8 +91,8 @@ def test_models_without_representations_say_what_to_do():
     )
     model, data = convolutional.build_model(0), convolutional.datasets()
     with pytest.raises(TaskError, match=r"calls no nn\.Linear layer.*layer ="):
-        representation_similarity(convolutional, model, data, TRAIN, QUERIES)
-    named = representation_similarity(convolutional, model, data, TRAIN, QUERIES, layer="1").values
+        representation_similarity(Probe(convolutional, model, data, TRAIN, query=QUERIES))
+    named = representation_similarity(Probe(convolutional, model, data, TRAIN, query=QUERIES), layer="1").values
     assert_close(named, cosines(data["test"]["x"][6:16], data["train"]["x"]), 1e-12)
     with pytest.raises(TaskError, match="no module 'tail'"):
         similarity("mlp", layer="tail")
@@ -101,13 +100,13 @@ def test_models_without_representations_say_what_to_do():
     model = dead.build_model(0)
     nn.init.constant_(model[0].bias, -1e3)
     with pytest.raises(NumericalError, match="all train examples are zero"):
-        representation_similarity(dead, model, dead.datasets(), TRAIN, QUERIES)
+        representation_similarity(Probe(dead, model, dead.datasets(), TRAIN, query=QUERIES))
     nn.init.constant_(model[0].weight, torch.nan)
     with pytest.raises(NumericalError, match=r"24 of 24.*not finite"):
-        representation_similarity(dead, model, dead.datasets(), TRAIN, QUERIES)
+        representation_similarity(Probe(dead, model, dead.datasets(), TRAIN, query=QUERIES))
     folded = ClassificationExample("folded", lambda: Folded())
     with pytest.raises(TaskError, match="first axis"):
-        representation_similarity(folded, folded.build_model(0), folded.datasets(), TRAIN, QUERIES)
+        representation_similarity(Probe(folded, folded.build_model(0), folded.datasets(), TRAIN, query=QUERIES))
 
 
 class Folded(nn.Module):
@@ -124,8 +123,9 @@ class Folded(nn.Module):
 def test_modes_and_hooks_are_left_as_they_were():
     task = TASKS["mlp"]
     model = task.build_model(0).train()
-    representation_similarity(task, model, task.datasets(), TRAIN, QUERIES)
-    assert model.training and model[2].training  # noqa: PT018
+    representation_similarity(Probe(task, model, task.datasets(), TRAIN, query=QUERIES))
+    assert model.training
+    assert model[2].training
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
@@ -146,7 +146,7 @@ def test_gradient_similarity_of_projections_is_tracin_at_one_checkpoint():
     expected = tracin_scores([features], [1.0], projected=[projected]).values
     assert torch.equal(gradient_similarity(features, projected=projected).values, expected)
     with pytest.raises(UsageError, match="Allowed: dot, cosine"):
-        gradient_similarity(features, "angle")  # type: ignore[arg-type]
+        gradient_similarity(features, "angle")
 
 
 def test_one_step_on_an_example_raises_goodness_where_the_score_is_positive():
@@ -186,9 +186,9 @@ def test_nearest_inputs_written_out(name, signed):
     kernel = sign * torch.exp(-(distances**2) / (2 * (distances**2).mean()))
     task = TASKS[name]
     arguments = (task, task.datasets(), TRAIN, QUERIES)
-    actual = nearest_inputs(*arguments, metric="euclidean", signed=signed).values
+    actual = nearest_inputs(*arguments, InputMeasure("euclidean", signed)).values
     assert_close(actual, kernel if signed else -distances, 1e-11)
-    actual = nearest_inputs(*arguments, metric="cosine", signed=signed).values
+    actual = nearest_inputs(*arguments, InputMeasure("cosine", signed)).values
     assert_close(actual, cosines(query, train) * (sign if signed else 1), 1e-11)
 
 
@@ -196,7 +196,7 @@ def test_the_closer_the_more_it_helps_or_hurts():
     task = TASKS["mlp"]
     _, _, same = inputs()
     near = nearest_inputs(task, task.datasets(), TRAIN, QUERIES).values
-    signed = nearest_inputs(task, task.datasets(), TRAIN, QUERIES, signed=True).values
+    signed = nearest_inputs(task, task.datasets(), TRAIN, QUERIES, InputMeasure(signed=True)).values
     assert bool(((signed > 0) == same).all())
     for row in range(10):
         for group, direction in ((same[row], 1), (~same[row], -1)):
@@ -220,24 +220,27 @@ def test_a_duplicate_is_at_distance_zero_and_constant_inputs_do_not_count():
 def test_raw_inputs_and_the_choice_of_key():
     task = TASKS["mlp"]
     data = task.datasets()
-    raw = nearest_inputs(task, data, TRAIN, QUERIES, metric="cosine", standardize=False).values
+    raw = nearest_inputs(task, data, TRAIN, QUERIES, InputMeasure(metric="cosine", standardize=False)).values
     assert_close(raw, cosines(data["test"]["x"][6:16], data["train"]["x"]), 1e-12)
     two = {split: {**rows, "weight": torch.ones(len(rows["y"]))} for split, rows in data.items()}
     with pytest.raises(UsageError, match=r"not clear: 2 entries.*x, weight"):
         nearest_inputs(task, two, TRAIN, QUERIES)
-    assert_close(nearest_inputs(task, two, TRAIN, QUERIES, input_key="x").values,
-                 nearest_inputs(task, data, TRAIN, QUERIES).values, 1e-15)  # fmt: skip
+    assert_close(
+        nearest_inputs(task, two, TRAIN, QUERIES, InputMeasure(input_key="x")).values,
+        nearest_inputs(task, data, TRAIN, QUERIES).values,
+        1e-15,
+    )
     for settings, expected in (
         ({"input_key": "y"}, "no floating-point entry 'y'"),
         ({"metric": "l1"}, "Allowed: euclidean, cosine"),
     ):
         with pytest.raises(UsageError, match=expected):
-            nearest_inputs(task, data, TRAIN, QUERIES, **settings)
+            nearest_inputs(task, data, TRAIN, QUERIES, InputMeasure(**settings))
     with pytest.raises(UsageError, match="tokens have no distance"):
         nearest_inputs(TASKS["transformer"], TASKS["transformer"].datasets(), TRAIN, QUERIES)
     floats = {split: {**rows, "y": rows["y"].double()} for split, rows in data.items()}
     with pytest.raises(UsageError, match="one class per example"):
-        nearest_inputs(task, floats, TRAIN, QUERIES, signed=True)
+        nearest_inputs(task, floats, TRAIN, QUERIES, InputMeasure(signed=True))
     broken = {split: {**rows, "x": rows["x"].clone()} for split, rows in data.items()}
     broken["train"]["x"][5, 0] = torch.nan
     with pytest.raises(NumericalError, match=r"1 train inputs.*position 5"):
@@ -272,9 +275,9 @@ def test_random_scores_are_independent_standard_normals():
 def test_empirical_influence_is_a_difference_of_means():
     rng = np.random.default_rng(0)
     masks, outputs = rng.random((30, 8)) < 0.5, rng.standard_normal((30, 5)) + 1e3
-    expected = np.array([
-        [outputs[masks[:, i], j].mean() - outputs[~masks[:, i], j].mean() for i in range(8)] for j in range(5)
-    ])  # fmt: skip
+    expected = np.array(
+        [[outputs[masks[:, i], j].mean() - outputs[~masks[:, i], j].mean() for i in range(8)] for j in range(5)]
+    )
     assert_close(empirical_influence(masks, outputs).values, expected, 1e-9)
     order = rng.permutation(30)
     assert_close(empirical_influence(masks[order], torch.from_numpy(outputs[order])).values, expected, 1e-9)

@@ -7,82 +7,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tda_backend.attribution.ekfac import ekfac_spectrum, kronecker_curvature
 from tda_backend.errors import NumericalError, TaskError, UsageError
-from tda_backend.features.kronecker import KINDS, eigenbasis, fisher_targets, kronecker_moments
-from tda_backend.features.layers import TrackedLayer, tracked_layers
-from tda_backend.spectral import contraction
+from tda_backend.numerics.attribution.ekfac import ekfac_spectrum
+from tda_backend.numerics.curvature.kronecker.basis import KINDS, eigenbasis, kronecker_moments
+from tda_backend.numerics.curvature.kronecker.fisher import Fisher, fisher_targets
+from tda_backend.numerics.curvature.kronecker.fit import kronecker_curvature
+from tda_backend.numerics.spectral import contraction
 from tda_backend.types import Task
-from tests.helpers_numerics import QUERIES, TASKS, VALIDATION, ClassificationExample, assert_close
+from tests.attribution.by_layer import TRAIN, Reference
+from tests.helpers_numerics import TASKS, ClassificationExample, assert_close, probe_of, split_probe
 
 NAMES = ("linear", "mlp", "positions", "regression", "cnn", "transformer")
-TRAIN = range(24)
 REGULARIZATIONS = (1e-3, 0.1)
 
 
-def spectrum_of(task: Task, model: nn.Module | None = None, train=TRAIN, **settings):
-    model = task.build_model(0) if model is None else model
+def spectrum_of(task: Task, model: nn.Module | None = None, train=TRAIN, batch_size: int = 512, **settings):
+    """Return a spectrum; ``fisher``, ``seed``, ``num_samples`` and ``targets`` say which Fisher information."""
+    given = {"kind": settings.pop("fisher", "true")}
+    given |= {key: settings.pop(key) for key in ("seed", "num_samples", "targets") if key in settings}
     settings.setdefault("untracked", "leave-out")
-    return ekfac_spectrum(task, model, task.datasets(), train, VALIDATION, QUERIES, **settings)
-
-
-def layer_gradients(
-    task: Task, model: nn.Module, layers: tuple[TrackedLayer, ...], split: str, indices, quantity: str, targets=None
-) -> dict[str, np.ndarray]:
-    """Return dense gradients ``[N, d_out·d_in]`` of every tracked layer, one autograd call an example."""
-    model.eval()
-    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    rows: dict[str, list[Tensor]] = {layer.name: [] for layer in layers}
-    for position, index in enumerate(indices):
-        batch = {key: value[index : index + 1] for key, value in task.datasets()[split].items()}
-        if targets is not None:
-            batch["y"] = targets[position : position + 1]
-        if quantity == "goodness":
-            value = task.measurement_sign * task.measurement(model, batch)
-        else:
-            value = task.train_loss(model, batch)
-        grads = torch.autograd.grad(value.sum(), list(named.values()), allow_unused=True, materialize_grads=True)
-        for layer in layers:
-            rows[layer.name].append(layer.matrix(dict(zip(named, grads, strict=True))).flatten())
-    return {name: torch.stack(part).numpy() for name, part in rows.items()}
-
-
-def dense_curvature(kind: str, moments, fisher_gradients: np.ndarray) -> np.ndarray:
-    """Return one layer's curvature ``[d_out·d_in, d_out·d_in]``; a row-major vec goes with S ⊗ A."""
-    a, s = moments.inputs.numpy(), moments.deltas.numpy()
-    if kind == "kfac":
-        return np.kron(s, a)
-    basis = np.eye(len(a) * len(s)) if kind == "diagonal" else np.kron(np.linalg.eigh(s)[1], np.linalg.eigh(a)[1])
-    corrected = np.mean((fisher_gradients @ basis) ** 2, axis=0)
-    return (basis * corrected) @ basis.T
-
-
-class Reference:
-    """Everything dense, by layer."""
-
-    def __init__(self, task: Task, kind: str, fisher: str, model: nn.Module | None = None) -> None:
-        model = task.build_model(0) if model is None else model
-        data = task.datasets()["train"]
-        layers = tracked_layers(model, "leave-out")
-        targets = fisher_targets(task, model, data, TRAIN, seed=3)[0] if fisher == "true" else None
-        moments = kronecker_moments(task, model, data, TRAIN, fisher=fisher, seed=3, untracked="leave-out")
-        sampled = layer_gradients(task, model, layers, "train", TRAIN, "train_loss", targets)
-        self.curvature = {layer.name: dense_curvature(kind, layer, sampled[layer.name]) for layer in moments.layers}
-        self.loss = layer_gradients(task, model, layers, "train", TRAIN, "train_loss")
-        self.query = layer_gradients(task, model, layers, "test", QUERIES, "goodness")
-
-    def scale(self, name: str) -> float:
-        return np.trace(self.curvature[name]) / len(self.curvature[name])
-
-    def inverse(self, name: str, regularization: float, relative: bool = False) -> np.ndarray:
-        matrix = self.curvature[name]
-        return np.linalg.inv(matrix + regularization * (self.scale(name) if relative else 1.0) * np.eye(len(matrix)))
-
-    def scores(self, regularization: float, relative: bool = False) -> dict[str, np.ndarray]:
-        return {
-            name: -self.query[name] @ self.inverse(name, regularization, relative) @ self.loss[name].T
-            for name in self.curvature
-        }
+    return ekfac_spectrum(probe_of(task, model, train, batch_size=batch_size), fisher=Fisher(**given), **settings)
 
 
 @pytest.mark.parametrize("fisher", ["true", "empirical"])
@@ -148,10 +92,14 @@ def test_seeds_and_samples_change_the_true_fisher_and_average_out():
     data = task.datasets()["train"]
 
     def s(seed: int, samples: int) -> Tensor:
-        return kronecker_moments(task, model, data, TRAIN, seed=seed, num_samples=samples).layers[0].deltas
+        return (
+            kronecker_moments(split_probe(task, model, data, TRAIN), fisher=Fisher(seed=seed, num_samples=samples))
+            .layers[0]
+            .deltas
+        )
 
     assert not torch.equal(s(0, 1), s(1, 1))
-    probabilities = task.outputs(model.eval(), data).softmax(1).detach()  # type: ignore[attr-defined]
+    probabilities = task.outputs(model.eval(), data).softmax(1).detach()
     exact = (torch.diag_embed(probabilities) - probabilities[:, :, None] * probabilities[:, None, :]).mean(0)
     errors = [float((s(0, samples) - exact).norm()) for samples in (1, 200)]
     assert errors[1] < 0.25 * errors[0]
@@ -162,7 +110,7 @@ def test_given_targets_replace_the_draws():
     task = TASKS["mlp"]
     model = task.build_model(0)
     data = task.datasets()["train"]
-    drawn = fisher_targets(task, model, data, TRAIN, seed=0)
+    drawn = fisher_targets(split_probe(task, model, data, TRAIN), seed=0)
     assert_close(
         contraction.scores([spectrum_of(task, targets=drawn)], 0.1), contraction.scores([spectrum_of(task)], 0.1)
     )
@@ -237,7 +185,7 @@ def test_null_directions_are_dropped_counted_and_change_nothing(kind):
     spectrum = spectrum_of(task, kind=kind, seed=3)
     expected = Reference(task, kind, "true").scores(1e-3)
     x = task.datasets()["train"]["x"]
-    hidden = task.build_model(0)[:2](x).detach()  # type: ignore[index]
+    hidden = task.build_model(0)[:2](x).detach()
     dead = int((hidden == 0).all(0).sum())
     assert 1 <= dead < 5
     if kind == "diagonal":  # of all null directions only dead units lie on an axis
@@ -254,10 +202,10 @@ def test_null_directions_are_dropped_counted_and_change_nothing(kind):
 
 def test_one_curvature_serves_several_dampings_of_blocks():
     task = TASKS["mlp"]
-    curvature = kronecker_curvature(task, task.build_model(0), task.datasets()["train"], TRAIN)
+    curvature = kronecker_curvature(split_probe(task, task.build_model(0), task.datasets()["train"], TRAIN))
     for damping in ("absolute", "relative"):
         assert_close(
-            contraction.scores([spectrum_of(task, damping=damping, factors=curvature)], 0.1),
+            contraction.scores([spectrum_of(task, damping=damping, fitted=curvature)], 0.1),
             contraction.scores([spectrum_of(task, damping=damping)], 0.1),
         )
 
@@ -304,13 +252,15 @@ def test_a_layer_without_curvature_is_named():
 
 def test_a_basis_of_another_model_is_refused():
     task = TASKS["linear"]
-    other = kronecker_curvature(TASKS["mlp"], TASKS["mlp"].build_model(0), TASKS["mlp"].datasets()["train"], TRAIN)
+    other = kronecker_curvature(
+        split_probe(TASKS["mlp"], TASKS["mlp"].build_model(0), TASKS["mlp"].datasets()["train"], TRAIN)
+    )
     with pytest.raises(UsageError, match="another model"):
-        spectrum_of(task, factors=other)
+        spectrum_of(task, fitted=other)
 
 
 def test_a_diagonal_basis_is_the_identity():
     task = TASKS["mlp"]
-    moments = kronecker_moments(task, task.build_model(0), task.datasets()["train"], TRAIN)
+    moments = kronecker_moments(split_probe(task, task.build_model(0), task.datasets()["train"], TRAIN))
     for layer in eigenbasis(moments, "diagonal").layers:
         assert torch.equal(layer.inputs, torch.eye(len(layer.inputs), dtype=torch.float64))

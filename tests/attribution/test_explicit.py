@@ -6,26 +6,34 @@ import pytest
 import torch
 from torch import nn
 
-from tda_backend.attribution import explicit
-from tda_backend.attribution.explicit import curvature_matrix, explicit_spectrum
 from tda_backend.errors import NumericalError, TaskError, UsageError
-from tda_backend.features.projection import Projection, random_rows
-from tda_backend.solvers.conjugate_gradient import conjugate_gradient_scores
-from tda_backend.solvers.problem import ambient_problem
-from tda_backend.solvers.pseudo_gradients import CURVATURES
-from tda_backend.spectral.contraction import scores, self_influence
-from tests.helpers_numerics import QUERIES, TASKS, VALIDATION, ClassificationExample, assert_close, dense_gradients
+from tda_backend.models.probe import Probe
+from tda_backend.numerics.attribution.conjugate_gradient import conjugate_gradient_scores
+from tda_backend.numerics.attribution.explicit import explicit_spectrum
+from tda_backend.numerics.curvature import matrix
+from tda_backend.numerics.curvature.matrix import curvature_matrix
+from tda_backend.numerics.curvature.problem import ambient_problem
+from tda_backend.numerics.curvature.pseudo_gradients import CURVATURES, Curvature
+from tda_backend.numerics.features.projection import Projection, random_rows
+from tda_backend.numerics.spectral.contraction import scores, self_influence
+from tests.helpers_numerics import (
+    QUERIES,
+    TASKS,
+    VALIDATION,
+    ClassificationExample,
+    assert_close,
+    dense_gradients,
+    probe_of,
+    split_probe,
+)
 from tests.solvers.references import damped, dense_curvature, dense_problem, reference
 
 EVERYONE = range(24)
 
 
-def spectrum_of(name: str, kind: str, **settings):
-    task = TASKS[name]
-    settings = {"dtype": torch.float64, **settings}
-    return explicit_spectrum(
-        task, task.build_model(0), task.datasets(), EVERYONE, VALIDATION, QUERIES, curvature=kind, **settings
-    )
+def spectrum_of(name: str, kind: str, seed: int = 0, batch_size: int = 512, **settings):
+    probe = probe_of(TASKS[name], batch_size=batch_size)
+    return explicit_spectrum(probe, Curvature(kind, seed), **{"dtype": torch.float64, **settings})
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -35,15 +43,21 @@ def test_the_matrix_equals_autograd(name, kind):
     model = task.build_model(0)
     data = task.datasets()["train"]
     settings = {"seed": 3, "num_samples": 2} if kind == "true-fisher" else {}
-    matrix = curvature_matrix(task, model, data, [4, 1, 7, 20], kind, batch_size=3, **settings)
+    matrix = curvature_matrix(split_probe(task, model, data, [4, 1, 7, 20], batch_size=3), Curvature(kind, **settings))
     assert_close(matrix, dense_curvature(task, model, [4, 1, 7, 20], kind, **settings), 1e-11)
 
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("linear", "hessian"), ("mlp", "ggn"), ("transformer", "ggn"), ("cnn", "empirical-fisher"),
-     ("regression", "ggn"), ("mlp", "true-fisher")],
-)  # fmt: skip
+    [
+        ("linear", "hessian"),
+        ("mlp", "ggn"),
+        ("transformer", "ggn"),
+        ("cnn", "empirical-fisher"),
+        ("regression", "ggn"),
+        ("mlp", "true-fisher"),
+    ],
+)
 def test_scores_equal_a_dense_inverse(name, kind):
     queries, losses, matrix = reference(name, kind)
     spectrum = spectrum_of(name, kind)
@@ -53,8 +67,9 @@ def test_scores_equal_a_dense_inverse(name, kind):
     own = torch.einsum("np,np->n", losses, torch.linalg.solve(damped(matrix, 0.1), losses.T).T)
     assert_close(self_influence([spectrum], [0.1])[0], own, 1e-8)
     assert bool((spectrum.eigenvalues.diff() <= 0).all())
-    validation = dense_gradients(TASKS[name], TASKS[name].build_model(0), TASKS[name].datasets()["test"],
-                                 VALIDATION, "goodness")  # fmt: skip
+    validation = dense_gradients(
+        TASKS[name], TASKS[name].build_model(0), TASKS[name].datasets()["test"], VALIDATION, "goodness"
+    )
     inside = (spectrum.validation * torch.rsqrt(spectrum.eigenvalues + 0.1)).square().sum(1)
     ambient = (validation * torch.linalg.solve(damped(matrix, 0.1), validation.T).T).sum(1)
     assert bool((inside <= ambient * (1 + 1e-9)).all())  # all of it, less what no train gradient sees
@@ -82,14 +97,15 @@ def test_float32_models_are_widened():
         split: {key: value.float().double() if value.is_floating_point() else value for key, value in part.items()}
         for split, part in task.datasets().items()
     }
-    single = {split: {k: v.float() if v.is_floating_point() else v for k, v in part.items()}
-              for split, part in data.items()}  # fmt: skip
+    single = {
+        split: {k: v.float() if v.is_floating_point() else v for k, v in part.items()} for split, part in data.items()
+    }
     model = task.build_model(0).float()
-    narrow = explicit_spectrum(task, model, single, EVERYONE, VALIDATION, QUERIES, curvature="hessian")
+    narrow = explicit_spectrum(Probe(task, model, single, EVERYONE, VALIDATION, QUERIES), Curvature("hessian"))
     assert narrow.train.dtype == torch.float32
     assert next(model.parameters()).dtype == torch.float32  # the caller's model is left alone
     wide = explicit_spectrum(
-        task, model.double(), data, EVERYONE, VALIDATION, QUERIES, curvature="hessian", dtype=torch.float64
+        Probe(task, model.double(), data, EVERYONE, VALIDATION, QUERIES), Curvature("hessian"), dtype=torch.float64
     )
     assert_close(narrow.eigenvalues, wide.eigenvalues, 1e-12)
     assert_close(scores([narrow], 0.01), scores([wide], 0.01), 1e-5)
@@ -133,11 +149,11 @@ def test_zero_regularization_is_refused_on_a_singular_curvature():
         parameter.requires_grad_(False)
     head = nn.Sequential(model, nn.Linear(3, 3, bias=False).double())
     # Unregularised softmax has a null direction in every bias-free head too; the empirical Fisher of a regression not.
-    assert curvature_matrix(regular, head, data["train"], EVERYONE, "ggn").shape == (9, 9)
+    assert curvature_matrix(split_probe(regular, head, data["train"], EVERYONE), Curvature("ggn")).shape == (9, 9)
     task = TASKS["regression"]
     narrow = nn.Sequential(nn.Linear(6, 1)).double()
     spectrum = explicit_spectrum(
-        task, narrow, task.datasets(), EVERYONE, VALIDATION, QUERIES, curvature="hessian", dtype=torch.float64
+        Probe(task, narrow, task.datasets(), EVERYONE, VALIDATION, QUERIES), Curvature("hessian"), dtype=torch.float64
     )
     assert spectrum.num_cut == 0
     queries, losses = dense_problem(task, narrow, EVERYONE)
@@ -177,7 +193,9 @@ def _random_matrix(model: nn.Module, projection: Projection, *, by_layer: bool) 
 
 def test_conjugate_gradients_tend_to_the_explicit_answer():
     task = TASKS["conv"]
-    problem = ambient_problem(task, task.build_model(0), task.datasets(), EVERYONE, QUERIES, curvature="ggn")
+    problem = ambient_problem(
+        Probe(task, task.build_model(0), task.datasets(), EVERYONE, query=QUERIES), Curvature("ggn")
+    )
     solved = conjugate_gradient_scores(problem, 0.2, max_iter=80).values
     assert_close(scores([spectrum_of("conv", "ggn")], 0.2), solved, 1e-8)
 
@@ -187,14 +205,15 @@ def test_order_and_batches_do_not_matter():
     task = TASKS["cnn"]
     shuffled = torch.randperm(24, generator=torch.Generator().manual_seed(0))
     other = explicit_spectrum(
-        task, task.build_model(0), task.datasets(), shuffled, VALIDATION, QUERIES,
-        curvature="true-fisher", seed=2, dtype=torch.float64,
-    )  # fmt: skip
+        Probe(task, task.build_model(0), task.datasets(), shuffled, VALIDATION, QUERIES),
+        Curvature("true-fisher", seed=2),
+        dtype=torch.float64,
+    )
     assert_close(scores([other], 0.01), one[:, shuffled], 1e-9)
 
 
 def test_what_is_refused(monkeypatch):
-    monkeypatch.setattr(explicit, "MAX_PARAMETERS", 50)
+    monkeypatch.setattr(matrix, "MAX_PARAMETERS", 50)
     with pytest.raises(UsageError, match=r"'mlp' has 73 parameters; explicit curvature is formed up to 50") as caught:
         spectrum_of("mlp", "ggn")
     assert "projection_dim" in caught.value.hint
@@ -213,7 +232,7 @@ def test_what_is_refused(monkeypatch):
         spectrum_of("mlp", "kfac")
     task = TASKS["mlp"]
     with pytest.raises(TaskError, match="no validation examples"):
-        explicit_spectrum(task, task.build_model(0), task.datasets(), EVERYONE, [], QUERIES, curvature="ggn")
+        explicit_spectrum(Probe(task, task.build_model(0), task.datasets(), EVERYONE, [], QUERIES), Curvature("ggn"))
     with pytest.raises(NumericalError, match="λ = -1"):
         scores([spectrum_of("mlp", "ggn")], -1.0)
 
@@ -226,7 +245,7 @@ def test_nan_is_named(kind):
         data[split]["x"] = data[split]["x"].clone()
         data[split]["x"][index] = torch.nan
         with pytest.raises(NumericalError, match="not finite"):
-            explicit_spectrum(task, task.build_model(0), data, EVERYONE, VALIDATION, QUERIES, curvature=kind)
+            explicit_spectrum(Probe(task, task.build_model(0), data, EVERYONE, VALIDATION, QUERIES), Curvature(kind))
 
 
 def test_a_task_that_is_bound_to_float32_is_named():
@@ -236,4 +255,6 @@ def test_a_task_that_is_bound_to_float32_is_named():
 
     task = Bound("bound", lambda: nn.Linear(6, 3))
     with pytest.raises(TaskError, match="'bound' cannot be evaluated in float64"):
-        curvature_matrix(task, task.build_model(0).float(), task.datasets()["train"], EVERYONE, "ggn")
+        curvature_matrix(
+            split_probe(task, task.build_model(0).float(), task.datasets()["train"], EVERYONE), Curvature("ggn")
+        )

@@ -7,16 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tda_backend.attribution.logra import (
-    LayerProjection,
-    logra_ranks,
-    logra_spectrum,
-    pca_projections,
-    random_projections,
-)
 from tda_backend.errors import NumericalError, TaskError, UsageError
-from tda_backend.features.layers import tracked_layers
-from tda_backend.spectral.contraction import block_scores, scores, self_influence, subset_sums
+from tda_backend.models.probe import Probe
+from tda_backend.numerics.attribution.logra import logra_spectrum
+from tda_backend.numerics.attribution.logra_projections import LayerProjection, pca_projections, random_projections
+from tda_backend.numerics.features.layers import tracked_layers
+from tda_backend.numerics.spectral.contraction import block_scores, scores, self_influence, subset_sums
 from tests.helpers_numerics import (
     QUERIES,
     TASKS,
@@ -25,6 +21,8 @@ from tests.helpers_numerics import (
     assert_close,
     dense_gradients,
     influence_reference,
+    probe_of,
+    split_probe,
 )
 
 TRAIN = range(24)
@@ -34,9 +32,7 @@ POLICY = {"untracked": "leave-out"}  # norms and embeddings of some of the tasks
 
 
 def spectrum_of(name: str, **settings):
-    task = TASKS[name]
-    settings = POLICY | {"rank": RANKS[name]} | settings
-    return logra_spectrum(task, task.build_model(0), task.datasets(), TRAIN, VALIDATION, QUERIES, **settings)
+    return logra_spectrum(probe_of(TASKS[name]), **(POLICY | {"rank": RANKS[name]} | settings))
 
 
 def layer_gradients(name: str) -> dict[str, tuple[Tensor, Tensor]]:
@@ -81,7 +77,9 @@ def given(name: str, initialization: str) -> dict[str, LayerProjection]:
     model = task.build_model(0)
     if initialization == "random":
         return random_projections(tracked_layers(model, "leave-out"), RANKS[name], 0)
-    return pca_projections(task, model, task.datasets()["train"], TRAIN, RANKS[name], untracked="leave-out")
+    return pca_projections(
+        split_probe(task, model, task.datasets()["train"], TRAIN), RANKS[name], untracked="leave-out"
+    )
 
 
 @pytest.mark.parametrize("damping", ["relative", "absolute"])
@@ -164,8 +162,8 @@ def test_rank_at_least_the_widths_is_the_unprojected_influence_of_each_layer(nam
                 assert_close(scores([spectrum], value), scores([exact], value), 1e-7)
         # Queries lie partly outside the range of a singular C, where the pseudo-inverse (λ → 0) depends on the
         # basis; on the train examples themselves it is n·(the projector on their span) for any invertible P.
-        for segment, other in zip(spectrum.segments(), exact.segments(), strict=True):
-            leverage = [s.rows("train") / s.eigenvalues @ s.rows("train").T for s in (segment, other)]
+        for part, other in zip(spectrum.parts(), exact.parts(), strict=True):
+            leverage = [s.rows("train") / s.eigenvalues @ s.rows("train").T for s in (part, other)]
             assert_close(leverage[0], leverage[1], 1e-4)  # attention has eigenvalues of 1e-13·σ_max, near the cutoff
 
 
@@ -185,8 +183,7 @@ def test_the_pseudo_inverse_cuts_each_block_by_its_own_largest_eigenvalue():
     with torch.no_grad():
         for parameter in model.large.parameters():
             parameter *= 1e-4
-    settings = {"rank": 2, "damping": "absolute"}
-    spectrum = logra_spectrum(task, model, task.datasets(), TRAIN, VALIDATION, QUERIES, **settings)
+    spectrum = logra_spectrum(probe_of(task, model), rank=2, damping="absolute")
     by_layer = block_scores([spectrum], 0.0)
     # Both layers see the same inputs, so at λ = 0 their influence is the same up to the draw: 1e4 and 1e-5 cancel.
     assert np.abs(by_layer["small"]).max() > 0.05 * np.abs(by_layer["large"]).max()
@@ -225,11 +222,11 @@ def test_nothing_depends_on_batch_size_or_order(name, initialization):
     task = TASKS[name]
     settings = POLICY | {"rank": 2, "initialization": initialization}
     model = task.build_model(0)
-    whole = scores([logra_spectrum(task, model, task.datasets(), TRAIN, VALIDATION, QUERIES, **settings)], 0.1)
-    small = logra_spectrum(task, model, task.datasets(), TRAIN, VALIDATION, QUERIES, batch_size=5, **settings)
+    whole = scores([logra_spectrum(probe_of(task, model), **settings)], 0.1)
+    small = logra_spectrum(probe_of(task, model, batch_size=5), **settings)
     assert_close(scores([small], 0.1), whole, 1e-9)
     order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
-    shuffled = logra_spectrum(task, model, task.datasets(), order, VALIDATION, QUERIES, **settings)
+    shuffled = logra_spectrum(probe_of(task, model, order), **settings)
     assert_close(scores([shuffled], 0.1), whole[:, order.numpy()], 1e-9)
 
 
@@ -253,16 +250,19 @@ def test_pca_finds_the_largest_directions_and_random_sides_are_scaled():
 
 def test_the_rank_is_clipped_and_stated():
     model = nn.Sequential(nn.Linear(100, 70), nn.ReLU(), nn.Linear(70, 3, bias=False))
-    assert logra_ranks(model, 64) == {"0": (64, 64), "2": (3, 64)}
-    assert logra_ranks(model, 200) == {"0": (70, 101), "2": (3, 70)}
+    for rank, expected in ((64, {"0": (64, 64), "2": (3, 64)}), (200, {"0": (70, 101), "2": (3, 70)})):
+        sides = random_projections(tracked_layers(model), rank, 0)
+        assert {name: (len(each.output), len(each.input)) for name, each in sides.items()} == expected
 
 
 def test_float32_models_give_float32_coordinates_near_the_truth():
     task = TASKS["mlp"]
     model = task.build_model(0).float()
-    data = {split: {key: v.float() if v.is_floating_point() else v for key, v in rows.items()}
-            for split, rows in task.datasets().items()}  # fmt: skip
-    spectrum = logra_spectrum(task, model, data, TRAIN, VALIDATION, QUERIES, rank=2)
+    data = {
+        split: {key: v.float() if v.is_floating_point() else v for key, v in rows.items()}
+        for split, rows in task.datasets().items()
+    }
+    spectrum = logra_spectrum(Probe(task, model, data, TRAIN, VALIDATION, QUERIES), rank=2)
     assert (spectrum.train.dtype, spectrum.eigenvalues.dtype) == (torch.float32, torch.float64)
     assert_close(scores([spectrum], 0.1), scores([spectrum_of("mlp")], 0.1), 1e-4)
 
@@ -275,10 +275,12 @@ def test_confident_examples_keep_their_small_gradients_in_float32():
     with torch.no_grad():
         model.weight.copy_(15 * torch.eye(3, 6))
         model.bias.zero_()
-    wide = logra_spectrum(task, model, data, TRAIN, VALIDATION, QUERIES, rank=8)
-    narrow = {split: {key: v.float() if v.is_floating_point() else v for key, v in rows.items()}
-              for split, rows in data.items()}  # fmt: skip
-    single = logra_spectrum(task, model.float(), narrow, TRAIN, VALIDATION, QUERIES, rank=8)
+    wide = logra_spectrum(Probe(task, model, data, TRAIN, VALIDATION, QUERIES), rank=8)
+    narrow = {
+        split: {key: v.float() if v.is_floating_point() else v for key, v in rows.items()}
+        for split, rows in data.items()
+    }
+    single = logra_spectrum(Probe(task, model.float(), narrow, TRAIN, VALIDATION, QUERIES), rank=8)
     expected, actual = (np.abs(scores([spectrum], 0.1)).max(0) for spectrum in (wide, single))
     assert expected.min() < 1e-9 * expected.max()
     assert np.abs(actual / expected - 1).max() < 1e-4
@@ -295,7 +297,7 @@ def test_an_untouched_layer_and_bad_settings_are_refused_by_name():
 
     task = ClassificationExample("dead", Dead)
     with pytest.raises(NumericalError, match=r"layer 'dead' has no gradient.*Freeze the layer"):
-        logra_spectrum(task, task.build_model(0), task.datasets(), TRAIN, VALIDATION, QUERIES, rank=2)
+        logra_spectrum(Probe(task, task.build_model(0), task.datasets(), TRAIN, VALIDATION, QUERIES), rank=2)
     for settings, expected in (
         ({"rank": 0}, "rank 0"),
         ({"rank": 2.5}, "rank 2.5"),
@@ -310,8 +312,8 @@ def test_an_untouched_layer_and_bad_settings_are_refused_by_name():
         spectrum_of("conv", untracked="refuse")
     mlp = TASKS["mlp"]
     with pytest.raises(TaskError, match="no query examples"):
-        logra_spectrum(mlp, mlp.build_model(0), mlp.datasets(), TRAIN, VALIDATION, [], rank=2)
+        logra_spectrum(Probe(mlp, mlp.build_model(0), mlp.datasets(), TRAIN, VALIDATION, []), rank=2)
     model = mlp.build_model(0)
     nn.init.constant_(model[0].weight, torch.nan)
     with pytest.raises(NumericalError, match="not finite"):
-        logra_spectrum(mlp, model, mlp.datasets(), TRAIN, VALIDATION, QUERIES, rank=2)
+        logra_spectrum(Probe(mlp, model, mlp.datasets(), TRAIN, VALIDATION, QUERIES), rank=2)

@@ -6,7 +6,18 @@ import argparse
 import subprocess
 import sys
 
-NAMES = ("training", "attribution", "methods", "evaluation", "facts", "explorer", "unrolled", "error_proxy", "demo")
+NAMES = (
+    "training",
+    "attribution",
+    "methods",
+    "evaluation",
+    "facts",
+    "explorer",
+    "unrolled",
+    "error_proxy",
+    "contract",
+    "demo",
+)
 
 
 def main() -> int:

@@ -21,13 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tda_backend.attribution.influence import build_spectrum
-from tda_backend.evaluation.grid import DEFAULT_REGULARIZATIONS
-from tda_backend.evaluation.lds import lds_curve
-from tda_backend.features.checkpoint_features import CheckpointFeatures, checkpoint_features
-from tda_backend.features.projection import Projection, gaussian_from_gram, project_factors
-from tda_backend.spectral.contraction import scores, subset_sums
-from tda_backend.spectral.coordinates import Spectrum
+from tda_backend.models.probe import Probe
+from tda_backend.numerics.attribution.influence import influence_spectrum
+from tda_backend.numerics.evaluation.lds import GroundTruth, lds_curve
+from tda_backend.numerics.features.checkpoint_features import CheckpointFeatures, checkpoint_features
+from tda_backend.numerics.features.projection import Projection, gaussian_from_gram, project_factors
+from tda_backend.numerics.spectral.contraction import scores, subset_sums
+from tda_backend.numerics.spectral.coordinates import Spectrum
+from tda_backend.studies.config.study import RegularizationGrid
 from tda_backend.types import Batch, Task
 from tests.helpers_numerics import margin
 
@@ -93,7 +94,7 @@ def machine() -> str:
 
 def cheapest_single(features: CheckpointFeatures, masks: np.ndarray, value: float, k: int | None) -> Tensor:
     """Return the subset sums of IFFIM at one λ by a Cholesky solve, without an eigendecomposition."""
-    scale = -features.loss_scale  # type: ignore[operator]
+    scale = -features.loss_scale
     train, query = features.rows("train"), features.rows("query")
     num = features.num_train
     gram = features.full_gram()
@@ -122,14 +123,14 @@ def sweep(num_train: int, num_test: int, k: int | None, repeats: int) -> None:
     outputs = rng.normal(size=(NUM_SUBSETS, num_test - half))
 
     def features() -> CheckpointFeatures:
-        return checkpoint_features(task, model, data, range(num_train), range(half), range(half, num_test))
+        return checkpoint_features(Probe(task, model, data, range(num_train), range(half), range(half, num_test)))
 
     def spectrum() -> Spectrum:
         taken = features()
         gram = taken.full_gram()
         if k is None:
-            return build_spectrum("iffim", taken, gram=gram)
-        return build_spectrum("iffim", taken, projected=gaussian_from_gram(gram, k, 0, overwrite=True))
+            return influence_spectrum(taken, gram=gram)
+        return influence_spectrum(taken, projected=gaussian_from_gram(gram, k, 0, overwrite=True))
 
     # The part that does not know λ is timed once for both sides: timing it twice would add the machine's mood to the
     # ratio, which is the whole method's all the same.
@@ -139,8 +140,8 @@ def sweep(num_train: int, num_test: int, k: int | None, repeats: int) -> None:
     base = seconds(spectrum, repeats)
     built = [spectrum()]
     ends = [
-        seconds(lambda grid=grid: lds_curve(built, masks, outputs, grid), repeats + 2)
-        for grid in ((1e-3,), DEFAULT_REGULARIZATIONS)
+        seconds(lambda grid=grid: lds_curve(built, GroundTruth(masks, outputs), grid), repeats + 2)
+        for grid in ((1e-3,), RegularizationGrid().values)
     ]
     one, many = base + ends[0], base + ends[1]
     cheapest = seconds(lambda: cheapest_single(features(), masks, 1e-3, k), repeats)
@@ -178,7 +179,7 @@ def one_query(num_train: int, k: int) -> None:
 def projection(num_vectors: int, k: int) -> None:
     """Print the draw from the Gram matrix against explicit products."""
     task = SyntheticImages(num_vectors - 2, 2)
-    features = checkpoint_features(task, task.build_model(0), task.datasets(), range(num_vectors - 2), [0], [1])
+    features = checkpoint_features(Probe(task, task.build_model(0), task.datasets(), range(num_vectors - 2), [0], [1]))
     assert features.factors is not None
     factors = features.factors
     gram_time = seconds(features.full_gram)

@@ -33,8 +33,14 @@ from tda_backend.errors import TDAError
 
 LIMIT_SECONDS = 1800.0
 CHROMIUM = os.environ.get("TDA_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-         "--disable-sync", "--no-first-run"]  # fmt: skip
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 
 
 class MemoryWatch(threading.Thread):
@@ -115,7 +121,18 @@ def main() -> int:
     name = "mnist-mlp-quick" if arguments.quick else "mnist-mlp"
     with tempfile.TemporaryDirectory(prefix="tda-bench-") as temporary:
         db, port = (arguments.keep or Path(temporary)) / "catalogue.duckdb", free_port()
-        command = [sys.executable, "-m", "tda_backend", "demo", "--no-browser", "--port", str(port), "--db", str(db)]
+        command = [
+            sys.executable,
+            "-m",
+            "tda_backend",
+            "demo",
+            "--no-browser",
+            "--no-token",
+            "--port",
+            str(port),
+            "--db",
+            str(db),
+        ]
         command += ["--quick"] if arguments.quick else []
         stack = contextlib.ExitStack()
         tab = open_browser(stack)
@@ -143,8 +160,10 @@ def main() -> int:
             watch.done.set()
             demo.send_signal(signal.SIGTERM)  # SIGINT is ignored when a shell started us in the background
             demo.wait(timeout=60)
-    print(f"{name} on {platform.node() or 'this machine'}: {platform.processor() or platform.machine()}, "
-          f"{os.cpu_count()} cores, load before exit {os.getloadavg()[0]:.1f}")  # fmt: skip
+    print(
+        f"{name} on {platform.node() or 'this machine'}: {platform.processor() or platform.machine()}, "
+        f"{os.cpu_count()} cores, load before exit {os.getloadavg()[0]:.1f}"
+    )
     print("first page usable        " + (f"{page:6.1f} s (target 10)" if page else "not measured: no Chromium found"))
     if curve is not None and curve_at is not None:
         print(f"first LDS(λ) curve       {curve_at:6.1f} s (target 90), {curve[0]} subsets, best mean {curve[1]:.3f}")
@@ -152,12 +171,16 @@ def main() -> int:
         print("the study did not complete; the last lines of the command:", *output[-10:], sep="\n  ")
         return 1
     print(f"study complete           {complete:6.1f} s (target 360)")
-    print(f"peak memory, all together {watch.peak_pss / 2**30:5.2f} GiB proportional (target 3), "
-          f"{watch.peak_rss / 2**30:.2f} GiB if shared pages count for each process")  # fmt: skip
+    print(
+        f"peak memory, all together {watch.peak_pss / 2**30:5.2f} GiB proportional (target 3), "
+        f"{watch.peak_rss / 2**30:.2f} GiB if shared pages count for each process"
+    )
     if timings is not None:
         steps = timings.groupby("step")["seconds"].agg(["sum", "count"]).sort_values("sum", ascending=False)
-        print("where the time went:     " + ", ".join(
-            f"{step} {row['sum']:.0f} s ({int(row['count'])})" for step, row in steps.iterrows()))  # fmt: skip
+        print(
+            "where the time went:     "
+            + ", ".join(f"{step} {row['sum']:.0f} s ({int(row['count'])})" for step, row in steps.iterrows())
+        )
     return 0
 
 

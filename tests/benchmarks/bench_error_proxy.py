@@ -27,14 +27,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tda_backend.models.tasks.built_in.adaptive import MnistMLPAdamW
+from tda_backend.models.tasks.data import validate_data
+from tda_backend.models.training.run import TrainingRun
+from tda_backend.numerics.trajectory.unrolled.error_proxy import error_proxies
+from tda_backend.numerics.trajectory.unrolled.influence import unrolled_influence
+from tda_backend.numerics.trajectory.unrolled.objective import Objective
+from tda_backend.numerics.trajectory.unrolled.queries import Queries
+from tda_backend.numerics.trajectory.unrolled.recording import record
+from tda_backend.numerics.trajectory.unrolled.removal import removal_effects
 from tda_backend.seeds import hashed_rng
-from tda_backend.training.data import validate_data
-from tda_backend.training.tasks import MnistMLPAdamW
-from tda_backend.trajectory.unrolled.error_proxy import error_proxies
-from tda_backend.trajectory.unrolled.influence import unrolled_influence
-from tda_backend.trajectory.unrolled.objective import Objective
-from tda_backend.trajectory.unrolled.recording import record
-from tda_backend.trajectory.unrolled.removal import removal_effects
 
 GOAL_SECONDS, GOAL_RATIO = 60.0, 10.0
 
@@ -72,18 +74,29 @@ def main() -> None:
     print(f"load before: {os.getloadavg()[0]:.1f}; cores: {os.cpu_count()}; threads: {torch.get_num_threads()}")
     print(f"{num_train} training, {num_removed} removed, {num_points} evaluation examples")
 
-    single, _ = timed("record the run, float32", lambda: record(task, data, train, 0))
-    run, training = timed("record the run, float64", lambda: record(task, data, train, 0, dtype=torch.float64))
-    evaluation = run.objective_of("test")
-    unrolled_influence(single, points[:2], quantity="loss")  # PyTorch compiles some of its derivatives at first use
-    error_proxies(run, removed[:2], evaluation, points[:2])
-    _, sweep = timed("influence of all on all, one sweep", lambda: unrolled_influence(single, points, quantity="loss"))
-    truth, stacked = timed("truth: all removals stacked", lambda: removal_effects(run, removed, evaluation, points))
-    proxy, proxying = timed("error proxy of all removals", lambda: error_proxies(run, removed, evaluation, points))
+    single, _ = timed("record the run, float32", lambda: record(TrainingRun(task, data, train, 0)))
+    run, training = timed(
+        "record the run, float64", lambda: record(TrainingRun(task, data, train, 0), dtype=torch.float64)
+    )
+    unrolled_influence(
+        single, Queries(points[:2], quantity="loss")
+    )  # PyTorch compiles some of its derivatives at first use
+    error_proxies(run, removed[:2], Queries(points[:2], quantity="loss"))
+    _, sweep = timed(
+        "influence of all on all, one sweep", lambda: unrolled_influence(single, Queries(points, quantity="loss"))
+    )
+    truth, stacked = timed(
+        "truth: all removals stacked", lambda: removal_effects(run, removed, Queries(points, quantity="loss"))
+    )
+    proxy, proxying = timed(
+        "error proxy of all removals", lambda: error_proxies(run, removed, Queries(points, quantity="loss"))
+    )
     error = float((truth.effects - proxy.prediction).abs().mean() / truth.effects.abs().mean())
     print(f"proxy / sweep {proxying / sweep:.1f} × (goal ≤ {GOAL_RATIO:.0f}); sweep goal ≤ {GOAL_SECONDS:.0f} s")
-    print(f"removals one by one, at a training of {training:.1f} s: {training * num_removed:.0f} s, "
-          f"{training * num_removed / stacked:.0f} × the stacked model")  # fmt: skip
+    print(
+        f"removals one by one, at a training of {training:.1f} s: {training * num_removed:.0f} s, "
+        f"{training * num_removed / stacked:.0f} × the stacked model"
+    )
     print(f"mean |error| / mean |effect| of the prediction: {error:.2f}")
 
     step = next(iter(run.forward(run.num_steps // 2)))

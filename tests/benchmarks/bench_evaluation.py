@@ -19,13 +19,14 @@ import time
 import numpy as np
 import torch
 
-from tda_backend.evaluation.bootstrap import multinomial_weights, reranked_means
-from tda_backend.evaluation.lds import lds_curve
-from tda_backend.evaluation.racing import run_race
+from tda_backend.models.training.retraining.subsets import subset_masks
+from tda_backend.numerics.evaluation.bootstrap import multinomial_weights
+from tda_backend.numerics.evaluation.lds import GroundTruth, lds_curve
+from tda_backend.numerics.evaluation.racing import run_race
+from tda_backend.numerics.spectral.contraction import scores, subset_sums
+from tda_backend.numerics.spectral.coordinates import Spectrum
 from tda_backend.seeds import hashed_rng
-from tda_backend.spectral.contraction import scores, subset_sums
-from tda_backend.spectral.coordinates import Spectrum
-from tda_backend.training.subsets import subset_masks
+from tests.evaluation.reranked import reranked_means
 
 GOAL_SECONDS = 60.0
 
@@ -57,7 +58,7 @@ def main() -> None:
     print(f"load before: {os.getloadavg()[0]:.1f}; cores: {os.cpu_count()}")
 
     wall, cpu = time.perf_counter(), time.process_time()
-    curves = [lds_curve([spectrum], masks, targets, grid, num_bootstrap=num_draws) for spectrum in spectra]
+    curves = [lds_curve([spectrum], GroundTruth(masks, targets), grid, num_bootstrap=num_draws) for spectrum in spectra]
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     goal = GOAL_SECONDS * configurations / 1000
     print(

@@ -28,11 +28,21 @@ from tests.browser.harness import browser, chromium_path, dashboard, drag, settl
 MEDIAN_MS, P95_MS = 16.0, 33.0
 NUM_TRAIN, NUM_SHOWN = 5000, 20
 COLOURS = {
-    "text-color": "#17212e", "background-color": "#fff", "border-color": "#dde3ea", "primary-color": "#2368b5",
-    "blue-color": "#2368b5", "orange-color": "#c4570b", "violet-color": "#8a4fbf", "green-color": "#1f8a70",
-    "red-color": "#b3263e", "gray-text-color": "#5a6473", "blue-background-color": "#e6f0fb", "base-radius": "6px",
-    "button-radius": "6px", "font": "sans-serif",
-}  # fmt: skip
+    "text-color": "#17212e",
+    "background-color": "#fff",
+    "border-color": "#dde3ea",
+    "primary-color": "#2368b5",
+    "blue-color": "#2368b5",
+    "orange-color": "#c4570b",
+    "violet-color": "#8a4fbf",
+    "green-color": "#1f8a70",
+    "red-color": "#b3263e",
+    "gray-text-color": "#5a6473",
+    "blue-background-color": "#e6f0fb",
+    "base-radius": "6px",
+    "button-radius": "6px",
+    "font": "sans-serif",
+}
 
 
 def made_up_payload(num_train: int, width: int, seed: int = 0) -> dict:
@@ -50,25 +60,54 @@ def made_up_payload(num_train: int, width: int, seed: int = 0) -> dict:
     buffer = io.BytesIO()
     Image.fromarray(sheet).save(buffer, "PNG")
     curve = [0.1 + 0.3 * float(np.exp(-((np.log10(value) + 2) ** 2) / 6)) for value in grid]
-    strip = {"x": grid.tolist(), "mean": curve, "low": [v - 0.03 for v in curve], "high": [v + 0.03 for v in curve],
-             "title": "made up", "brief": "made up", "alt": "made up"}  # fmt: skip
-    cards = [{"position": int(i), "label": str(i % 10), "prediction": str(i % 9), "right": bool(i % 10 == i % 9),
-              "alt": f"example {i}", "text": ""} for i in chosen]  # fmt: skip
+    strip = {
+        "x": grid.tolist(),
+        "mean": curve,
+        "low": [v - 0.03 for v in curve],
+        "high": [v + 0.03 for v in curve],
+        "title": "made up",
+        "brief": "made up",
+        "alt": "made up",
+    }
+    cards = [
+        {
+            "position": int(i),
+            "label": str(i % 10),
+            "prediction": str(i % 9),
+            "right": bool(i % 10 == i % 9),
+            "alt": f"example {i}",
+            "text": "",
+        }
+        for i in chosen
+    ]
     return {
-        "filter": "damped_inverse", "cutoff": 0.0, "eigenvalues": base64.b64encode(eigenvalues.tobytes()).decode(),
-        "products": base64.b64encode(np.ascontiguousarray(products[chosen]).tobytes()).decode(), "cards": cards,
+        "filter": "damped_inverse",
+        "parameters": {},
+        "eigenvalues": base64.b64encode(eigenvalues.tobytes()).decode(),
+        "products": base64.b64encode(np.ascontiguousarray(products[chosen]).tobytes()).decode(),
+        "cards": cards,
         "sprite": {"url": f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}", "columns": 20},
-        "num": NUM_SHOWN, "key": "made up", "hasLambda": True, "range": [1e-7, 10.0], "queryLabel": "4", "presets": [],
-        "lds": {**strip, "query": curve}, "xi": {**strip, "threshold": 0.5}, "note": "",
+        "num": NUM_SHOWN,
+        "key": "made up",
+        "hasLambda": True,
+        "lambdaTitle": "λ",
+        "blocks": [],
+        "kind": "made up",
+        "range": [1e-7, 10.0],
+        "queryLabel": "4",
+        "presets": [],
+        "lds": {**strip, "query": curve},
+        "xi": {**strip, "threshold": 0.5},
+        "note": "",
         "lambda": {"value": 1e-3, "sequence": 1},
-    }  # fmt: skip
+    }
 
 
 def write_page(payload: dict, path: Path) -> None:
     """Write a page that shows the explorer alone, as a static report would."""
-    from app.components.explorer import explorer_module
+    from app.views.explorer.element import explorer_module
 
-    folder = Path(sys.modules["app.components.explorer"].__file__ or "").parent
+    folder = Path(sys.modules["app.views.explorer.element"].__file__ or "").parent
     style = ";".join(f"--st-{name}:{value}" for name, value in COLOURS.items())
     css = json.dumps((folder / "explorer.css").read_text(encoding="utf-8"))
     path.write_text(
@@ -108,7 +147,7 @@ def measure_made_up(chromium: Browser, moves: int) -> bool:
 
 def measure_dashboard(chromium: Browser, db: Path, moves: int) -> bool:
     """Measure the served dashboard on a real study, at each projection of its influence function."""
-    from tda_backend.runs.api import list_studies, open_study
+    from tda_backend.interfaces.reading.study import list_studies, open_study
 
     name = str(list_studies(db)["name"].iloc[0])
     study = open_study(name, db)

@@ -19,17 +19,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from tda_backend.attribution.influence import build_spectrum
-from tda_backend.evaluation.indicator import indicator_curve
-from tda_backend.evaluation.lds import lds_curve
-from tda_backend.evaluation.selection import select_regularization
-from tda_backend.features.checkpoint_features import checkpoint_features
+from tda_backend.models.probe import Probe
+from tda_backend.models.tasks import MnistMLP
+from tda_backend.models.tasks.data import as_batch
+from tda_backend.models.training.fit import model_from, train
+from tda_backend.models.training.retraining.plan import Retraining
+from tda_backend.models.training.retraining.retraining import retrain_subsets
+from tda_backend.models.training.retraining.subsets import subset_masks
+from tda_backend.models.training.run import TrainingRun
+from tda_backend.numerics.attribution.influence import influence_spectrum
+from tda_backend.numerics.evaluation.indicator import indicator_curve
+from tda_backend.numerics.evaluation.lds import GroundTruth, lds_curve
+from tda_backend.numerics.evaluation.selection import select_regularization
+from tda_backend.numerics.features.checkpoint_features import checkpoint_features
 from tda_backend.seeds import hashed_rng, hashed_seed
-from tda_backend.training.data import as_batch
-from tda_backend.training.fit import model_from, train
-from tda_backend.training.retraining import retrain_subsets
-from tda_backend.training.subsets import subset_masks
-from tda_backend.training.tasks import MnistMLP
 from tda_backend.types import TrainingSettings
 
 # epoch → (LDS at λ = 1e-7 or None, best λ, best LDS, selected λ, LDS there), of earlier runs of the same setting
@@ -54,9 +57,7 @@ class PlainMLP(MnistMLP):
         """Return 784-128-64-10 with ReLU from ``seed``."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return nn.Sequential(
-                nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10)
-            )  # fmt: skip
+            return nn.Sequential(nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10))
 
 
 def measure(num_train: int, num_queries: int, num_subsets: int, epochs: list[int]) -> list[dict[str, float]]:
@@ -67,16 +68,18 @@ def measure(num_train: int, num_queries: int, num_subsets: int, epochs: list[int
     test = hashed_rng("facts test", SEED).permutation(2000)
     validation, queries = np.sort(test[:num_queries]), np.sort(test[num_queries : 2 * num_queries])
     masks = subset_masks(num_train, 0.5, num_subsets, SEED)
-    outputs = retrain_subsets(task, data, train_indices, masks, list(range(num_subsets)), repeats=1, seed=SEED)
+    outputs = retrain_subsets(
+        Retraining(task, data, train_indices, masks, list(range(num_subsets)), repeats=1, seed=SEED)
+    )
     targets = np.asarray(outputs).mean(axis=1)[:, queries]
     rows = []
-    for checkpoint in train(task, data["train"], train_indices, hashed_seed("facts", SEED), epochs):
+    for checkpoint in train(TrainingRun(task, data, train_indices, hashed_seed("facts", SEED)), epochs):
         model = model_from(task, checkpoint.state)
-        features = checkpoint_features(task, model, data, train_indices, validation, queries)
-        spectra = [build_spectrum("iffim", features, gram=features.full_gram())]
+        features = checkpoint_features(Probe(task, model, data, train_indices, validation, queries))
+        spectra = [influence_spectrum(features, gram=features.full_gram())]
         selection = select_regularization(spectra)
         grid = np.sort(np.append(GRID, selection.regularization))
-        curve = lds_curve(spectra, masks, targets, grid)
+        curve = lds_curve(spectra, GroundTruth(masks, targets), grid)
         mean = np.asarray(curve.mean)
         chosen = int(np.searchsorted(grid, selection.regularization))
         xi = np.asarray(indicator_curve(spectra, GRID).mean)

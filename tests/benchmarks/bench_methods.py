@@ -25,19 +25,28 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from tda_backend.models.tasks.registry import load_task
+from tda_backend.models.training.fit import train
+from tda_backend.models.training.run import TrainingRun
 from tda_backend.seeds import hashed_seed
-from tda_backend.training.fit import train
-from tda_backend.training.registry import load_task
 from tests.benchmarks.bench_training import machine_name
 from tests.peers.cases import VERSIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 FULL = {
-    "task": "mnist-mlp", "num_train": 4500, "num_queries": 500, "epochs": [5, 10, 15, 20],
-    "dampings": [1e-8, 1e-5, 1e-3, 1e-1, 10.0], "dims": [512, 2048, 4096],
-    "regularizations": np.geomspace(1e-4, 10, 10).tolist(), "batch_size": 500, "cg_queries": 50,
-    "cg_regularization": 10.0, "lissa_depth": 100, "arnoldi_steps": 100,
-}  # fmt: skip
+    "task": "mnist-mlp",
+    "num_train": 4500,
+    "num_queries": 500,
+    "epochs": [5, 10, 15, 20],
+    "dampings": [1e-8, 1e-5, 1e-3, 1e-1, 10.0],
+    "dims": [512, 2048, 4096],
+    "regularizations": np.geomspace(1e-4, 10, 10).tolist(),
+    "batch_size": 500,
+    "cg_queries": 50,
+    "cg_regularization": 10.0,
+    "lissa_depth": 100,
+    "arnoldi_steps": 100,
+}
 QUICK = FULL | {
     "num_train": 200,
     "num_queries": 20,
@@ -211,7 +220,7 @@ def prepare(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Train the checkpoints and write them with the settings; return the settings."""
     task = load_task(settings["task"])
     seed = hashed_seed("benchmark", "methods")
-    checkpoints = train(task, task.datasets()["train"], range(settings["num_train"]), seed, settings["epochs"])
+    checkpoints = train(TrainingRun(task, task.datasets(), range(settings["num_train"]), seed), settings["epochs"])
     for checkpoint in checkpoints:
         safetensors.torch.save_file(dict(checkpoint.state), folder / f"epoch-{checkpoint.epoch}.safetensors")
     settings = settings | {"seed": seed, "learning_rates": [c.learning_rate for c in checkpoints]}

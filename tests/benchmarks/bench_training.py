@@ -22,13 +22,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from tda_backend.training.data import take, validate_data
-from tda_backend.training.mlp import mlp_architecture
-from tda_backend.training.processes import default_num_processes
-from tda_backend.training.registry import load_task
-from tda_backend.training.retraining import retrain_subsets
-from tda_backend.training.schedule import training_settings
-from tda_backend.training.subsets import subset_masks
+from tda_backend.models.tasks.data import take, validate_data
+from tda_backend.models.tasks.registry import load_task
+from tda_backend.models.tasks.settings import training_settings
+from tda_backend.models.training.retraining.plan import Retraining
+from tda_backend.models.training.retraining.processes import default_num_processes
+from tda_backend.models.training.retraining.retraining import retrain_subsets
+from tda_backend.models.training.retraining.subsets import subset_masks
+from tda_backend.models.training.routes.perceptron import mlp_architecture
 from tda_backend.types import TrainingSettings
 
 NUM_TRAIN, ALPHA = 4000, 0.5
@@ -97,7 +98,8 @@ def measure(rounds: int, models: int, loop_epochs: int) -> dict[str, float]:
 
     def retrain(count: int) -> None:
         retrain_subsets(
-            task, data, range(NUM_TRAIN), masks[:count], range(count), repeats=1, seed=0, num_processes=cores
+            Retraining(task, data, range(NUM_TRAIN), masks[:count], range(count), repeats=1, seed=0),
+            num_processes=cores,
         )
 
     retrain(cores)  # starts the processes

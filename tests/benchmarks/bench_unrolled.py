@@ -22,12 +22,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from tda_backend.models.tasks.built_in.adaptive import MnistMLPAdamW
+from tda_backend.models.tasks.data import validate_data
+from tda_backend.models.training.run import TrainingRun
+from tda_backend.numerics.trajectory.unrolled.influence import Variant, unrolled_influence, unrolled_influences
+from tda_backend.numerics.trajectory.unrolled.queries import Queries
+from tda_backend.numerics.trajectory.unrolled.recording import record
+from tda_backend.numerics.trajectory.unrolled.snapshots import GIB
 from tda_backend.seeds import hashed_rng
-from tda_backend.training.data import validate_data
-from tda_backend.training.tasks import MnistMLPAdamW
-from tda_backend.trajectory.unrolled.influence import Variant, unrolled_influence, unrolled_influences
-from tda_backend.trajectory.unrolled.recording import record
-from tda_backend.trajectory.unrolled.snapshots import GIB
 from tests.benchmarks.bench_training import machine_name
 
 GOAL_SECONDS = 60.0
@@ -56,30 +58,34 @@ def main() -> None:
     print(f"  {machine_name()}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}")
     print(f"  {num_train} training examples, {num_queries} queries")
 
-    run = timed("record the run, float32", lambda: record(task, data, train, 0))[0]
-    unrolled_influence(run, queries[:2])  # PyTorch compiles some of its derivatives at first use
-    influence, seconds, base = timed("AdamW-influence, exact Hessian", lambda: unrolled_influence(run, queries))
+    run = timed("record the run, float32", lambda: record(TrainingRun(task, data, train, 0)))[0]
+    unrolled_influence(run, Queries(queries[:2]))  # PyTorch compiles some of its derivatives at first use
+    influence, seconds, base = timed(
+        "AdamW-influence, exact Hessian", lambda: unrolled_influence(run, Queries(queries))
+    )
     met = "met" if seconds <= GOAL_SECONDS else "MISSED"
     print(f"  goal ≤ {GOAL_SECONDS:.0f} s: {met}; {1e6 * base / (num_train * num_queries):.1f} CPU µs per pair")
-    timed("SGD-influence", lambda: unrolled_influence(run, queries, assume="sgd"), base)
+    timed("SGD-influence", lambda: unrolled_influence(run, Queries(queries), Variant(assume="sgd")), base)
     both = [Variant(), Variant("sgd")]
-    timed("both in one walk", lambda: unrolled_influences(run, queries, both), base)
-    timed("Gauss–Newton", lambda: unrolled_influence(run, queries, curvature="gauss-newton"), base)
-    timed("empirical Fisher", lambda: unrolled_influence(run, queries, curvature="fisher"), base)
-    timed("no curvature", lambda: unrolled_influence(run, queries, curvature="none"), base)
+    timed("both in one walk", lambda: unrolled_influences(run, Queries(queries), both), base)
+    timed("Gauss–Newton", lambda: unrolled_influence(run, Queries(queries), Variant(curvature="gauss-newton")), base)
+    timed("empirical Fisher", lambda: unrolled_influence(run, Queries(queries), Variant(curvature="fisher")), base)
+    timed("no curvature", lambda: unrolled_influence(run, Queries(queries), Variant(curvature="none")), base)
 
     state = 3 * run.num_parameters * 4 / GIB
     room = (2 * int(np.ceil(np.sqrt(run.num_steps))) + 1) * state
     with tempfile.TemporaryDirectory() as folder:
-        small = record(task, data, train, 0, budget_gib=room, folder=Path(folder))
+        small = record(TrainingRun(task, data, train, 0), budget_gib=room, folder=Path(folder))
         name = f"on disk in {1024 * room:.0f} MiB, one state in {small.interval} kept"
-        timed(name, lambda: unrolled_influence(small, queries), base)
+        timed(name, lambda: unrolled_influence(small, Queries(queries)), base)
     few = queries[:5]
-    _, _, used = timed("5 queries, one sweep each", lambda: [unrolled_influence(run, [query]) for query in few])
+    _, _, used = timed(
+        "5 queries, one sweep each", lambda: [unrolled_influence(run, Queries([query])) for query in few]
+    )
     print(f"  one sweep a query: {used / 5 * num_queries / base:.0f} × the one sweep of all")
 
-    double = record(task, data, train, 0, dtype=torch.float64)
-    exact = timed("AdamW-influence, float64", lambda: unrolled_influence(double, queries), base)[0]
+    double = record(TrainingRun(task, data, train, 0), dtype=torch.float64)
+    exact = timed("AdamW-influence, float64", lambda: unrolled_influence(double, Queries(queries)), base)[0]
     off = (influence.scores.double() - exact.scores).norm() / exact.scores.norm()
     print(f"  scores in float32 and float64, each from a run of its own, differ by {float(off):.1e}")
 

@@ -29,24 +29,29 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from tda_backend.attribution.baselines import representation_similarity
-from tda_backend.attribution.ekfac import ekfac_spectrum
-from tda_backend.attribution.influence import build_spectrum
-from tda_backend.attribution.logra import logra_spectrum
-from tda_backend.attribution.tracin import tracin_scores
-from tda_backend.features.checkpoint_features import checkpoint_features
-from tda_backend.features.projection import Projection, gaussian_from_gram, nested, project_factors
-from tda_backend.runs.score_table import score_table
+from tda_backend.interfaces.reading.influence import score_table
+from tda_backend.models.probe import Probe
+from tda_backend.models.tasks.registry import load_task
+from tda_backend.models.training.run import TrainingRun
+from tda_backend.numerics.attribution.arnoldi import arnoldi_spectrum
+from tda_backend.numerics.attribution.conjugate_gradient import conjugate_gradient_scores
+from tda_backend.numerics.attribution.ekfac import ekfac_spectrum
+from tda_backend.numerics.attribution.influence import influence_spectrum, trak_spectrum
+from tda_backend.numerics.attribution.lissa import LissaSettings, lissa_scores
+from tda_backend.numerics.attribution.logra import logra_spectrum
+from tda_backend.numerics.attribution.representation import representation_similarity
+from tda_backend.numerics.attribution.tracin import tracin_scores
+from tda_backend.numerics.curvature.kronecker.fisher import Fisher
+from tda_backend.numerics.curvature.problem import ambient_problem
+from tda_backend.numerics.curvature.pseudo_gradients import Curvature
+from tda_backend.numerics.features.checkpoint_features import checkpoint_features
+from tda_backend.numerics.features.projection import Projection, gaussian_from_gram, nested, project_factors
+from tda_backend.numerics.spectral.contraction import scores
+from tda_backend.numerics.trajectory.hydra import hydra_scores
+from tda_backend.numerics.trajectory.source.fit import fit_source
+from tda_backend.numerics.trajectory.source.segments import source_segments
+from tda_backend.numerics.trajectory.source.settings import CheckpointedRun, SourceSettings
 from tda_backend.seeds import hashed_seed
-from tda_backend.solvers.arnoldi import arnoldi_spectrum
-from tda_backend.solvers.conjugate_gradient import conjugate_gradient_scores
-from tda_backend.solvers.lissa import lissa_scores
-from tda_backend.solvers.problem import ambient_problem
-from tda_backend.spectral.contraction import scores
-from tda_backend.training.registry import load_task
-from tda_backend.trajectory.hydra import hydra_scores
-from tda_backend.trajectory.segments import source_segments
-from tda_backend.trajectory.source import fit_source
 from tda_backend.types import Batch, Task
 
 
@@ -87,6 +92,10 @@ class Work:
         model.load_state_dict(self.states[index])
         return model.eval()
 
+    def probe(self, index: int = -1) -> Probe:
+        """Return the question to the model at a checkpoint."""
+        return Probe(self.task, self.model(index), self.data, *self.groups)
+
     @cached_property
     def labels(self) -> Tensor:
         """Return sampled labels of the true Fisher, one per train example, the same for both sides."""
@@ -108,7 +117,7 @@ Scores = dict[str, np.ndarray] | None
 
 def _features(work: Work, index: int = -1) -> Any:
 
-    return checkpoint_features(work.task, work.model(index), work.data, *work.groups)
+    return checkpoint_features(work.probe(index))
 
 
 def ours_kronecker(work: Work, kind: Any = "ekfac", dampings: list[float] | None = None) -> Scores:
@@ -116,7 +125,7 @@ def ours_kronecker(work: Work, kind: Any = "ekfac", dampings: list[float] | None
 
     labels = work.labels
     with work.timed("factors"):
-        spectrum = ekfac_spectrum(work.task, work.model(), work.data, *work.groups, kind=kind, targets=labels)
+        spectrum = ekfac_spectrum(work.probe(), kind=kind, fisher=Fisher(targets=labels))
     values = dampings or work.settings["dampings"]
     with work.timed("scores"):
         table = score_table([spectrum], values)
@@ -131,9 +140,15 @@ def kronfluence_ekfac(work: Work) -> Scores:
     dampings = {str(value): value for value in work.settings["dampings"]}
     with work.timed("all"):
         found = kronfluence_scores(
-            work.model(), work.rows("train"), work.rows("test"), dampings,
-            sampled_labels=labels, dtype=None, self_scores=False, batch_size=work.settings["batch_size"],
-        )  # fmt: skip
+            work.model(),
+            work.rows("train"),
+            work.rows("test"),
+            dampings,
+            sampled_labels=labels,
+            dtype=None,
+            self_scores=False,
+            batch_size=work.settings["batch_size"],
+        )
     return {name: -found[f"pairwise/{name}"] for name in dampings}
 
 
@@ -150,7 +165,7 @@ def ours_trak(work: Work, kind: Any) -> Scores:
             projected = project_factors(features.factors, Projection(kind, largest, 0))
     for dim in work.settings["dims"]:
         with work.timed(f"k={dim}"):
-            spectrum = build_spectrum("trak", features, projected=nested(projected, dim))
+            spectrum = trak_spectrum(features, projected=nested(projected, dim))
             for value in work.settings["regularizations"]:
                 scores([spectrum], value)
     return None
@@ -187,20 +202,25 @@ def dattri_tracin(work: Work, dim: int | None = None) -> Scores:
 
     with work.timed("all"):
         found = with_dattri.tracin(
-            work.model(), work.states, work.settings["learning_rates"], work.rows("train"), work.rows("test"),
-            dim=dim, batch_size=work.settings["batch_size"], target="margin",
-        )  # fmt: skip
+            work.model(),
+            work.states,
+            work.settings["learning_rates"],
+            work.rows("train"),
+            work.rows("test"),
+            dim=dim,
+            batch_size=work.settings["batch_size"],
+            target="margin",
+        )
     return None if dim is not None else {"scores": -found.T}
 
 
 def ours_cg(work: Work) -> Scores:
     """Ten ambient steps on the Hessian for the first queries."""
 
-    train, _, queries = work.groups
     with work.timed("all"):
-        problem = ambient_problem(
-            work.task, work.model(), work.data, train, queries[: work.settings["cg_queries"]], curvature="hessian"
-        )
+        probe = work.probe()
+        probe = probe.only("query", probe.rows("query")[: work.settings["cg_queries"]])
+        problem = ambient_problem(probe, Curvature("hessian"))
         found = conjugate_gradient_scores(problem, work.settings["cg_regularization"], max_iter=10).values
     return {"scores": found.numpy()}
 
@@ -213,9 +233,16 @@ def dattri_cg(work: Work) -> Scores:
     first = slice(work.settings["cg_queries"])
     with work.timed("all"):
         found = with_dattri.influence(
-            "CG", work.model(), work.states[-1], train, (queries[0][first], queries[1][first]), len(train[1]),
-            max_iter=10, regularization=work.settings["cg_regularization"], target="margin",
-        )  # fmt: skip
+            "CG",
+            work.model(),
+            work.states[-1],
+            train,
+            (queries[0][first], queries[1][first]),
+            len(train[1]),
+            max_iter=10,
+            regularization=work.settings["cg_regularization"],
+            target="margin",
+        )
     return {"scores": -found.T}
 
 
@@ -223,7 +250,7 @@ def ours_logra(work: Work, rank: int = 64) -> Scores:
     """Rank 64 a side, one damping."""
 
     with work.timed("all"):
-        spectrum = logra_spectrum(work.task, work.model(), work.data, *work.groups, rank=rank)
+        spectrum = logra_spectrum(work.probe(), rank=rank)
         scores([spectrum], 0.1)
     return None
 
@@ -234,9 +261,14 @@ def dattri_logra(work: Work, rank: int = 64) -> Scores:
 
     with work.timed("all"):
         with_dattri.logra(
-            work.model(), work.states[-1], work.rows("train"), work.rows("test"), rank, 0.1,
+            work.model(),
+            work.states[-1],
+            work.rows("train"),
+            work.rows("test"),
+            rank,
+            0.1,
             work.settings["batch_size"],
-        )  # fmt: skip
+        )
     return None
 
 
@@ -245,19 +277,18 @@ def ours_iffim(work: Work) -> Scores:
 
     with work.timed("all"):
         features = _features(work)
-        scores([build_spectrum("iffim", features, gram=features.full_gram())], 1e-2)
+        scores([influence_spectrum(features, gram=features.full_gram())], 1e-2)
     return None
 
 
 def ours_lissa(work: Work) -> Scores:
     """Batches of 50, Gauss–Newton."""
 
-    train, _, queries = work.groups
     with work.timed("all"):
-        problem = ambient_problem(
-            work.task, work.model(), work.data, train, queries[: work.settings["cg_queries"]], curvature="ggn"
-        )
-        lissa_scores(problem, 1e-2, scaling=1e3, depth=work.settings["lissa_depth"], batch_size=50)
+        probe = work.probe()
+        probe = probe.only("query", probe.rows("query")[: work.settings["cg_queries"]])
+        problem = ambient_problem(probe, Curvature("ggn"))
+        lissa_scores(problem, 1e-2, LissaSettings(scaling=1e3, depth=work.settings["lissa_depth"], batch_size=50))
     return None
 
 
@@ -266,9 +297,11 @@ def ours_arnoldi(work: Work) -> Scores:
 
     with work.timed("all"):
         spectrum = arnoldi_spectrum(
-            work.task, work.model(), work.data, *work.groups, curvature="ggn",
-            num_iterations=work.settings["arnoldi_steps"], indefinite="clip",
-        )  # fmt: skip
+            work.probe(),
+            Curvature("ggn"),
+            num_iterations=work.settings["arnoldi_steps"],
+            indefinite="clip",
+        )
         scores([spectrum], 1e-2)
     return None
 
@@ -281,7 +314,9 @@ def ours_source(work: Work, fast: bool = False) -> Scores:
     with work.timed("all"):
         segments = source_segments(work.task.training, len(train), epochs[-1], 2, len(epochs))
         states = dict(zip(epochs, work.states, strict=True))
-        fit_source(work.task, work.data, states, segments, train, fast=fast).scores(queries)
+        fit_source(CheckpointedRun(work.task, work.data, states, segments, train), SourceSettings(fast=fast)).scores(
+            queries
+        )
     return None
 
 
@@ -291,7 +326,9 @@ def ours_hydra(work: Work) -> Scores:
     train, _, queries = work.groups
     with work.timed("all"):
         hydra_scores(
-            work.task, work.data, train, queries, work.settings["seed"], last_epoch=work.settings["epochs"][-1]
+            TrainingRun(work.task, work.data, train, work.settings["seed"]),
+            queries,
+            last_epoch=work.settings["epochs"][-1],
         )
     return None
 
@@ -299,9 +336,8 @@ def ours_hydra(work: Work) -> Scores:
 def ours_repsim(work: Work) -> Scores:
     """Cosine of the last hidden activations."""
 
-    train, _, queries = work.groups
     with work.timed("all"):
-        representation_similarity(work.task, work.model(), work.data, train, queries)
+        representation_similarity(work.probe())
     return None
 
 
@@ -358,7 +394,9 @@ def run(name: str, folder: Path) -> dict[str, Any]:
     torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     work = Work(folder, json.loads((folder / "settings.json").read_text()))
     if name.startswith("dattri-trak-"):
-        piece: Callable[[Work], Scores] = lambda w: dattri_trak(w, int(name.rsplit("-", 1)[1]))  # noqa: E731
+
+        def piece(w: Work) -> Scores:
+            return dattri_trak(w, int(name.rsplit("-", 1)[1]))
     else:
         piece = WORK[name]
     _ = work.data, work.states, work.labels  # loaded before the clock starts, and so is the tool

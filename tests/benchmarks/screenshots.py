@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page
 
-from tda_backend.runs.api import list_studies
+from tda_backend.interfaces.reading.study import list_studies
 from tests.browser.harness import ROOT, browser, dashboard, settled
 
 MAX_BYTES = 250_000
@@ -60,7 +60,7 @@ def main() -> None:
     study = list_studies(arguments.db)["name"].iloc[0]
     with dashboard(arguments.db, read_only=True) as address, browser() as chromium:
         for name, where, width, height, scheme in SHOTS:
-            context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)  # type: ignore[arg-type]
+            context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
             page = context.new_page()
             shot = take(page, address, where, f"study={study}&{arguments.query}")
             size = save(shot, arguments.out / f"{name}.png")

@@ -10,13 +10,13 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 import tda_backend as tda
-from tda_backend.runs.api import Study
-from tda_backend.store.workspace import Workspace
+from tda_backend.interfaces.reading.study import Study
+from tda_backend.studies.store.workspace import Workspace
 from tests.app import catalogues
 from tests.browser import harness
 
 # Playwright's default of 5 s is a quarter of what a page takes while another worker loads torch on the same two cores.
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=harness.TIMEOUT)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -74,10 +74,5 @@ def zoo_address(zoo: Workspace, zoo_study: Study) -> Iterator[str]:
 @pytest.fixture
 def page(chromium: Browser) -> Iterator[Page]:
     """A fresh visitor at 1440 px; errors in the console fail the test."""
-    context = chromium.new_context(viewport={"width": 1440, "height": 1000}, reduced_motion="reduce")
-    context.set_default_timeout(30_000)
-    opened = context.new_page()
-    wrong = harness.watch(opened)
-    yield opened
-    context.close()
-    assert not wrong, "\n".join(wrong)
+    with harness.visitor(chromium, viewport={"width": 1440, "height": 1000}, reduced_motion="reduce") as opened:
+        yield opened

@@ -14,13 +14,23 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, TimeoutError, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-         "--disable-sync", "--no-first-run"]  # fmt: skip
-START_SECONDS = 60.0
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+START_SECONDS = 240.0
+POINT_ATTEMPTS = 20
+TIMEOUT = 60_000
+"""Milliseconds that anything on a page may take: a machine under load is far slower than a quiet one."""
 
 
 def chromium_path() -> str | None:
@@ -51,15 +61,37 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def dashboard(db: Path, read_only: bool = False) -> Iterator[str]:
-    """Serve a catalogue as ``streamlit run app/main.py``; yield the address; end that process alone."""
+def dashboard(db: Path, read_only: bool = False, **variables: str) -> Iterator[str]:
+    """Serve a catalogue as ``streamlit run app/main.py``; yield the address; end that process alone.
+
+    Args:
+        db: The catalogue.
+        read_only: Whether the server only reads.
+        **variables: Of its environment; without ``TDA_TOKEN`` it lets in everybody, so that tests need none.
+    """
     port = free_port()
     environment = {
-        **os.environ, "TDA_DB": str(db), "TDA_READ_ONLY": "1" if read_only else "", "PYTHONPATH": str(ROOT),
+        **os.environ,
+        "TDA_DB": str(db),
+        "TDA_READ_ONLY": "1" if read_only else "",
+        "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "app" / "main.py"), "--server.port", str(port),
-               "--server.address", "127.0.0.1", "--server.headless", "true"]  # fmt: skip
+        "TDA_NO_TOKEN": "" if "TDA_TOKEN" in variables else "1",
+        **variables,
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "streamlit",
+        "run",
+        str(ROOT / "app" / "main.py"),
+        "--server.port",
+        str(port),
+        "--server.address",
+        "127.0.0.1",
+        "--server.headless",
+        "true",
+    ]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
         try:
@@ -79,9 +111,14 @@ def _wait_for(address: str, process: subprocess.Popen, log) -> None:
     while time.monotonic() < deadline:
         if process.poll() is not None:
             break
-        with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(f"{address}/_stcore/health"):
+        with contextlib.suppress(urllib.error.URLError, OSError):
+            try:
+                urllib.request.urlopen(f"{address}/healthz").close()
+            except urllib.error.HTTPError as answer:
+                answer.close()  # something is wrong, and its pages say what
             return
-        time.sleep(0.1)  # a server in another process has nothing to wait on
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.1)  # a server that has ended answers no more
     log.seek(0)
     raise RuntimeError(f"The dashboard did not start:\n{log.read().decode(errors='replace')[-3000:]}")
 
@@ -104,9 +141,101 @@ def watch(page: Page) -> list[str]:
     return wrong
 
 
+@contextlib.contextmanager
+def visitor(chromium: Browser, **options: Any) -> Iterator[Page]:
+    """A fresh visitor; an error in the console is an error of whoever looks.
+
+    The page's policy forbids code from text, by which Playwright waits for functions: it does not hold here unless a
+    test asks for it (``bypass_csp=False``); ``test_policy.py`` looks at every page under it.
+    """
+    context = chromium.new_context(**{"bypass_csp": True, **options})
+    context.set_default_timeout(TIMEOUT)
+    try:
+        page = context.new_page()
+        wrong = watch(page)
+        yield page
+    finally:
+        context.close()
+    assert not wrong, "\n".join(wrong[:5])
+
+
 def settled(page: Page) -> None:
     """Wait until the page has been drawn and no run of it is on the way."""
-    page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]", timeout=60_000)
+    page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
+
+
+def drawn(page: Page) -> None:
+    """Wait until every chart of the page has its axes."""
+    page.wait_for_function(
+        """() => {
+          const charts = [...document.querySelectorAll(".js-plotly-plot")];
+          return charts.length > 0 && charts.every((chart) => chart._fullLayout && chart.querySelector(".main-svg"));
+        }"""
+    )
+
+
+def click_point(page: Page, chart: Locator, find: str, arg: Any = None) -> dict[str, Any]:
+    """Click a point of a Plotly chart once the chart shows that the pointer is on it, and return the point.
+
+    The page may still draw the chart or move it under the pointer, and Plotly takes a click for the point that it has
+    hovered: so the chart is asked for each, and found anew where it moved.
+
+    Args:
+        page: The page.
+        chart: The chart's ``.js-plotly-plot``.
+        find: JavaScript of (plot, arg) that returns the point's ``{x, y}`` in the window, and whatever else is to be
+            returned. Where the chart has no such point yet, it may fail.
+        arg: Second argument of ``find``.
+    """
+    found = f"([plot, arg]) => {{ try {{ return ({find})(plot, arg); }} catch {{ return null; }} }}"
+    at: dict[str, Any] | None = None
+    for _ in range(POINT_ATTEMPTS):
+        chart.scroll_into_view_if_needed()
+        plot = chart.element_handle()
+        try:
+            at = page.wait_for_function(found, arg=[plot, arg], timeout=3_000).json_value()
+            page.mouse.move(at["x"] - 1, at["y"])
+            page.mouse.move(at["x"], at["y"])
+            page.wait_for_function("(plot) => plot._hoverdata?.length", arg=plot, timeout=3_000)
+        except TimeoutError:
+            continue
+        if page.evaluate(found, [plot, arg]) == at:
+            page.mouse.click(at["x"], at["y"])
+            return at
+    raise AssertionError(f"The chart did not notice the pointer in {POINT_ATTEMPTS} attempts; it was last at {at}.")
+
+
+def rested(page: Page) -> None:
+    """Wait until the address has the λ that the explorer shows: on a slow machine a drag rests on its way too."""
+    page.wait_for_function(
+        """() => {
+          const box = [...document.querySelectorAll("[data-testid=stBidiComponentIsolated]")]
+            .map((host) => host.shadowRoot?.querySelector(".tda")).find((found) => found);
+          const shown = Number(box?.dataset.lambda);
+          const written = Number(new URL(location.href).searchParams.get("lam") ?? 0);
+          return Math.abs(written - shown) <= 1e-5 * shown;
+        }"""
+    )
+    settled(page)
+
+
+def shows(page: Page, key: str, lam: float | None) -> None:
+    """Wait until the explorer has drawn a configuration and query at a λ.
+
+    Args:
+        page: The page.
+        key: How the element's key begins: study, configuration and query, with slashes.
+        lam: As the address has it, to six digits; ``None`` for methods without λ.
+    """
+    page.wait_for_function(
+        """([key, lam]) => {
+          const box = [...document.querySelectorAll("[data-testid=stBidiComponentIsolated]")]
+            .map((host) => host.shadowRoot?.querySelector(".tda")).find((found) => found);
+          if (!box?.dataset.shown?.startsWith(key)) return false;
+          return lam === null || Math.abs(Number(box.dataset.lambda) - lam) <= 1e-5 * lam;
+        }""",
+        arg=[key, lam],
+    )
 
 
 def cards(page: Page, side: str) -> list[int]:

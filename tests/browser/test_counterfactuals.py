@@ -8,11 +8,11 @@ import pytest
 from playwright.sync_api import Page, expect
 
 import tda_backend as tda
-from tda_backend.runs.api import Study
-from tda_backend.store.workspace import Workspace
+from tda_backend.interfaces.reading.study import Study
+from tda_backend.studies.store.workspace import Workspace
 from tests.app import catalogues
 from tests.app.counterfactual_catalogue import compute_counter
-from tests.browser.harness import dashboard, settled
+from tests.browser.harness import dashboard, drawn, settled, visitor
 from tests.browser.test_explorer import in_url, wait_for_change, wait_for_url
 
 START = "study=counter&method=iffim&epoch=4&k=none&lam=0.01"
@@ -79,6 +79,7 @@ def test_turning_lambda_moves_the_points(page, counter_address):
     plot = page.locator(".js-plotly-plot").first
     plot.wait_for()
     settled(page)
+    drawn(page)
     read = "(plot) => Array.from(plot._fullData.find((trace) => trace.mode === 'markers').x).join()"
     before = plot.evaluate(read)
     typed = page.get_by_label("λ", exact=True)
@@ -89,21 +90,21 @@ def test_turning_lambda_moves_the_points(page, counter_address):
     settled(page)
     page.wait_for_function(
         "(before) => Array.from(document.querySelector('.js-plotly-plot')._fullData"
-        ".find((trace) => trace.mode === 'markers').x).join() !== before", arg=before,
-    )  # fmt: skip
+        ".find((trace) => trace.mode === 'markers').x).join() !== before",
+        arg=before,
+    )
 
 
 @pytest.mark.parametrize("name", ["counterfactuals", "health"])
 def test_the_pages_fit_a_telephone(chromium, counter_address, name):
-    context = chromium.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
-    page = context.new_page()
-    page.goto(f"{counter_address}/{name}?{START}")
-    page.locator(".js-plotly-plot").first.wait_for()
-    settled(page)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    for plot in page.locator(".js-plotly-plot").all():
-        box = plot.bounding_box()
-        assert box is not None
-        assert box["x"] >= 0
-        assert box["x"] + box["width"] <= 391
-    context.close()
+    with visitor(chromium, viewport={"width": 390, "height": 844}, color_scheme="dark") as page:
+        page.goto(f"{counter_address}/{name}?{START}")
+        page.locator(".js-plotly-plot").first.wait_for()
+        settled(page)
+        drawn(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        for plot in page.locator(".js-plotly-plot").all():
+            box = plot.bounding_box()
+            assert box is not None
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= 391

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
 from playwright.sync_api import Page, expect
 
 from app.settings import parse_settings, settings_of
 from app.state import k_text
-from tda_backend.methods import METHODS
-from tda_backend.runs.api import Study
-from tests.browser.harness import cards, drag, settled
+from tda_backend.interfaces.reading.records.base import records
+from tda_backend.interfaces.reading.records.configurations import ConfigurationRow
+from tda_backend.interfaces.reading.study import Study
+from tda_backend.studies.methods import METHODS
+from tests.browser.harness import cards, drag, rested, settled, shows
 
 START = "study=mnist-mlp-quick&method=iffim&epoch=5&k=64&lam=0.01&query=7"
 
@@ -40,15 +41,15 @@ def wait_for_change(page: Page, name: str, before: str | None) -> None:
     settled(page)
 
 
-def configuration_in_url(page: Page, study: Study) -> tuple[pd.Series, dict]:
+def configuration_in_url(page: Page, study: Study) -> tuple[ConfigurationRow, dict]:
     """Return the configuration that the address names, and the hyper-parameters that the engine wants for it."""
-    wanted = dict(parse_settings(in_url(page, "set") or "")[0])
-    for _, row in study.configurations().iterrows():
-        stored, swept = json.loads(row["parameters"]), METHODS[row["method"]].swept
-        here = (row["method"], str(row["training_epoch"]), k_text(row["projection_dim"]))
+    wanted = set(parse_settings(in_url(page, "set") or "")[0])
+    for row in records(study.configurations(), ConfigurationRow):
+        stored, swept = json.loads(row.parameters), METHODS[row.method].swept
+        here = (row.method, str(row.training_epoch), k_text(row.projection_dim))
         if here != tuple(in_url(page, name) for name in ("method", "epoch", "k")):
             continue
-        if wanted.items() <= settings_of(stored, swept).items():
+        if wanted <= set(settings_of(stored, swept)):
             return row, {item.name: stored[item.name] for item in swept if item.name in stored}
     raise AssertionError(f"{page.url} names no configuration")
 
@@ -56,12 +57,10 @@ def configuration_in_url(page: Page, study: Study) -> tuple[pd.Series, dict]:
 def assert_matches_engine(page: Page, study: Study, allowed: np.ndarray | None = None) -> None:
     """Assert that both sides show the engine's ranking for the view in the URL, up to ties of float32."""
     row, parameters = configuration_in_url(page, study)
-    lam = float(in_url(page, "lam") or 0) if row["has_regularization"] else None
-    k = row["projection_dim"]
-    scores = study.scores(
-        str(row["method"]), lam, None if pd.isna(k) else int(k), int(row["training_epoch"]),
-        query=int(str(in_url(page, "query"))), **parameters,
-    )  # fmt: skip
+    lam = float(in_url(page, "lam") or 0) if row.has_regularization else None
+    query = int(str(in_url(page, "query")))
+    shows(page, f"{study.study_id}/{row.configuration_id}/{query}/", lam)
+    scores = study.scores(row.method, lam, row.projection_dim, row.training_epoch, query=query, **parameters)
     pool = np.arange(len(scores)) if allowed is None else np.flatnonzero(allowed)
     for side, sign in (("helpful", -1), ("harmful", 1)):
         shown = cards(page, side)
@@ -89,6 +88,7 @@ def test_dragging_reranks_at_once_and_settles_in_the_url(page, address, study):
     # The target is 16 ms; a busy test machine with a software renderer is given much more.
     assert float(np.median(times)) < 80, f"median {np.median(times):.1f} ms"
     wait_for_change(page, "lam", lam)
+    rested(page)
     assert cards(page, "helpful") != before
     assert_matches_engine(page, study)
 
@@ -100,10 +100,12 @@ def test_the_server_never_pulls_lambda_back(page, address, study):
     slider.press("ArrowRight")
     # Python hears of the first press after a rest and answers; the person has moved on by then.
     page.wait_for_function("new URL(location.href).searchParams.get('lam') !== '0.01'")
+    heard = in_url(page, "lam")
     for _ in range(30):
         slider.press("ArrowRight")
     last = slider.input_value()
-    wait_for_change(page, "lam", in_url(page, "lam"))
+    wait_for_change(page, "lam", heard)
+    rested(page)
     assert slider.input_value() == last
     assert_matches_engine(page, study)
 
@@ -118,7 +120,7 @@ def test_keyboard_presets_and_typed_values(page, address, study):
     wait_for_url(page, "lam", "0")
     expect(slider).to_have_attribute("aria-valuetext", "λ = 0")
     assert_matches_engine(page, study)
-    page.get_by_role("button", name="best LDS").click()
+    page.get_by_role("button", name="best λ").click()
     wait_for_change(page, "lam", "0")
     assert_matches_engine(page, study)
     typed = page.get_by_label("λ, type a value")

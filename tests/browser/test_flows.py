@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.harness import cards, dashboard, settled, watch
+from tests.browser.harness import cards, click_point, dashboard, drawn, settled, visitor
 from tests.browser.test_explorer import (
     START,
     assert_matches_engine,
@@ -28,7 +28,7 @@ def open_page(page: Page, address: str, name: str, query: str = START) -> None:
     if name == "explorer":
         page.wait_for_selector(".card")
     if name in ("selection", "sensitivity", "methods"):
-        page.wait_for_selector(".js-plotly-plot .main-svg")
+        drawn(page)
 
 
 def test_the_first_page_has_a_name_too(page, address):
@@ -62,7 +62,7 @@ def test_the_view_survives_pages_and_reload(page, address, study):
     assert_matches_engine(page, study)
 
 
-def test_a_copied_link_opens_the_same_view(page, address, chromium: Browser):
+def test_a_copied_link_opens_the_same_view(page, address, study, chromium: Browser):
     page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=address)
     open_explorer(page, address)
     slider = page.locator("input.slider")
@@ -73,18 +73,15 @@ def test_a_copied_link_opens_the_same_view(page, address, chromium: Browser):
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
     link = page.evaluate("navigator.clipboard.readText()")
     assert link == page.url
-    other = chromium.new_context()
-    visitor = other.new_page()
-    wrong = watch(visitor)
-    visitor.goto(link)
-    visitor.wait_for_selector(".card")
-    settled(visitor)
-    assert [cards(visitor, side) for side in ("helpful", "harmful")] == [
-        cards(page, side) for side in ("helpful", "harmful")
-    ]
-    assert visitor.locator("input.slider").input_value() == slider.input_value()
-    other.close()
-    assert not wrong
+    with visitor(chromium) as other:
+        other.goto(link)
+        other.wait_for_selector(".card")
+        settled(other)
+        assert_matches_engine(other, study)
+        assert [cards(other, side) for side in ("helpful", "harmful")] == [
+            cards(page, side) for side in ("helpful", "harmful")
+        ]
+        assert other.locator("input.slider").input_value() == slider.input_value()
 
 
 def test_the_numbers_of_a_table_are_given_as_csv(page, address):
@@ -93,27 +90,26 @@ def test_the_numbers_of_a_table_are_given_as_csv(page, address):
         page.get_by_role("button", name="Download CSV").first.click()
     assert given.value.suggested_filename == "methods.csv"
     assert list(pd.read_csv(given.value.path())["method"].str.split(",").str[0]) == [
-        "Influence function (FIM)", "TRAK", "TracIn",
-    ]  # fmt: skip
+        "Influence function (FIM)",
+        "TRAK",
+        "TracIn",
+    ]
 
 
 def test_clicking_a_cell_makes_it_current_everywhere(page, address, study):
     open_page(page, address, "sensitivity")
     chart = page.locator(".js-plotly-plot").nth(1)  # λ × k of TRAK
-    chart.scroll_into_view_if_needed()
-    wanted = chart.evaluate(
-        """(plot) => {
-          const squares = plot.data[1];
-          const index = squares.x.findIndex((x, i) => x === 20 && squares.y[i] === 1);
-          const axes = plot._fullLayout, box = plot.getBoundingClientRect();
-          return { data: squares.customdata[index],  // near a corner of the cell, not at its centre
-            x: box.left + axes.xaxis._offset + axes.xaxis.c2p(squares.x[index] + 0.3),
-            y: box.top + axes.yaxis._offset + axes.yaxis.c2p(squares.y[index] - 0.4) };
-        }"""
-    )
-    page.mouse.click(wanted["x"], wanted["y"])
+    find = """(plot) => {
+      const squares = plot.data[1];
+      const index = squares.x.findIndex((x, i) => x === 20 && squares.y[i] === 1);
+      if (index < 0) return null;
+      const axes = plot._fullLayout, box = plot.getBoundingClientRect();
+      return { data: squares.customdata[index],  // near a corner of the cell, not at its centre
+        x: box.left + axes.xaxis._offset + axes.xaxis.c2p(squares.x[index] + 0.3),
+        y: box.top + axes.yaxis._offset + axes.yaxis.c2p(squares.y[index] - 0.4) };
+    }"""
+    identity, lam = click_point(page, chart, find)["data"]
     wait_for_url(page, "method", "trak")
-    identity, lam = wanted["data"]
     row = study.configurations().set_index("configuration_id").loc[identity]
     assert in_url(page, "k") == "none"
     assert in_url(page, "epoch") == str(row["training_epoch"])
@@ -136,10 +132,13 @@ def test_the_threshold_moves_lambda_star(page, address):
 
 @pytest.mark.parametrize(("name", "scheme"), [*((name, "dark") for name in PAGES), ("explorer", "light")])
 def test_every_page_fits_a_telephone_and_both_schemes(chromium: Browser, address, name, scheme):
-    context = chromium.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)
-    page = context.new_page()
-    wrong = watch(page)
-    open_page(page, address, name)
+    with visitor(chromium, viewport={"width": 390, "height": 844}, color_scheme=scheme) as page:
+        open_page(page, address, name)
+        assert_fits(page, name, scheme)
+
+
+def assert_fits(page: Page, name: str, scheme: str) -> None:
+    """Assert that nothing is wider than a telephone and that the colours are those of the scheme."""
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     main = page.locator("[data-testid=stMain]")
     assert main.evaluate("(node) => node.scrollWidth - node.clientWidth") <= 0
@@ -149,8 +148,6 @@ def test_every_page_fits_a_telephone_and_both_schemes(chromium: Browser, address
     if name == "explorer":
         colour = page.locator(".tda").evaluate("(node) => getComputedStyle(node).color")
         assert abs(sum(int(part) for part in re.findall(r"\d+", colour)[:3]) - level) > 350
-    context.close()
-    assert not wrong
 
 
 def test_read_only_shows_and_starts_nothing(page, quick):
@@ -169,10 +166,10 @@ def test_a_first_study_fills_the_pages_while_it_is_computed(page, tmp_path):
         expect(page.get_by_text("There is no study yet")).to_be_visible()
         page.get_by_role("button", name="Go to Overview").click()
         page.get_by_role("button", name="Run the quick version").click()
-        expect(page.get_by_text(re.compile(r"step \d+ of \d+"))).to_be_visible(timeout=60_000)
-        expect(page.get_by_role("button", name="Open the Explorer")).to_be_visible(timeout=120_000)
+        expect(page.get_by_text(re.compile(r"step \d+ of \d+"))).to_be_visible(timeout=180_000)
+        expect(page.get_by_role("button", name="Open the Explorer")).to_be_visible(timeout=240_000)
         page.get_by_role("button", name="Open the Explorer").click()
-        page.wait_for_selector(".card", timeout=120_000)
+        page.wait_for_selector(".card", timeout=240_000)
         page.get_by_role("link", name="Overview").click()
-        expect(page.get_by_text("complete", exact=True)).to_be_visible(timeout=180_000)
+        expect(page.get_by_text("complete", exact=True)).to_be_visible(timeout=240_000)
         page.goto("about:blank")

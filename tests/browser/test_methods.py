@@ -9,9 +9,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from app.settings import parse_settings, settings_text
-from tda_backend.runs.api import Study
+from tda_backend.interfaces.reading.study import Study
 from tests.app.catalogues import copy_of
-from tests.browser.harness import cards, dashboard, settled
+from tests.browser.harness import cards, click_point, dashboard, drawn, settled, visitor
 from tests.browser.test_explorer import (
     assert_matches_engine,
     configuration_in_url,
@@ -33,9 +33,15 @@ def choose(page: Page, label: str, option: str) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    ["method=ekfac&set=damping:relative,fisher:true", "method=if-lissa&set=scaling:50,depth:50",
-     "method=if-cg&set=max_iter:2", "method=if-cg&set=max_iter:5", "method=if-explicit", "method=logra"],
-)  # fmt: skip
+    [
+        "method=ekfac&set=damping:relative,fisher:true",
+        "method=if-lissa&set=scaling:50,depth:50",
+        "method=if-cg&set=max_iter:2",
+        "method=if-cg&set=max_iter:5",
+        "method=if-explicit",
+        "method=logra",
+    ],
+)
 def test_dragging_shows_the_engine_s_ranking(page, zoo_address, zoo_study, query):
     open_explorer(page, zoo_address, f"study=zoo&epoch=4&k=none&lam=0.01&query=3&{query}")
     assert_matches_engine(page, zoo_study)
@@ -74,7 +80,7 @@ def test_relative_damping_says_what_lambda_is(page, zoo_address, zoo_study):
     open_explorer(page, zoo_address, f"{START}&method=ekfac&set=damping:relative,fisher:true".replace("iffim", "ekfac"))
     expect(page.locator(".axis")).to_contain_text("relative to each layer's mean curvature")
     row, _ = configuration_in_url(page, zoo_study)
-    blocks = zoo_study.source(row["configuration_id"])[0].blocks
+    blocks = zoo_study.source(row.configuration_id)[0].blocks
     layers = page.locator(".layers").inner_text()
     for block in blocks:
         written = re.search(rf"layer {block.name} ([0-9.e-]+)", layers)
@@ -124,7 +130,7 @@ def test_cards_show_their_ranks_over_training_seeds(page, zoo_address, zoo_study
     open_explorer(page, zoo_address, query)
     row, _ = configuration_in_url(page, zoo_study)
     for move in ("", "PageUp"):
-        if move and row["has_regularization"]:
+        if move and row.has_regularization:
             before = in_url(page, "lam")
             page.locator("input.slider").press(move)
             wait_for_change(page, "lam", before)
@@ -132,8 +138,8 @@ def test_cards_show_their_ranks_over_training_seeds(page, zoo_address, zoo_study
         for side in ("helpful", "harmful"):
             shown = shown_intervals(page, side)
             assert len(shown) >= 5
-            grid = [lam] if row["has_regularization"] else None
-            ranks = zoo_study.rank_intervals(row["configuration_id"], 3, list(shown), grid)[0]
+            grid = [lam] if row.has_regularization else None
+            ranks = zoo_study.rank_intervals(row.configuration_id, 3, list(shown), grid)[0]
             if side == "harmful":
                 ranks = zoo_study.num_train + 1 - ranks[:, ::-1]
             assert list(shown.values()) == [tuple(pair) for pair in ranks.tolist()]
@@ -149,20 +155,17 @@ def test_one_seed_has_no_intervals(page, address):
 
 def test_a_row_of_methods_becomes_the_present_one(page, zoo_address):
     page.goto(f"{zoo_address}/methods?{START}")
+    drawn(page)
     chart = page.locator(".js-plotly-plot").first
-    chart.wait_for()
     settled(page)
-    chart.scroll_into_view_if_needed()
-    wanted = chart.evaluate(
-        """(plot) => {
-          const trace = plot._fullData.find((each) => each.customdata && each.y.includes("EK-FAC influence"));
-          const index = trace.y.indexOf("EK-FAC influence");
-          const axes = plot._fullLayout, box = plot.getBoundingClientRect();
-          return { x: box.left + axes.xaxis._offset + axes.xaxis.c2p(trace.x[index]),
-            y: box.top + axes.yaxis._offset + axes.yaxis.c2p(axes.yaxis.d2c(trace.y[index])) };
-        }"""
-    )
-    page.mouse.click(wanted["x"], wanted["y"])
+    find = """(plot) => {
+      const trace = plot._fullData.find((each) => each.customdata && each.y.includes("EK-FAC influence"));
+      const index = trace.y.indexOf("EK-FAC influence");
+      const axes = plot._fullLayout, box = plot.getBoundingClientRect();
+      return { x: box.left + axes.xaxis._offset + axes.xaxis.c2p(trace.x[index]),
+        y: box.top + axes.yaxis._offset + axes.yaxis.c2p(axes.yaxis.d2c(trace.y[index])) };
+    }"""
+    click_point(page, chart, find)
     wait_for_url(page, "method", "ekfac")
     page.get_by_role("button", name="Open in the Explorer").click()
     page.wait_for_selector(".card")
@@ -171,15 +174,13 @@ def test_a_row_of_methods_becomes_the_present_one(page, zoo_address):
 
 @pytest.mark.parametrize("name", ["explorer", "methods", "sensitivity"])
 def test_many_methods_fit_a_telephone(chromium, zoo_address, name):
-    context = chromium.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
-    page = context.new_page()
-    page.goto(f"{zoo_address}/{name}?{START}&set=damping:relative,fisher:true".replace("iffim", "ekfac"))
-    page.wait_for_selector(".card" if name == "explorer" else ".js-plotly-plot .main-svg")
-    settled(page)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    main = page.locator("[data-testid=stMain]")
-    assert main.evaluate("(node) => node.scrollWidth - node.clientWidth") <= 0
-    context.close()
+    with visitor(chromium, viewport={"width": 390, "height": 844}, color_scheme="dark") as page:
+        page.goto(f"{zoo_address}/{name}?{START}&set=damping:relative,fisher:true".replace("iffim", "ekfac"))
+        page.wait_for_selector(".card" if name == "explorer" else ".js-plotly-plot .main-svg")
+        settled(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        main = page.locator("[data-testid=stMain]")
+        assert main.evaluate("(node) => node.scrollWidth - node.clientWidth") <= 0
 
 
 @pytest.mark.slow
@@ -202,9 +203,9 @@ def test_the_form_s_study_is_run(page, quick, tmp_path):
         epochs.press("Enter")
         page.get_by_text("Quick version").click()
         run = page.get_by_role("button", name="Run this study")
-        expect(run).to_be_enabled(timeout=30_000)
+        expect(run).to_be_enabled()
         run.click()
-        expect(page.get_by_text("The study is computed")).to_be_visible(timeout=180_000)
+        expect(page.get_by_text("The study is computed")).to_be_visible(timeout=240_000)
         page.get_by_role("button", name="Look at it in the Explorer").click()
         page.wait_for_selector(".card")
         wait_for_url(page, "study", "from-form-quick")

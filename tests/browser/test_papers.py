@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 
 from tests.app import catalogues
 from tests.app.claims_catalogue import KINDS, compute_claims
-from tests.browser.harness import dashboard, settled
+from tests.browser.harness import dashboard, drawn, settled, visitor
 from tests.browser.test_explorer import in_url, wait_for_url
 
 CLAIM = "claims-of-tiny/a-greater-claim"
@@ -94,13 +94,12 @@ def test_shipped_results_are_shown_on_a_fresh_machine(page, served):
 
 @pytest.mark.parametrize("name", ["papers", "methods", "selection"])
 def test_pages_of_evidence_fit_a_telephone(chromium, served, name):
-    context = chromium.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
-    page = context.new_page()
     opened = ",".join(f"claims-of-tiny/a-{kind}-claim" for kind in ("greater", "ratio", "regret"))
-    page.goto(f"{served[0]}/{name}?study=claims-of-tiny&method=iffim&claim={opened}")
-    page.wait_for_selector(".js-plotly-plot .main-svg", timeout=60_000)
-    settled(page)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    main = page.locator("[data-testid=stMain]")
-    assert main.evaluate("(node) => node.scrollWidth - node.clientWidth") <= 0
-    context.close()
+    with visitor(chromium, viewport={"width": 390, "height": 844}, color_scheme="dark") as page:
+        page.goto(f"{served[0]}/{name}?study=claims-of-tiny&method=iffim&claim={opened}")
+        page.wait_for_selector(".js-plotly-plot .main-svg")
+        settled(page)
+        drawn(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        main = page.locator("[data-testid=stMain]")
+        assert main.evaluate("(node) => node.scrollWidth - node.clientWidth") <= 0

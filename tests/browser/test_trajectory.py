@@ -8,11 +8,11 @@ import pytest
 from playwright.sync_api import Page, expect
 
 import tda_backend as tda
-from tda_backend.runs.api import Study
-from tda_backend.store.workspace import Workspace
+from tda_backend.interfaces.reading.study import Study
+from tda_backend.studies.store.workspace import Workspace
 from tests.app import catalogues
 from tests.app.trajectory_catalogue import compute_unrolled
-from tests.browser.harness import dashboard, settled, watch
+from tests.browser.harness import click_point, dashboard, drawn, settled, visitor
 from tests.browser.test_explorer import in_url, wait_for_url
 
 START = "study=unrolled&rate=0.01&run=0"
@@ -40,25 +40,21 @@ def open_trajectory(page: Page, address: str, query: str = START) -> None:
     expect(page.get_by_role("heading", name="Selecting data while training")).to_be_visible()
     page.locator("button.query").last.wait_for()
     settled(page)
+    drawn(page)
 
 
-def click_point(page: Page, title: str, trace: str, wanted: int) -> None:
-    """Click the first point of a trace that stands for one training example."""
-    chart = page.locator(".js-plotly-plot", has_text=title).first
-    chart.scroll_into_view_if_needed()
-    at = chart.evaluate(
-        """(plot, [trace, wanted]) => {
-          const points = plot._fullData.find((each) => each.marker && each.marker.symbol === trace && each.customdata);
-          const index = Array.from(points.customdata).findIndex((entry) => entry[0] === wanted);
-          const axes = plot._fullLayout, box = plot.getBoundingClientRect();
-          return {
-            x: box.left + axes.xaxis._offset + axes.xaxis.c2p(points.x[index]),
-            y: box.top + axes.yaxis._offset + axes.yaxis.c2p(points.y[index]),
-          };
-        }""",
-        [trace, wanted],
-    )
-    page.mouse.click(at["x"], at["y"])
+def click_example(page: Page, title: str, symbol: str, position: int) -> None:
+    """Click the first point with a symbol that stands for one training example."""
+    find = """(plot, [symbol, wanted]) => {
+      const points = plot._fullData.find((each) => each.marker && each.marker.symbol === symbol && each.customdata);
+      const index = Array.from(points.customdata).findIndex((entry) => entry[0] === wanted);
+      const axes = plot._fullLayout, box = plot.getBoundingClientRect();
+      return {
+        x: box.left + axes.xaxis._offset + axes.xaxis.c2p(points.x[index]),
+        y: box.top + axes.yaxis._offset + axes.yaxis.c2p(points.y[index]),
+      };
+    }"""
+    click_point(page, page.locator(".js-plotly-plot", has_text=title).first, find, [symbol, position])
 
 
 def test_a_click_on_a_dot_opens_the_example_and_the_address_keeps_it(page, unrolled_address, unrolled_study):
@@ -66,7 +62,7 @@ def test_a_click_on_a_dot_opens_the_example_and_the_address_keeps_it(page, unrol
     row = unrolled_study.trajectory_effects(0.01, 0).iloc[0]
     wanted = int(row["positions"][int(abs(row["truth"]).argsort()[-2])])  # the largest one is open already
     index = unrolled_study.examples("train")["index"][wanted]
-    click_point(page, "true change of the loss", "circle", wanted)
+    click_example(page, "true change of the loss", "circle", wanted)
     wait_for_url(page, "train", str(wanted))
     settled(page)
     expect(page.get_by_text(f"Training example {index}, label")).to_be_visible()
@@ -79,7 +75,7 @@ def test_a_click_on_a_row_of_the_heatmap_opens_the_example(page, unrolled_addres
     open_trajectory(page, unrolled_address)
     wanted = int(unrolled_study.trajectory_paths(0.01, 0)["position"].iloc[-1])
     chart = page.locator(".js-plotly-plot", has_text=f"#{wanted}:").first
-    click_point(page, f"#{wanted}:", "square", wanted)
+    click_example(page, f"#{wanted}:", "square", wanted)
     wait_for_url(page, "train", str(wanted))
     settled(page)
     framed = "(plot) => plot._fullLayout.shapes.length"
@@ -125,15 +121,11 @@ def test_what_selection_drops_can_be_opened(page, unrolled_address):
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])
 def test_the_page_fits_a_telephone(chromium, unrolled_address, scheme):
-    context = chromium.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)
-    page = context.new_page()
-    wrong = watch(page)
-    open_trajectory(page, unrolled_address)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    for plot in page.locator(".js-plotly-plot").all():
-        box = plot.bounding_box()
-        assert box is not None
-        assert box["x"] >= 0
-        assert box["x"] + box["width"] <= 391
-    context.close()
-    assert not wrong
+    with visitor(chromium, viewport={"width": 390, "height": 844}, color_scheme=scheme) as page:
+        open_trajectory(page, unrolled_address)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        for plot in page.locator(".js-plotly-plot").all():
+            box = plot.bounding_box()
+            assert box is not None
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= 391

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tda_backend.errors import UsageError
-from tda_backend.evaluation.bootstrap import double_ranks
-from tda_backend.evaluation.by_class import lds_by_class
-from tda_backend.evaluation.comparison import draws_from_ranks, lds_from_ranks
+from tda_backend.numerics.evaluation.bootstrap import double_ranks
+from tda_backend.numerics.evaluation.by_class import lds_by_class
+from tda_backend.numerics.evaluation.comparison import draws_from_ranks, lds_from_ranks
 from tests.helpers_numerics import assert_close
 
 S, M = 30, 40

@@ -7,15 +7,18 @@ import pytest
 import torch
 
 from tda_backend.errors import UsageError
-from tda_backend.evaluation.by_layer import has_layers, select_by_layer
-from tda_backend.evaluation.indicator import Indicator
-from tda_backend.spectral.contraction import ScoreMatrix, scores
-from tda_backend.spectral.coordinates import Block, Spectrum
+from tda_backend.numerics.evaluation.by_layer import has_layers, select_by_layer
+from tda_backend.numerics.evaluation.indicator import Indicator
+from tda_backend.numerics.spectral.contraction import ScoreMatrix, scores
+from tda_backend.numerics.spectral.coordinates import Block, Spectrum
 
 
 def layered(seed: int = 0, scales: tuple[float, float] = (1.0, 1.0)) -> Spectrum:
     generator = torch.Generator().manual_seed(seed)
-    draw = lambda rows: torch.randn(rows, 7, generator=generator, dtype=torch.float64)  # noqa: E731
+
+    def draw(rows):
+        return torch.randn(rows, 7, generator=generator, dtype=torch.float64)
+
     train = draw(30) * torch.tensor([30.0, 10, 3, 1, 0.5, 0.2, 0.1]).sqrt()
     eigenvalues = torch.tensor([30.0, 10, 3, 1, 0.5, 0.2, 0.1], dtype=torch.float64)
     blocks = (Block("first", 4, scales[0]), Block("second", 3, scales[1]))
@@ -40,9 +43,13 @@ def test_each_layer_is_at_the_threshold():
     assert list(chosen) == ["first", "second"]
     for part in (slice(0, 4), slice(4, 7)):
         one = Spectrum(
-            rescaled[0].eigenvalues[part], rescaled[0].train[:, part], rescaled[0].query[:, part],
-            rescaled[0].validation[:, part], None, 0,
-        )  # fmt: skip
+            rescaled[0].eigenvalues[part],
+            rescaled[0].train[:, part],
+            rescaled[0].query[:, part],
+            rescaled[0].validation[:, part],
+            None,
+            0,
+        )
         assert Indicator([one]).mean([1.0])[0] == pytest.approx(0.9, abs=1e-6)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tda_backend.errors import UsageError
-from tda_backend.evaluation.claims import (
+from tda_backend.numerics.evaluation.claims import (
     Comparison,
     Measured,
     decisive,
@@ -118,3 +118,21 @@ def test_too_few_defined_draws_decide_nothing():
     draws = np.full(1000, np.nan)
     draws[:10] = 0.6
     assert level(Measured("a", 0.6, draws), 0.55).status == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("comparison", "text"),
+    [
+        (made(-0.645, float("nan"), float("nan")), "a -0.645 (no interval), above 0 expected"),
+        (
+            ratio(Measured("a", 0.2, np.full(50, 0.2)), Measured("b", -0.1, np.full(50, -0.1)), 1.1),
+            "a 0.200 / b -0.100 = – (no interval), above 1.1 expected",
+        ),
+        (
+            Comparison("a", float("nan"), "−", "b", 0.5, float("nan"), float("nan"), float("nan"), 0.0, True),
+            "a – − b 0.500 = – (no interval), above 0 expected",
+        ),
+    ],
+)
+def test_a_sentence_says_what_has_no_value(comparison, text):
+    assert comparison.sentence == text

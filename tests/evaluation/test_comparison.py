@@ -7,8 +7,9 @@ import pytest
 import scipy.stats
 
 from tda_backend.errors import DataError, UsageError
-from tda_backend.evaluation.bootstrap import double_ranks, multinomial_weights, reranked_means
-from tda_backend.evaluation.comparison import compare_draws, compare_ranks, draws_from_ranks, lds_from_ranks
+from tda_backend.numerics.evaluation.bootstrap import double_ranks, multinomial_weights
+from tda_backend.numerics.evaluation.comparison import compare_ranks, draws_from_ranks, lds_from_ranks
+from tests.evaluation.reranked import reranked_means
 from tests.helpers_numerics import assert_close
 
 S, M = 40, 60
@@ -55,21 +56,17 @@ def test_paired_interval_matches_ranking_every_draw_anew():
     assert comparison.ci_low < comparison.difference < comparison.ci_high
 
 
-def test_pairing_narrows_the_interval_and_both_routes_agree():
+def test_pairing_narrows_the_interval():
     a, b, target = world(2)
     own, other = double_ranks(a), double_ranks(b)
     by_ranks = compare_ranks(own, other, target, num_bootstrap=800)
     draws = draws_from_ranks(np.stack([own, other]), target, 800)
-    means = lds_from_ranks(np.stack([own, other]), target).mean(1)
-    paired = compare_draws(means[0], draws[:, 0], means[1], draws[:, 1], paired=True)
-    assert (paired.ci_low, paired.ci_high) == pytest.approx((by_ranks.ci_low, by_ranks.ci_high), abs=1e-6)
-    assert paired.probability == by_ranks.probability
-    unpaired = compare_draws(means[0], draws[:, 0], means[1], draws[:, 1], paired=False)
-    assert not unpaired.paired
-    assert unpaired.ci_high - unpaired.ci_low > 1.5 * (paired.ci_high - paired.ci_low)
-    # independent draws: variances add
-    expected = np.hypot(draws[:, 0].std(), draws[:, 1].std()) * 2 * 1.96
-    assert unpaired.ci_high - unpaired.ci_low == pytest.approx(expected, rel=0.1)
+    gap = draws[:, 0] - draws[:, 1]  # draw b of both means the same subsets
+    assert (by_ranks.ci_low, by_ranks.ci_high) == pytest.approx(np.quantile(gap, [0.025, 0.975]), abs=1e-6)
+    assert by_ranks.probability == (gap > 0).mean()
+    # of independent draws the variances would add
+    independent = np.hypot(draws[:, 0].std(), draws[:, 1].std()) * 2 * 1.96
+    assert independent > 1.5 * (by_ranks.ci_high - by_ranks.ci_low)
 
 
 def test_a_minus_b_is_minus_b_minus_a_and_equal_configurations_are_undecided():
@@ -88,8 +85,10 @@ def test_a_minus_b_is_minus_b_minus_a_and_equal_configurations_are_undecided():
 
 def test_interval_covers_the_true_difference():
     """200 repeated experiments: the paired interval holds the long-run difference in about 95 % of them."""
-    means = [lds_from_ranks(np.stack([double_ranks(x) for x in world(10_000 + i)[:2]]), world(10_000 + i)[2]).mean(1)
-             for i in range(400)]  # fmt: skip
+    means = [
+        lds_from_ranks(np.stack([double_ranks(x) for x in world(10_000 + i)[:2]]), world(10_000 + i)[2]).mean(1)
+        for i in range(400)
+    ]
     truth = np.mean([a - b for a, b in means])
     covered = 0
     for seed in range(200):
@@ -106,24 +105,14 @@ def test_resampling_queries_widens_the_interval():
     assert found.ci_high_queries - found.ci_low_queries > 1.3 * (found.ci_high - found.ci_low)
 
 
-def test_unpaired_draws_may_differ_in_number():
-    rng = np.random.default_rng(0)
-    found = compare_draws(0.5, 0.5 + 0.01 * rng.normal(size=300), 0.4, 0.4 + 0.01 * rng.normal(size=1000), paired=False)
-    assert found.num_draws == 1000
-    assert found.verdict == "A"
-    assert found.probability == 1
-
-
 def test_bad_input_is_named():
     a, b, target = world(0)
     with pytest.raises(UsageError, match=r"Ranks have shape \(40, 60\) and targets \(40, 59\)"):
         lds_from_ranks(double_ranks(a), target[:, 1:])
     with pytest.raises(UsageError, match="at least two subsets"):
         lds_from_ranks(double_ranks(a[:1]), target[:1])
-    with pytest.raises(UsageError, match="different numbers"):
-        compare_draws(0, np.zeros(3), 0, np.zeros(4), paired=True)
     with pytest.raises(UsageError, match="outside"):
-        compare_draws(0, np.zeros(3), 0, np.zeros(3), paired=True, confidence=95)
+        compare_ranks(double_ranks(a), double_ranks(b), target, confidence=95)
     with pytest.raises(UsageError, match="No query has an LDS"):
         compare_ranks(double_ranks(np.zeros_like(a)), double_ranks(b), target)
     target[2, 3] = np.nan

@@ -8,14 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tda_backend.errors import DataError, NumericalError, UsageError
-from tda_backend.evaluation.detection import inspection_order, noisy_label_detection, roc_auc
+from tda_backend.numerics.evaluation.detection import inspection_order, noisy_label_detection
 from tests.helpers_numerics import assert_close
 
 
 def pairs_auc(values, flipped) -> float:
-    wins = [
-        1.0 if high > low else 0.5 if high == low else 0.0 for high in values[flipped] for low in values[~flipped]
-    ]  # fmt: skip
+    wins = [1.0 if high > low else 0.5 if high == low else 0.0 for high in values[flipped] for low in values[~flipped]]
     return float(np.mean(wins))
 
 
@@ -36,10 +34,9 @@ def test_auc_is_the_share_of_pairs_in_the_right_order(rows):
     flipped = np.array([mark for _, mark in rows])
     if flipped.all() or not flipped.any():
         with pytest.raises(DataError):
-            roc_auc(values, flipped)
+            noisy_label_detection(values, flipped, num_bootstrap=0)
         return
     expected = pairs_auc(values, flipped)
-    assert roc_auc(values, flipped) == pytest.approx(expected, abs=1e-12)
     found = noisy_label_detection(values, flipped, num_bootstrap=0)
     assert found.auc == pytest.approx(expected, abs=1e-12)
     assert (np.diff(found.recall) >= -1e-12).all()
@@ -77,7 +74,7 @@ def test_flat_values_are_chance_and_marked():
 
 
 def test_weighted_draws_equal_repeating_the_examples():
-    from tda_backend.evaluation.detection import _curves, _weights
+    from tda_backend.numerics.evaluation.detection import _curves, _weights
 
     rng = np.random.default_rng(1)
     values, flipped = rng.integers(0, 9, 30).astype(float), np.arange(30) % 4 == 0
@@ -113,13 +110,13 @@ def test_interval_covers_the_true_auc_and_is_reproducible():
 def test_bad_input_is_named():
     values = np.arange(10.0)
     with pytest.raises(UsageError, match="9 marks"):
-        roc_auc(values, np.zeros(9, bool))
+        noisy_label_detection(values, np.zeros(9, bool))
     with pytest.raises(UsageError, match=r"shape \(2, 5\)"):
         inspection_order(values.reshape(2, 5))
     with pytest.raises(UsageError, match=r"not all in \[0, 1\]"):
         noisy_label_detection(values, values < 3, shares=[10])
     with pytest.raises(DataError, match="0 of 10 labels"):
-        roc_auc(values, np.zeros(10, bool))
+        noisy_label_detection(values, np.zeros(10, bool))
     values[4] = np.nan
     with pytest.raises(NumericalError, match=r"1 of 10 self-influences are not finite \(first: position 4\)"):
         noisy_label_detection(values, values < 3)

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tda_backend.errors import NumericalError, UsageError
-from tda_backend.evaluation.grid import DEFAULT_REGULARIZATIONS
-from tda_backend.evaluation.indicator import indicator_curve
-from tda_backend.spectral.contraction import subset_sums
+from tda_backend.numerics.evaluation.indicator import indicator_curve
+from tda_backend.numerics.spectral.contraction import subset_sums
+from tda_backend.studies.config.study import RegularizationGrid
 from tests.helpers_numerics import all_subsets, assert_close, make_spectrum, random_rows
 
 GRID = [1e-6, 1e-3, 1e-1, 1.0, 30.0]
@@ -138,5 +138,5 @@ def test_theorem_4_3_by_exact_enumeration(premise):
 
 def test_the_whole_default_grid_is_finite_on_float32_coordinates():
     rows, query = random_rows(0, (200, 60), (20, 60), decay=2.0)
-    curve = indicator_curve([make_spectrum(rows, query, dtype=torch.float32)], DEFAULT_REGULARIZATIONS)
+    curve = indicator_curve([make_spectrum(rows, query, dtype=torch.float32)], RegularizationGrid().values)
     assert np.isfinite(curve.per_point).all()

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tda_backend.errors import DataError, NumericalError, UsageError
-from tda_backend.evaluation.bootstrap import RankBootstrap, multinomial_weights, ranks, reranked_means
-from tda_backend.evaluation.grid import DEFAULT_REGULARIZATIONS
-from tda_backend.evaluation.lds import lds_curve
-from tda_backend.spectral.contraction import ScoreMatrix, scores
+from tda_backend.numerics.evaluation.bootstrap import RankBootstrap, multinomial_weights, ranks
+from tda_backend.numerics.evaluation.lds import GroundTruth, lds_curve
+from tda_backend.numerics.spectral.contraction import ScoreMatrix, scores
+from tda_backend.studies.config.study import RegularizationGrid
+from tests.evaluation.reranked import reranked_means
 from tests.helpers_numerics import assert_close, make_spectrum, random_rows
 
 N, M, S = 40, 7, 30
@@ -34,7 +35,7 @@ def test_lds_is_spearmans_correlation_for_each_query():
     spectra, masks, outputs = problem()
     outputs = outputs.round(1)  # ties take average ranks
     assert any(len(set(column)) < S for column in outputs.T)
-    curve = lds_curve(spectra, masks, outputs, GRID, num_bootstrap=50)
+    curve = lds_curve(spectra, GroundTruth(masks, outputs), GRID, num_bootstrap=50)
     for row, value in enumerate(GRID):
         summed = masks.astype(float) @ scores(spectra, value).T
         expected = [scipy.stats.spearmanr(summed[:, q], outputs[:, q]).statistic for q in range(M)]
@@ -50,16 +51,18 @@ def test_lds_is_spearmans_correlation_for_each_query():
 def test_a_method_without_regularization_has_one_row():
     spectra, masks, outputs = problem()
     source = ScoreMatrix(torch.from_numpy(scores(spectra, 1e-2)))
-    curve = lds_curve(source, masks, outputs, None, num_bootstrap=20)
+    curve = lds_curve(source, GroundTruth(masks, outputs), None, num_bootstrap=20)
     assert np.isnan(curve.regularizations).tolist() == [True]
-    assert_close(curve.per_query, lds_curve(spectra, masks, outputs, [1e-2], num_bootstrap=0).per_query, 1e-12)
+    assert_close(
+        curve.per_query, lds_curve(spectra, GroundTruth(masks, outputs), [1e-2], num_bootstrap=0).per_query, 1e-12
+    )
 
 
 def test_constant_columns_are_dropped_and_counted():
     spectra, masks, outputs = problem()
     outputs[:, 2] = 1.5
     spectra[0].query[4] = 0.0  # its scores are all zero
-    curve = lds_curve(spectra, masks, outputs, GRID, num_bootstrap=20)
+    curve = lds_curve(spectra, GroundTruth(masks, outputs), GRID, num_bootstrap=20)
     assert curve.num_undefined.tolist() == [2] * len(GRID)
     assert np.isnan(curve.per_query[:, [2, 4]]).all()
     others = [0, 1, 3, 5, 6]
@@ -106,9 +109,9 @@ def test_a_draw_of_one_subset_only_is_undefined_not_noise():
 
 def test_configurations_of_one_seed_share_their_draws():
     spectra, masks, outputs = problem()
-    both = lds_curve(spectra, masks, outputs, [1e-4, 1e-4], keep_bootstrap=True, num_bootstrap=100)
-    again = lds_curve(spectra, masks, outputs, [1e-4], keep_bootstrap=True, num_bootstrap=100)
-    other = lds_curve(spectra, masks, outputs, [1e-4], keep_bootstrap=True, num_bootstrap=100, seed=1)
+    both = lds_curve(spectra, GroundTruth(masks, outputs), [1e-4, 1e-4], keep_bootstrap=True, num_bootstrap=100)
+    again = lds_curve(spectra, GroundTruth(masks, outputs), [1e-4], keep_bootstrap=True, num_bootstrap=100)
+    other = lds_curve(spectra, GroundTruth(masks, outputs), [1e-4], keep_bootstrap=True, num_bootstrap=100, seed=1)
     assert both.bootstrap_means.shape == (100, 2)
     assert np.array_equal(both.bootstrap_means[:, 0], both.bootstrap_means[:, 1])
     assert np.array_equal(both.bootstrap_means[:, 0], again.bootstrap_means[:, 0])
@@ -121,29 +124,30 @@ def test_configurations_of_one_seed_share_their_draws():
 def test_lds_only_sees_ranks(seed, scale, shift):
     """Monotone changes of the outputs leave the LDS alone; a sign flip negates it."""
     spectra, masks, outputs = problem(seed % 1000)
-    plain = lds_curve(spectra, masks, outputs, GRID, num_bootstrap=0)
-    changed = lds_curve(spectra, masks, np.arcsinh(outputs) * scale + shift, GRID, num_bootstrap=0)
+    plain = lds_curve(spectra, GroundTruth(masks, outputs), GRID, num_bootstrap=0)
+    changed = lds_curve(spectra, GroundTruth(masks, np.arcsinh(outputs) * scale + shift), GRID, num_bootstrap=0)
     assert_close(changed.per_query, plain.per_query, 1e-12)
-    flipped = lds_curve(spectra, masks, -outputs, GRID, num_bootstrap=0)
+    flipped = lds_curve(spectra, GroundTruth(masks, -outputs), GRID, num_bootstrap=0)
     assert_close(flipped.per_query, -plain.per_query, 1e-12)
 
 
 def test_bad_input_is_named():
     spectra, masks, outputs = problem()
     with pytest.raises(UsageError, match="Retrained outputs have shape"):
-        lds_curve(spectra, masks, outputs[:, :3], GRID)
+        lds_curve(spectra, GroundTruth(masks, outputs[:, :3]), GRID)
     with pytest.raises(UsageError, match="at least two subsets"):
-        lds_curve(spectra, masks[:1], outputs[:1], GRID)
+        lds_curve(spectra, GroundTruth(masks[:1], outputs[:1]), GRID)
     with pytest.raises(NumericalError, match=r"undefined for every query at λ = 0\.1"):
-        lds_curve(spectra, np.ones_like(masks), outputs, [0.1])
+        lds_curve(spectra, GroundTruth(np.ones_like(masks), outputs), [0.1])
     outputs[3, 2] = np.nan
     outputs[5, 1] = np.inf
     with pytest.raises(DataError, match=r"2 retrained outputs are not finite \(first: subset 3, query 2\)"):
-        lds_curve(spectra, masks, outputs, GRID)
+        lds_curve(spectra, GroundTruth(masks, outputs), GRID)
 
 
 def test_the_default_grid():
-    assert len(DEFAULT_REGULARIZATIONS) == 33
-    assert DEFAULT_REGULARIZATIONS[0] == 0
-    assert DEFAULT_REGULARIZATIONS[1] == pytest.approx(1e-7)
-    assert DEFAULT_REGULARIZATIONS[-1] == pytest.approx(10)
+    grid = RegularizationGrid().values
+    assert len(grid) == 33
+    assert grid[0] == 0
+    assert grid[1] == pytest.approx(1e-7)
+    assert grid[-1] == pytest.approx(10)

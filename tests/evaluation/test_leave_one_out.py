@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from tda_backend.errors import DataError, UsageError
-from tda_backend.evaluation.leave_one_out import leave_one_out_agreement, leave_one_out_effects
+from tda_backend.numerics.evaluation.leave_one_out import leave_one_out_agreement, leave_one_out_effects
 from tests.helpers_numerics import assert_close
 
 C, R, M = 30, 4, 12
@@ -87,8 +87,8 @@ def test_correlations_are_scipys_and_the_sign_of_the_scores_matters():
 
 
 def test_draws_equal_repeating_the_examples():
-    from tda_backend.evaluation.bootstrap import standardised
-    from tda_backend.evaluation.leave_one_out import _weighted_means
+    from tda_backend.numerics.evaluation.bootstrap import standardised
+    from tda_backend.numerics.evaluation.leave_one_out import _weighted_means
 
     rng = np.random.default_rng(0)
     left, right = rng.normal(size=(15, 3)), rng.standard_t(2, size=(15, 3))

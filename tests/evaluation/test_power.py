@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tda_backend.errors import UsageError
-from tda_backend.evaluation.bootstrap import RankBootstrap, multinomial_weights, ranks
-from tda_backend.evaluation.power import rounded, subsets_needed, subsets_needed_for_difference
+from tda_backend.numerics.evaluation.bootstrap import RankBootstrap, multinomial_weights, ranks
+from tda_backend.numerics.evaluation.power import rounded, subsets_needed, subsets_needed_for_difference
 
 
 def population(size: int, num_queries: int = 8, seed: int = 0):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tda_backend.errors import DataError, UsageError
-from tda_backend.evaluation import racing
-from tda_backend.evaluation.bootstrap import double_ranks
-from tda_backend.evaluation.comparison import draws_from_ranks, lds_from_ranks
-from tda_backend.evaluation.racing import Race, run_race
+from tda_backend.numerics.evaluation import racing
+from tda_backend.numerics.evaluation.bootstrap import double_ranks
+from tda_backend.numerics.evaluation.comparison import draws_from_ranks, lds_from_ranks
+from tda_backend.numerics.evaluation.racing import Race, run_race
 
 M = 30
 

@@ -9,12 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import spearmanr
 
 from tda_backend.errors import NumericalError, UsageError
-from tda_backend.evaluation.ranks import rank_agreement, rank_intervals
-from tda_backend.spectral.contraction import ScoreMatrix, scores
-from tests.helpers_numerics import assert_close, make_spectrum, random_rows
+from tda_backend.numerics.evaluation.ranks import rank_intervals
+from tda_backend.numerics.spectral.contraction import ScoreMatrix, scores
+from tests.helpers_numerics import make_spectrum, random_rows
 
 GRID = [0.0, 1e-3, 1.0]
 
@@ -84,27 +83,6 @@ def test_a_position_outside_the_filter_is_ranked_among_the_allowed():
     assert rank_intervals([matrix], 0, [0, 3, 2], None, [False, True, True, False])[0, :, 0].tolist() == [1, 3, 2]
 
 
-def test_agreement_is_the_mean_spearman_over_pairs():
-    spectra = seeds_of(3)
-    actual = rank_agreement(spectra, [0, 3], GRID)
-    for row, value in enumerate(GRID):
-        for column, query in enumerate((0, 3)):
-            own = [scores([spectrum], value, query) for spectrum in spectra]
-            pairs = [spearmanr(own[a], own[b]).statistic for a, b in ((0, 1), (0, 2), (1, 2))]
-            assert_close(actual[row, column], np.mean(pairs), 1e-12)
-    assert_close(rank_agreement([spectra[0]] * 2, [1], GRID), np.ones((3, 1)), 1e-12)
-    allowed = np.arange(20) < 9
-    own = [scores([spectrum], 1.0, 0)[:9] for spectrum in spectra[:2]]
-    assert_close(rank_agreement(spectra[:2], [0], [1.0], allowed)[0, 0], spearmanr(*own).statistic, 1e-12)
-
-
-def test_agreement_of_score_matrices_and_of_constant_scores():
-    up, down, flat = (ScoreMatrix(torch.tensor([row])) for row in ([1.0, 2.0, 3.0], [3.0, 2.0, 1.0], [1.0, 1.0, 1.0]))
-    assert_close(rank_agreement([up, down], [0], None), [[-1.0]], 1e-12)
-    assert_close(rank_agreement([up, up, down], [0], None), [[-1 / 3]], 1e-12)
-    assert np.isnan(rank_agreement([up, flat], [0], None)).all()
-
-
 def test_bad_requests_are_refused():
     spectra = seeds_of(2)
     matrix = ScoreMatrix(torch.ones(4, 20))
@@ -121,8 +99,6 @@ def test_bad_requests_are_refused():
     ):
         with pytest.raises(UsageError, match=expected):
             rank_intervals(*arguments)
-    with pytest.raises(UsageError, match="needs two training seeds; there is 1"):
-        rank_agreement(spectra[:1], [0], GRID)
     with pytest.raises(NumericalError, match="not finite"):
         rank_intervals([ScoreMatrix(torch.full((1, 3), torch.nan))], 0, [0], None)
     assert rank_intervals(spectra, 0, [], GRID).shape == (3, 0, 2)

@@ -8,11 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tda_backend.errors import DataError, NumericalError, UsageError
-from tda_backend.evaluation.brittleness import brittleness, next_brittleness
-from tda_backend.evaluation.removal import (
+from tda_backend.numerics.evaluation.brittleness import brittleness, next_brittleness
+from tda_backend.numerics.evaluation.removal import (
     always_correct,
     choose_queries,
-    compare_removal,
     is_flipped,
     next_removals,
     removal_curve,
@@ -84,35 +83,6 @@ def test_queries_without_all_results_are_left_out_and_counted():
         removal_curve({}, [0, 1], SIZES, [MANY] * 2)
     with pytest.raises(UsageError, match="No number of removed"):
         removal_curve(results, [0], [0], [MANY])
-
-
-def test_comparison_is_paired_over_queries():
-    rng = np.random.default_rng(0)
-    base = {query: int(size) for query, size in enumerate(rng.integers(10, 150, 40))}
-    better = {query: max(1, size - 30) for query, size in base.items()}
-    queries = list(base)
-
-    def curve(flips, chosen=queries):
-        some = {q: flips[q] for q in chosen}
-        return removal_curve(run(some, SIZES, [MANY] * len(some))[0], list(some), SIZES, [MANY] * len(some))
-
-    a, b = curve(better), curve(base)
-    found = compare_removal(a, b)
-    assert_close(found.difference, a.fraction - b.fraction, 1e-12)
-    assert found.area_difference == pytest.approx(a.area - b.area)
-    assert found.area_low > 0
-    assert found.probability == 1
-    separate = np.hypot(a.area_high - a.area_low, b.area_high - b.area_low)
-    assert found.area_high - found.area_low < separate
-    same = compare_removal(a, a)
-    assert (same.area_difference, same.area_low, same.area_high, same.probability) == (0, 0, 0, 0.5)
-    turned = compare_removal(b, a)
-    assert turned.area_low == pytest.approx(-found.area_high, abs=1e-12)
-    assert compare_removal(a, curve(base, queries[::2])).num_queries == 20
-    with pytest.raises(UsageError, match="no query in common"):
-        compare_removal(curve(base, [0, 1]), curve(base, [2]))
-    with pytest.raises(UsageError, match="different numbers"):
-        compare_removal(a, removal_curve({(0, 7): 0.0}, [0], [7], [MANY]))
 
 
 def test_order_is_by_descending_score_positive_only():

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tda_backend.errors import DataError, NumericalError, UsageError
-from tda_backend.evaluation.bootstrap import double_ranks
-from tda_backend.evaluation.epoch_rules import epoch_by_progress, epoch_choices, widest_projection
-from tda_backend.evaluation.rules import rule_outcomes, rule_regularizations
-from tda_backend.evaluation.selection import select_regularization, spectrum_quantiles
+from tda_backend.numerics.evaluation.bootstrap import double_ranks
+from tda_backend.numerics.evaluation.epoch_rules import epoch_by_progress, epoch_choices, widest_projection
+from tda_backend.numerics.evaluation.rules import EvaluatedCurve, RaceInputs, rule_outcomes, rule_regularizations
+from tda_backend.numerics.evaluation.selection import select_regularization, spectrum_quantiles
 from tests.helpers_numerics import make_spectrum, random_rows
 
 GRID = [0.0, 1e-4, 1e-3, 1e-2, 1e-1]
@@ -24,8 +24,20 @@ def spectra():
 def test_every_rule_gives_its_own_regularization():
     source = spectra()
     found = rule_regularizations(source, 1e-5)
-    assert list(found) == ["zero", "default", "q0.1", "q0.3", "q0.5", "q0.7", "q0.9",
-                           "xi0.3", "xi0.4", "xi0.5", "xi0.6", "xi0.7"]  # fmt: skip
+    assert list(found) == [
+        "zero",
+        "default",
+        "q0.1",
+        "q0.3",
+        "q0.5",
+        "q0.7",
+        "q0.9",
+        "xi0.3",
+        "xi0.4",
+        "xi0.5",
+        "xi0.6",
+        "xi0.7",
+    ]
     assert found["zero"] == 0
     assert found["default"] == 1e-5
     assert found["xi0.5"] == select_regularization(source).regularization
@@ -36,7 +48,7 @@ def test_every_rule_gives_its_own_regularization():
 
 
 def test_regret_is_against_the_best_and_costs_are_retrainings():
-    rows = rule_outcomes("a", GRID, LDS, {"zero": 0.0, "xi0.5": 1e-2, "default": 2e-3}, 50)
+    rows = rule_outcomes(EvaluatedCurve("a", GRID, LDS, 50), {"zero": 0.0, "xi0.5": 1e-2, "default": 2e-3})
     by_rule = {row.rule: row for row in rows}
     assert by_rule["zero"].regret == pytest.approx(0.4)
     assert by_rule["xi0.5"].regret == pytest.approx(0.1)
@@ -47,7 +59,9 @@ def test_regret_is_against_the_best_and_costs_are_retrainings():
     oracle = by_rule["oracle"]
     assert (oracle.regularization, oracle.regret, oracle.num_retrainings) == (1e-3, 0, 50)
     assert {by_rule[name].num_retrainings for name in ("zero", "xi0.5", "default")} == {0}
-    assert rule_outcomes("a", GRID, LDS, {"tiny": 1e-12}, 50)[0].lds == 0.2  # the nearest positive one, not 0
+    assert (
+        rule_outcomes(EvaluatedCurve("a", GRID, LDS, 50), {"tiny": 1e-12})[0].lds == 0.2
+    )  # the nearest positive one, not 0
 
 
 def test_racing_finds_the_best_with_few_retrainings():
@@ -55,7 +69,7 @@ def test_racing_finds_the_best_with_few_retrainings():
     truth = rng.normal(size=(40, 50))
     target = truth + 0.3 * rng.normal(size=truth.shape)
     predicted = np.stack([double_ranks(truth + noise * rng.normal(size=truth.shape)) for noise in (4, 2, 0.2, 1, 3)])
-    rows = rule_outcomes("a", GRID, [0.1, 0.3, 0.9, 0.5, 0.2], {}, 40, predicted=predicted, target=target)
+    rows = rule_outcomes(EvaluatedCurve("a", GRID, [0.1, 0.3, 0.9, 0.5, 0.2], 40), {}, RaceInputs(predicted, target))
     assert [row.rule for row in rows] == ["racing", "oracle"]
     assert rows[0].regularization == 1e-3
     assert rows[0].regret == 0
@@ -83,9 +97,9 @@ def test_projection_is_avoided_or_as_wide_as_possible():
 
 def test_bad_input_is_named():
     with pytest.raises(UsageError, match="5 values of λ do not fit 4 LDS"):
-        rule_outcomes("a", GRID, LDS[1:], {}, 50)
+        rule_outcomes(EvaluatedCurve("a", GRID, LDS[1:], 50), {})
     with pytest.raises(NumericalError, match="No LDS is defined in a"):
-        rule_outcomes("a", GRID, [np.nan] * 5, {}, 50)
+        rule_outcomes(EvaluatedCurve("a", GRID, [np.nan] * 5, 50), {})
     with pytest.raises(UsageError, match="one loss per distinct epoch"):
         epoch_by_progress([1, 1], [0.1, 0.2], 1.0)
     with pytest.raises(DataError, match="not finite"):

@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tda_backend.errors import NumericalError, UsageError
-from tda_backend.evaluation.indicator import indicator_curve
-from tda_backend.evaluation.selection import regret, select_regularization, spectrum_quantiles
-from tda_backend.runs.evaluate_step import evaluated
-from tda_backend.spectral.solver_filters import LissaMean
+from tda_backend.numerics.evaluation.indicator import indicator_curve
+from tda_backend.numerics.evaluation.selection import regret, select_regularization, spectrum_quantiles
+from tda_backend.numerics.spectral.filters.lissa import LissaMean
+from tda_backend.studies.config.study import Evaluation
+from tda_backend.studies.steps.evaluate import Evaluate, Grid
 from tests.helpers_numerics import make_spectrum, random_rows
+from tests.runs.fake_plans import Base
 
 
 def diagonal(sigma, queries):
@@ -140,11 +142,18 @@ def test_a_selection_that_is_moved_says_the_indicator_where_it_went():
     spectrum = replace(spectrum, filter=LissaMean(scaling=largest * 0.51, depth=10))
     wanted = select_regularization([spectrum], 0.99).regularization
     grid = [largest * factor for factor in (1e-6, 1e-3, 1.0)]
-    settings = {
-        "evaluation": {"threshold": 0.99, "quantiles": [0.5], "top": 3},
-        "regularizations": grid, "alphas": [0.5], "default_regularization": None,
-    }  # fmt: skip
-    row = evaluated([spectrum], settings, {}).tables["selections"].to_pylist()[0]
+    step = Evaluate(
+        evaluation=Evaluation(threshold=0.99, quantiles=(0.5,), top=3),
+        seed=0,
+        method="if-lissa",
+        parameters={},
+        alphas=[0.5],
+        grid=Grid(grid, None),
+        examples=Base(label="base", value=1),
+        sources=(),
+        truth={},
+    )
+    row = step.evaluated([spectrum], {}).tables["selections"].to_pylist()[0]
     moved = row["lambda_selected"]
     assert moved in grid
     assert moved + largest < 1.02 * largest < wanted + largest

@@ -1,4 +1,4 @@
-"""Rank-one factors against one autograd call an example."""
+"""Rank-one factors against one autograd call per example."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from tda_backend.errors import NumericalError, TaskError
-from tda_backend.features.factors import GradientFactors, linear_factors, untracked_parameters
-from tda_backend.features.gram import gram_matrix, inner_products
+from tda_backend.numerics.features.factors import GradientFactors, LayerFactors, linear_factors, untracked_parameters
+from tda_backend.numerics.features.gram import gram_matrix, inner_products
 from tests.helpers_numerics import (
     FACTOR_TASKS,
     NUM_CLASSES,
@@ -16,6 +16,7 @@ from tests.helpers_numerics import (
     ClassificationExample,
     assert_close,
     dense_gradients,
+    split_probe,
 )
 
 
@@ -41,7 +42,7 @@ def test_factors_are_the_per_example_gradients(name, quantity):
     model = task.build_model(0)
     data = task.datasets()["train"]
     rows = [3, 1, 20, 7, 11]
-    factors, values = linear_factors(task, model, data, rows, quantity, batch_size=2)
+    factors, values = linear_factors(split_probe(task, model, data, rows, batch_size=2), "train", quantity)
     truth = dense_gradients(task, model, data, rows, quantity)
     biases = {n: m.bias is not None for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     assert_close(as_dense(factors, biases), truth, 1e-12)
@@ -64,7 +65,7 @@ def test_gram_is_the_dense_gram_for_any_block_size(name, block_size):
     model = task.build_model(0)
     data = task.datasets()["train"]
     rows = range(13)
-    factors, _ = linear_factors(task, model, data, rows, "goodness")
+    factors, _ = linear_factors(split_probe(task, model, data, rows), "train", "goodness")
     truth = dense_gradients(task, model, data, rows, "goodness")
     gram = gram_matrix(factors, block_size)
     assert gram.dtype == torch.float64
@@ -77,8 +78,6 @@ def test_gram_is_the_dense_gram_for_any_block_size(name, block_size):
 @pytest.mark.parametrize("dims", [(2, 2, 9), (12, 12, 2)], ids=["whole gradients", "pairs of positions"])
 def test_both_routes_for_several_positions(dims):
     d_in, d_out, positions = dims
-    from tda_backend.features.factors import LayerFactors
-
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(7, positions, d_in, generator=generator)
     d = torch.randn(7, positions, d_out, generator=generator)
@@ -90,9 +89,9 @@ def test_both_routes_for_several_positions(dims):
 def test_batch_size_and_order_do_not_matter():
     task = TASKS["mlp"]
     model, data = task.build_model(0), task.datasets()["train"]
-    whole, values = linear_factors(task, model, data, range(24), "goodness", batch_size=24)
+    whole, values = linear_factors(split_probe(task, model, data, range(24), batch_size=24), "train", "goodness")
     shuffled = torch.randperm(24, generator=torch.Generator().manual_seed(1))
-    other, other_values = linear_factors(task, model, data, shuffled, "goodness", batch_size=5)
+    other, other_values = linear_factors(split_probe(task, model, data, shuffled, batch_size=5), "train", "goodness")
     assert_close(other_values, values[shuffled], 1e-12)
     for left, right in zip(other.layers, whole.select(shuffled).layers, strict=True):
         assert_close(left.inputs, right.inputs, 1e-12)
@@ -104,8 +103,8 @@ def test_eval_mode_is_used_and_each_mode_restored():
     model, data = task.build_model(0), task.datasets()["train"]
     model.train()
     model[0].eval()
-    first, _ = linear_factors(task, model, data, range(8), "goodness")
-    second, _ = linear_factors(task, model, data, range(8), "goodness")
+    first, _ = linear_factors(split_probe(task, model, data, range(8)), "train", "goodness")
+    second, _ = linear_factors(split_probe(task, model, data, range(8)), "train", "goodness")
     assert all(torch.equal(a.deltas, b.deltas) for a, b in zip(first.layers, second.layers, strict=True))
     assert model.training
     assert model[2].training
@@ -118,7 +117,7 @@ def test_frozen_parameters_are_left_out():
     model = task.build_model(0)
     model[0].requires_grad_(False)
     model[2].bias.requires_grad_(False)
-    factors, _ = linear_factors(task, model, task.datasets()["train"], range(6), "goodness")
+    factors, _ = linear_factors(split_probe(task, model, task.datasets()["train"], range(6)), "train", "goodness")
     truth = dense_gradients(task, model, task.datasets()["train"], range(6), "goodness")
     assert factors.num_parameters == 5 * NUM_CLASSES == truth.shape[1]
     assert_close(gram_matrix(factors), truth @ truth.T, 1e-12)
@@ -137,7 +136,11 @@ def test_untracked_parameters_are_named():
     tied[1].weight = tied[0].weight
     assert untracked_parameters(tied) == ["0.weight", "0.bias", "1.bias"]
     with pytest.raises(TaskError, match=r"conv\.weight"):
-        linear_factors(TASKS["conv"], TASKS["conv"].build_model(0), TASKS["conv"].datasets()["train"], [0], "goodness")
+        linear_factors(
+            split_probe(TASKS["conv"], TASKS["conv"].build_model(0), TASKS["conv"].datasets()["train"], [0]),
+            "train",
+            "goodness",
+        )
 
 
 class UsesWeightElsewhere(nn.Module):
@@ -164,14 +167,18 @@ class FoldsPositions(nn.Module):
 def test_models_that_factors_would_answer_wrongly_are_refused(build, message):
     task = ClassificationExample("odd", build)
     with pytest.raises(TaskError, match=message):
-        linear_factors(task, task.build_model(0), task.datasets()["train"], range(5), "goodness")
+        linear_factors(split_probe(task, task.build_model(0), task.datasets()["train"], range(5)), "train", "goodness")
 
 
 def test_non_finite_values_raise_with_count_and_position():
     task = ClassificationExample("nan", lambda: nn.Linear(6, NUM_CLASSES))
     task.datasets()["train"]["x"][[4, 9]] = torch.nan
     with pytest.raises(NumericalError, match=r"2 of 24 examples \(first at position 4\)"):
-        linear_factors(task, task.build_model(0), task.datasets()["train"], range(24), "goodness", batch_size=7)
+        linear_factors(
+            split_probe(task, task.build_model(0), task.datasets()["train"], range(24), batch_size=7),
+            "train",
+            "goodness",
+        )
 
 
 def test_a_reduced_loss_is_refused():
@@ -181,4 +188,4 @@ def test_a_reduced_loss_is_refused():
 
     task = Reduced("reduced", lambda: nn.Linear(6, NUM_CLASSES))
     with pytest.raises(TaskError, match=r"one number per example|shape \(\)"):
-        linear_factors(task, task.build_model(0), task.datasets()["train"], range(5), "goodness")
+        linear_factors(split_probe(task, task.build_model(0), task.datasets()["train"], range(5)), "train", "goodness")

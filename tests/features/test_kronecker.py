@@ -8,30 +8,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tda_backend.errors import NumericalError, UsageError
-from tda_backend.features.kronecker import (
+from tda_backend.numerics.curvature.kronecker.basis import (
     KroneckerMoments,
     LayerMoments,
     average,
     eigenbasis,
-    eigenvalue_correction,
-    fisher_targets,
     kronecker_moments,
-    rotated_gradients,
 )
-from tda_backend.features.layers import tracked_layers
-from tda_backend.spectral.kronecker_rows import DenseRows, FactoredRows
-from tests.helpers_numerics import TASKS, ClassificationExample, assert_close
+from tda_backend.numerics.curvature.kronecker.fisher import Fisher, fisher_targets
+from tda_backend.numerics.curvature.kronecker.fit import eigenvalue_correction, rotated_gradients
+from tda_backend.numerics.features.layers import tracked_layers
+from tda_backend.numerics.spectral.kronecker.rows import DenseRows, FactoredRows
+from tests.helpers_numerics import TASKS, ClassificationExample, assert_close, split_probe
 
 TRAIN = range(24)
 NAMES = ("linear", "mlp", "positions", "regression", "cnn", "transformer")
 
 
-def fitted(name: str, **settings):
+def fitted(name: str, fisher: Fisher | None = None, **settings):
     task = TASKS[name]
     model = task.build_model(0)
     data = task.datasets()["train"]
-    settings.setdefault("untracked", "leave-out")
-    return task, model, data, kronecker_moments(task, model, data, TRAIN, **settings)
+    return task, model, data, kronecker_moments(split_probe(task, model, data, TRAIN, **settings), fisher, "leave-out")
 
 
 def hooked(task, model: nn.Module, data) -> dict[str, list[tuple[Tensor, Tensor]]]:
@@ -73,7 +71,7 @@ def moments_by_hand(pairs: list[tuple[Tensor, Tensor]], bias: bool) -> tuple[Ten
 
 @pytest.mark.parametrize("name", ["linear", "mlp", "positions", "regression"])
 def test_moments_of_linear_layers_equal_sums_over_hooks(name: str):
-    task, model, data, moments = fitted(name, fisher="empirical", batch_size=7)
+    task, model, data, moments = fitted(name, Fisher("empirical"), batch_size=7)
     calls = hooked(task, task.build_model(0), data)
     for layer in moments.layers:
         pairs = [(a.reshape(24, -1, a.shape[-1]), d.reshape(24, -1, d.shape[-1])) for a, d in calls[_prefix(layer)]]
@@ -87,7 +85,7 @@ def _prefix(layer: LayerMoments) -> str:
 
 
 def test_moments_of_a_convolution_are_over_patches():
-    task, _, data, moments = fitted("cnn", fisher="empirical")
+    task, _, data, moments = fitted("cnn", Fisher("empirical"))
     ((x, grad),) = hooked(task, task.build_model(0), data)["conv"]
     patches = F.unfold(x, 3, padding=1, stride=2).transpose(1, 2)
     a, s = moments_by_hand([(patches, grad.flatten(2).transpose(1, 2))], bias=True)
@@ -97,8 +95,8 @@ def test_moments_of_a_convolution_are_over_patches():
 
 
 def test_moments_of_packed_attention_are_over_tokens():
-    _, model, data, moments = fitted("transformer", fisher="empirical")
-    tokens = model.norm(model.embedding(data["x"])).detach()  # type: ignore[operator]
+    _, model, data, moments = fitted("transformer", Fisher("empirical"))
+    tokens = model.norm(model.embedding(data["x"])).detach()
     a, _ = moments_by_hand([(tokens, tokens)], bias=True)
     layer = next(layer for layer in moments.layers if layer.name == "attention.in_proj")
     assert_close(layer.inputs, a, 1e-12)
@@ -109,7 +107,7 @@ def test_several_positions_keep_the_scale_of_the_gradients(name: str):
     """tr(S)·tr(A) is the mean squared gradient where positions are independent; one position: by Cauchy–Schwarz."""
     task, model, data, moments = fitted(name)
     corrected = eigenvalue_correction(
-        task, model, data, TRAIN, eigenbasis(moments), untracked="leave-out", batch_size=5
+        split_probe(task, model, data, TRAIN, batch_size=5), eigenbasis(moments), untracked="leave-out"
     )
     for layer, values in zip(moments.layers, corrected, strict=True):
         ratio = float(layer.inputs.trace() * layer.deltas.trace() / values.sum())
@@ -133,13 +131,15 @@ def test_a_basis_is_orthonormal_and_diagonalises_its_moments(name: str):
 @pytest.mark.parametrize("kind", ["ekfac", "diagonal"])
 @pytest.mark.parametrize("name", NAMES)
 def test_corrected_eigenvalues_are_second_moments_of_rotated_gradients(name: str, kind):
-    task, model, data, moments = fitted(name, seed=4)
+    task, model, data, moments = fitted(name, Fisher(seed=4))
     basis = eigenbasis(moments, kind)
-    targets = fisher_targets(task, model, data, TRAIN, seed=4)
-    corrected = eigenvalue_correction(task, model, data, TRAIN, basis, seed=4, untracked="leave-out", batch_size=9)
+    targets = fisher_targets(split_probe(task, model, data, TRAIN), seed=4)
+    corrected = eigenvalue_correction(
+        split_probe(task, model, data, TRAIN, batch_size=9), basis, Fisher(seed=4), untracked="leave-out"
+    )
     sampled = {**data, "y": targets[0]}
     rows, values = rotated_gradients(
-        task, model, sampled, TRAIN, "train_loss", basis, untracked="leave-out", batch_size=5
+        split_probe(task, model, sampled, TRAIN, batch_size=5), "train", "train_loss", basis, untracked="leave-out"
     )
     assert_close(values, task.train_loss(model.eval(), sampled).detach(), 1e-12)
     for part, expected in zip(rows, corrected, strict=True):
@@ -149,7 +149,9 @@ def test_corrected_eigenvalues_are_second_moments_of_rotated_gradients(name: str
 def test_rotated_gradients_turn_back_into_gradients():
     task, model, data, moments = fitted("cnn")
     basis = eigenbasis(moments)
-    rows, _ = rotated_gradients(task, model, data, TRAIN, "train_loss", basis, untracked="leave-out")
+    rows, _ = rotated_gradients(
+        split_probe(task, model, data, TRAIN), "train", "train_loss", basis, untracked="leave-out"
+    )
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     grads = torch.autograd.grad(task.train_loss(model.eval(), data).sum(), list(named.values()))
     truth = dict(zip(named, grads, strict=True))
@@ -163,16 +165,16 @@ def test_the_smaller_form_is_kept():
     assert [type(part) for part in rows] == [DenseRows, DenseRows, FactoredRows]
     for part in rows:
         num, num_outputs, num_inputs = part.shape
-        assert part.num_numbers <= num * num_outputs * num_inputs or part.deltas.ndim == 2  # type: ignore[union-attr]
+        assert part.num_numbers <= num * num_outputs * num_inputs or part.deltas.ndim == 2
 
 
 def _rotation_arguments(name: str):
     task, model, data, moments = fitted(name)
-    return task, model, data, TRAIN, "train_loss", eigenbasis(moments)
+    return split_probe(task, model, data, TRAIN), "train", "train_loss", eigenbasis(moments)
 
 
 def test_average_is_the_mean_of_moments():
-    moments = [kronecker_moments(*arguments) for arguments in _checkpoints()]
+    moments = [kronecker_moments(probe) for probe in _checkpoints()]
     for index, layer in enumerate(average(moments).layers):
         assert_close(layer.inputs, sum(m.layers[index].inputs for m in moments) / 2, 1e-12)
         assert_close(layer.deltas, sum(m.layers[index].deltas for m in moments) / 2, 1e-12)
@@ -182,23 +184,23 @@ def test_average_is_the_mean_of_moments():
 
 def _checkpoints():
     task = TASKS["mlp"]
-    return [(task, task.build_model(seed), task.datasets()["train"], TRAIN) for seed in (0, 1)]
+    return [split_probe(task, task.build_model(seed), task.datasets()["train"], TRAIN) for seed in (0, 1)]
 
 
 @pytest.mark.parametrize("name", ["mlp", "regression"])
 def test_drawn_targets_belong_to_examples_not_to_batches(name: str):
     task, model, data, _ = fitted(name)
-    whole = fisher_targets(task, model, data, TRAIN, num_samples=3)
+    whole = fisher_targets(split_probe(task, model, data, TRAIN), num_samples=3)
     assert whole.shape == (3, 24)
-    parts = fisher_targets(task, model, data, [7, 3, 20], num_samples=3, batch_size=1)
+    parts = fisher_targets(split_probe(task, model, data, [7, 3, 20], batch_size=1), num_samples=3)
     assert_close(parts, whole[:, [7, 3, 20]], 1e-12)
     assert not torch.equal(whole[0], whole[1])
-    assert not torch.equal(whole, fisher_targets(task, model, data, TRAIN, num_samples=3, seed=1))
+    assert not torch.equal(whole, fisher_targets(split_probe(task, model, data, TRAIN), num_samples=3, seed=1))
 
 
 def test_drawn_labels_follow_the_models_probabilities():
     task, model, data, _ = fitted("linear")
-    draws = fisher_targets(task, model, data, range(4), num_samples=800)
+    draws = fisher_targets(split_probe(task, model, data, range(4)), num_samples=800)
     frequencies = F.one_hot(draws, 3).double().mean(0)
     expected = task.outputs(model, {key: value[:4] for key, value in data.items()}).softmax(1).detach()
     assert float((frequencies - expected).abs().max()) < 4 * 0.5 / 800**0.5
@@ -208,16 +210,16 @@ def test_bad_targets_samples_and_indices_are_refused():
     task, model, data, _ = fitted("mlp")
     for settings in (
         {"targets": data["y"][:5]},
-        {"targets": data["y"], "fisher": "empirical"},
-        {"num_samples": 2, "fisher": "empirical"},
+        {"targets": data["y"], "kind": "empirical"},
+        {"num_samples": 2, "kind": "empirical"},
         {"num_samples": 2, "targets": data["y"]},
         {"num_samples": 0},
     ):
         with pytest.raises(UsageError):
-            kronecker_moments(task, model, data, TRAIN, **settings)
+            kronecker_moments(split_probe(task, model, data, TRAIN), Fisher(**settings))
     for fisher in ("true", "empirical"):
         with pytest.raises(UsageError, match="no examples"):
-            kronecker_moments(task, model, data, [], fisher=fisher)
+            kronecker_moments(split_probe(task, model, data, []), fisher=Fisher(kind=fisher))
 
 
 def test_moments_that_are_not_finite_or_zero_name_the_layer():
@@ -229,4 +231,4 @@ def test_moments_that_are_not_finite_or_zero_name_the_layer():
     with torch.no_grad():
         model[0].bias.fill_(-1e3)
     with pytest.raises(NumericalError, match=r"layer '0'.*dead units"):
-        kronecker_moments(task, model, task.datasets()["train"], TRAIN)
+        kronecker_moments(split_probe(task, model, task.datasets()["train"], TRAIN))

@@ -8,16 +8,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tda_backend.errors import NumericalError, TaskError
-from tda_backend.features.layers import TrackedLayer, layer_batches, tracked_layers, untracked
-from tests.helpers_numerics import NUM_CLASSES, TASKS, ClassificationExample, TokenExample, assert_close
+from tda_backend.numerics.features.layers import TrackedLayer, layer_batches, tracked_layers, untracked
+from tests.helpers_numerics import (
+    NUM_CLASSES,
+    TASKS,
+    ClassificationExample,
+    TokenExample,
+    assert_close,
+    split_probe,
+)
 
 INDICES = (3, 0, 7, 11, 5)
 
 
-def factor_gradients(task, model, indices=INDICES, quantity="train_loss", **settings) -> dict[str, Tensor]:
+def factor_gradients(task, model, indices=INDICES, untracked="refuse", batch_size=512) -> dict[str, Tensor]:
     """Return each layer's per-example gradient matrices ``[b, d_out, d_in]`` from the factors."""
     parts: dict[str, list[Tensor]] = {}
-    for batch in layer_batches(task, model, task.datasets()["train"], indices, quantity, **settings):
+    probe = split_probe(task, model, task.datasets()["train"], indices, batch_size=batch_size)
+    for batch in layer_batches(probe, "train", "train_loss", untracked=untracked):
         for name, layer in batch.layers.items():
             a, d = (x if x.ndim == 3 else x[:, None] for x in (layer.inputs, layer.deltas))
             parts.setdefault(name, []).append(d.transpose(1, 2) @ a)
@@ -119,7 +127,7 @@ MODELS: dict[str, ClassificationExample] = {
     "separate": ClassificationExample("separate", lambda: CrossAttention(kdim=3, vdim=3), shape=(3, 4)),
     "encoder": ClassificationExample("encoder", encoder, shape=(3, 4)),
     "functional": ClassificationExample("functional", Functional),
-}  # type: ignore[dict-item]
+}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -176,7 +184,7 @@ def test_untracked_layers_are_refused_with_their_share_and_a_remedy():
 
 def test_other_policies_and_models_without_layers_are_refused():
     with pytest.raises(TaskError, match="refuse, leave-out"):
-        tracked_layers(TASKS["cnn"].build_model(0), "ignore")  # type: ignore[arg-type]
+        tracked_layers(TASKS["cnn"].build_model(0), "ignore")
     with pytest.raises(TaskError, match="no Linear"):
         tracked_layers(nn.LayerNorm(3), "leave-out")
 
@@ -272,7 +280,9 @@ def test_values_modes_and_settings_are_left_as_they_were():
     task = TASKS["mlp"]
     model = task.build_model(0).train()
     model[0].eval()
-    generator = layer_batches(task, model, task.datasets()["train"], INDICES, "goodness", batch_size=2)
+    generator = layer_batches(
+        split_probe(task, model, task.datasets()["train"], INDICES, batch_size=2), "train", "goodness"
+    )
     with torch.no_grad():
         first = next(generator)
         assert not torch.is_grad_enabled()

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from tda_backend.errors import NumericalError, UsageError
-from tda_backend.features import projection as module
-from tda_backend.features.factors import linear_factors
-from tda_backend.features.gram import gram_matrix
-from tda_backend.features.projection import Projection, gaussian_from_gram, nested, project_factors
-from tests.helpers_numerics import FACTOR_TASKS, TASKS, assert_close, random_rows
+from tda_backend.numerics.features import projection as module
+from tda_backend.numerics.features.factors import linear_factors
+from tda_backend.numerics.features.gram import gram_matrix
+from tda_backend.numerics.features.projection import Projection, gaussian_from_gram, nested, project_factors
+from tests.helpers_numerics import FACTOR_TASKS, TASKS, assert_close, random_rows, split_probe
 
 
 @pytest.mark.parametrize("kind", ["gaussian-dense", "rademacher"])
@@ -19,7 +19,9 @@ def test_projection_is_the_product_with_the_random_matrix(name, kind, monkeypatc
     monkeypatch.setattr(module, "_PARAMETER_ROWS", 11)  # blocks that cut through outputs
     monkeypatch.setattr(module, "_EXAMPLES", 4)
     task = TASKS[name]
-    factors, _ = linear_factors(task, task.build_model(0), task.datasets()["train"], range(10), "goodness")
+    factors, _ = linear_factors(
+        split_probe(task, task.build_model(0), task.datasets()["train"], range(10)), "train", "goodness"
+    )
     projection = Projection(kind, 9, seed=1)
     actual = project_factors(factors, projection)
     expected = torch.zeros(10, 9, dtype=torch.float64)
@@ -35,7 +37,9 @@ def test_projection_is_the_product_with_the_random_matrix(name, kind, monkeypatc
 @pytest.mark.parametrize("kind", ["gaussian-dense", "rademacher"])
 def test_projected_inner_products_estimate_the_gram(kind):
     task = TASKS["mlp"]
-    factors, _ = linear_factors(task, task.build_model(0), task.datasets()["train"], range(6), "goodness")
+    factors, _ = linear_factors(
+        split_probe(task, task.build_model(0), task.datasets()["train"], range(6)), "train", "goodness"
+    )
     gram = gram_matrix(factors)
     draws = [project_factors(factors, Projection(kind, 50, seed=seed)) for seed in range(400)]
     norms = gram.diagonal().sqrt()
@@ -132,10 +136,12 @@ def test_rademacher_entries_are_balanced_signs():
 
 def test_bad_projections_are_refused():
     with pytest.raises(UsageError, match="Allowed: gaussian"):
-        Projection("normal", 4, 0)  # type: ignore[arg-type]
+        Projection("normal", 4, 0)
     with pytest.raises(UsageError, match="not ≥ 1"):
         Projection("gaussian", 0, 0)
     task = TASKS["linear"]
-    factors, _ = linear_factors(task, task.build_model(0), task.datasets()["train"], range(3), "goodness")
+    factors, _ = linear_factors(
+        split_probe(task, task.build_model(0), task.datasets()["train"], range(3)), "train", "goodness"
+    )
     with pytest.raises(UsageError, match="gaussian-dense"):
         project_factors(factors, Projection("gaussian", 4, 0))

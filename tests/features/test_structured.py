@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from tda_backend.errors import TaskError, UsageError
-from tda_backend.features import projection as projection_module
-from tda_backend.features import structured
-from tda_backend.features.dense import project_gradients
-from tda_backend.features.factors import GradientFactors, LayerFactors, linear_factors
-from tda_backend.features.gram import gram_matrix
-from tda_backend.features.projection import Projection, nested, project_factors
+from tda_backend.models.probe import Probe
+from tda_backend.numerics.features import projection as projection_module
+from tda_backend.numerics.features import structured
+from tda_backend.numerics.features.dense import Request, project_gradients
+from tda_backend.numerics.features.factors import GradientFactors, LayerFactors, linear_factors
+from tda_backend.numerics.features.gram import gram_matrix
+from tda_backend.numerics.features.projection import Projection, nested, project_factors
 from tests.helpers_numerics import (
     FACTOR_TASKS,
     TASKS,
@@ -22,6 +23,7 @@ from tests.helpers_numerics import (
     assert_close,
     dense_gradients,
     random_rows,
+    split_probe,
 )
 
 KINDS = ("sparse", "kronecker")
@@ -29,9 +31,14 @@ KINDS = ("sparse", "kronecker")
 EXPLICIT = ("gaussian-dense", "rademacher", *KINDS)
 
 
+GOODNESS = [Request("train", "goodness")]
+
+
 def factors_of(name: str, num: int = 10) -> GradientFactors:
     task = TASKS[name]
-    return linear_factors(task, task.build_model(0), task.datasets()["train"], range(num), "goodness")[0]
+    return linear_factors(
+        split_probe(task, task.build_model(0), task.datasets()["train"], range(num)), "train", "goodness"
+    )[0]
 
 
 def gradients(layer: LayerFactors) -> Tensor:
@@ -103,19 +110,21 @@ def test_nothing_depends_on_batch_sizes_order_or_company(kind, monkeypatch):
 def test_dense_gradients_take_the_sparse_projection(monkeypatch):
     task = TASKS["conv"]
     model, data = task.build_model(0), task.datasets()
-    requests = [(data["train"], range(7), "goodness"), (data["test"], range(3), "train_loss")]
+    probe = Probe(task, model, data, range(7), query=range(3))
+    groups = [(data["train"], range(7), "goodness"), (data["test"], range(3), "train_loss")]
+    requests = [Request("train", "goodness"), Request("query", "train_loss")]
     monkeypatch.setattr(structured, "_EXAMPLES", 4)
-    features = project_gradients(task, model, requests, Projection("sparse", 12, seed=2))
+    features = project_gradients(probe, requests, Projection("sparse", 12, seed=2))
     codes = [structured.signed_buckets(12, 2, name, 0, p.numel()) for name, p in model.named_parameters()]
-    truth = torch.cat([dense_gradients(task, model, part, rows, quantity) for part, rows, quantity in requests])
+    truth = torch.cat([dense_gradients(task, model, *group) for group in groups])
     assert_close(features, truth @ sparse_matrix(torch.cat(codes), 12), 1e-10)
 
 
 def test_the_sparse_projection_of_dense_gradients_does_not_depend_on_the_budget():
     task = ClassificationExample("wide", lambda: nn.Sequential(nn.Linear(6, 900), nn.LayerNorm(900), nn.Linear(900, 3)))
-    model, requests = task.build_model(0), [(task.datasets()["train"], range(5), "goodness")]
-    small = project_gradients(task, model, requests, Projection("sparse", 16, 0), budget_numbers=1)
-    assert_close(small, project_gradients(task, model, requests, Projection("sparse", 16, 0)), 1e-12)
+    probe = split_probe(task, task.build_model(0), task.datasets()["train"], range(5))
+    small = project_gradients(probe, GOODNESS, Projection("sparse", 16, 0), budget_numbers=1)
+    assert_close(small, project_gradients(probe, GOODNESS, Projection("sparse", 16, 0)), 1e-12)
 
 
 @pytest.mark.parametrize(("dim", "used"), [(4, 4), (4, 2), (4, 3), (3, 3), (3, 2), (2, 1)])
@@ -213,26 +222,23 @@ def test_a_projection_larger_than_the_model_is_refused_with_numbers(kind):
         task = TASKS["conv"]
         model = task.build_model(0)
         num = sum(p.numel() for p in model.parameters())
+        probe = split_probe(task, model, task.datasets()["train"], range(2))
         with pytest.raises(UsageError, match=f"{num + 1} is larger than the number of parameters {num}"):
-            project_gradients(
-                task, model, [(task.datasets()["train"], range(2), "goodness")], Projection(kind, num + 1, 0)
-            )
+            project_gradients(probe, GOODNESS, Projection(kind, num + 1, 0))
 
 
 def test_kronecker_without_factors_names_the_remedy():
     task = TASKS["conv"]
+    probe = split_probe(task, task.build_model(0), task.datasets()["train"], range(2))
     with pytest.raises(UsageError, match=r"kronecker.*rank-one.*'sparse'"):
-        project_gradients(
-            task, task.build_model(0), [(task.datasets()["train"], range(2), "goodness")], Projection("kronecker", 4, 0)
-        )
+        project_gradients(probe, GOODNESS, Projection("kronecker", 4, 0))
 
 
 def test_a_model_without_parameters_is_refused():
     task = ClassificationExample("bare", nn.Identity)
+    probe = split_probe(task, task.build_model(0), task.datasets()["train"], range(2))
     with pytest.raises(TaskError, match="no trainable parameters"):
-        project_gradients(
-            task, task.build_model(0), [(task.datasets()["train"], range(2), "goodness")], Projection("sparse", 1, 0)
-        )
+        project_gradients(probe, GOODNESS, Projection("sparse", 1, 0))
 
 
 def test_every_kind_is_reachable_through_one_door():

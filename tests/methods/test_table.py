@@ -7,11 +7,13 @@ import itertools
 import pytest
 
 from tda_backend.errors import StudyError, UsageError
-from tda_backend.methods import METHODS, Hyperparameter, method, spectral_filter
-from tda_backend.runs.configurations import configurations, preview, setting_text
-from tda_backend.runs.quick import quick
-from tda_backend.runs.study import RULES, resolve
-from tda_backend.spectral.solver_filters import Krylov, LissaMean, StrictDampedInverse
+from tda_backend.numerics.spectral.filters.damped import StrictDampedInverse
+from tda_backend.numerics.spectral.filters.krylov import Krylov
+from tda_backend.numerics.spectral.filters.lissa import LissaMean
+from tda_backend.studies.methods import METHODS, Hyperparameter, method
+from tda_backend.studies.runs.planning import configurations, preview
+from tda_backend.studies.study.file import checks, resolve
+from tda_backend.studies.study.quick import quick
 
 ITEMS = [(spec, item) for spec in METHODS.values() for item in spec.hyperparameters]
 
@@ -23,7 +25,7 @@ def test_every_row_says_what_people_need(spec):
     assert spec.has_regularization == (spec.recipe != "scores")
     names = [item.name for item in spec.hyperparameters]
     assert len(set(names)) == len(names)
-    assert list(RULES["methods"][spec.name]) == names
+    assert list(checks()["methods"][spec.name]) == names
     assert not spec.hyperparameter("no-such-name")
 
 
@@ -81,50 +83,49 @@ def test_defaults_give_configurations_with_labels_of_their_own(name):
         study = resolve(content)
         rows = configurations(study)
         assert rows
-        assert len({row["configuration_id"] for row in rows}) == len(rows) == len({row["label"] for row in rows})
+        assert len({row.configuration_id for row in rows}) == len(rows) == len({row.label for row in rows})
         for row in rows:
-            assert "regularization" not in row["parameters"] or name.endswith("-run")
-            spectral_filter(METHODS[name], row["parameters"])
+            assert "regularization" not in row.parameters or name.endswith("-run")
+            assert METHODS[name].filter(row.parameters).name == METHODS[name].filter_name
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_combination_of_swept_values_is_one_configuration(name):
     spec = METHODS[name]
-    settings = {
-        item.name: list(dict.fromkeys([*item.default, *item.grid, *item.choices]))[:3]
-        for item in spec.swept
-    }  # fmt: skip
+    settings = {item.name: list(dict.fromkeys([*item.default, *item.grid, *item.choices]))[:3] for item in spec.swept}
     study = resolve({**_study(name), "methods": {name: settings}})
     rows = configurations(study)
     epochs = 1 if name == "tracin" or spec.hyperparameter("epochs") is None else 2
-    combinations = list(itertools.product(*study["methods"][name].values())) if not spec.swept else None
+    combinations = list(itertools.product(*study.methods[name].values())) if not spec.swept else None
     expected = epochs
     for item in spec.swept:
-        expected *= len(study["methods"][name][item.name])
+        expected *= len(study.methods[name][item.name])
     assert len(rows) == expected, combinations
-    assert len({row["label"] for row in rows}) == expected
+    assert len({row.label for row in rows}) == expected
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_models_of_half_subsets_are_told_apart_from_the_seeds_own(seeds: int):
     content = {**_study("trak"), "methods": {"trak": {"half_subset_models": [0, seeds]}}}
     rows = configurations(resolve({**content, "training": {"epochs": [2], "seeds": seeds}}))
-    own, half = sorted(rows, key=lambda row: len(row["parameters"]))
-    assert own["label"] != half["label"]
-    assert own["title"] != half["title"]
+    own, half = sorted(rows, key=lambda row: len(row.parameters))
+    assert own.label != half.label
+    assert own.title != half.title
     assert preview([half]) is None  # its models are not the seeds': a preview would attribute those
     assert preview(rows) is own
 
 
 def test_filters_carry_the_configurations_parameters():
-    assert spectral_filter(METHODS["if-cg"], {"max_iter": 7}) == Krylov(7)
-    assert spectral_filter(METHODS["if-lissa"], {"scaling": 9, "depth": 4}) == LissaMean(9.0, 4)
-    assert spectral_filter(METHODS["if-explicit"], {}, 3, 10) == StrictDampedInverse(3, 10)
-    assert spectral_filter(METHODS["if-arnoldi"], {}, 3, 10) == StrictDampedInverse(3, 10)
-    assert spectral_filter(METHODS["ekfac"], {}).name == "damped_inverse"
+    assert METHODS["if-cg"].filter({"max_iter": 7}) == Krylov(7)
+    assert METHODS["if-lissa"].filter({"scaling": 9, "depth": 4}) == LissaMean(9.0, 4)
+    assert METHODS["if-explicit"].filter({}, 3, 10) == StrictDampedInverse(3, 10)
+    assert METHODS["if-arnoldi"].filter({}, 3, 10) == StrictDampedInverse(3, 10)
+    assert METHODS["ekfac"].filter({}).name == "damped_inverse"
 
 
 def test_settings_read_as_people_say_them():
-    assert setting_text(Hyperparameter("max_iter", "whole", "m", (5,)), 10) == "max iter 10"
-    assert setting_text(Hyperparameter("fisher", "choice", "m", ("true",)), "empirical") == "empirical Fisher"
-    assert setting_text(Hyperparameter("signed", "flag", "m", (True,)), False) == "no signed"
+    assert Hyperparameter("max_iter", "whole", "m", (5,)).words(10) == "max iter 10"
+    fisher = METHODS["ekfac"].hyperparameter("fisher")
+    assert fisher is not None
+    assert fisher.words("empirical") == "empirical Fisher"
+    assert Hyperparameter("signed", "flag", "m", (True,)).words(False) == "no signed"

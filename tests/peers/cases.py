@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tda_backend.training.registry import load_task
-from tda_backend.training.tasks import ClassificationTask
+from tda_backend.models.tasks import ClassificationTask
+from tda_backend.models.tasks.registry import load_task
 from tda_backend.types import Batch, Task
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -126,12 +126,13 @@ def pooled_case() -> Case:
 
 def train_case(name: str) -> dict[str, np.ndarray]:
     """Return the checkpoints of a case as arrays: trained on the 200 rows from a hashed seed, rounded to float16."""
+    from tda_backend.models.training.fit import train
+    from tda_backend.models.training.run import TrainingRun
     from tda_backend.seeds import hashed_seed
-    from tda_backend.training.fit import train
 
     task = load_task(name)
     seed = hashed_seed("peer goldens", name)
-    checkpoints = train(task, task.datasets()["train"], TRAIN, seed, EPOCHS[name])
+    checkpoints = train(TrainingRun(task, task.datasets(), TRAIN, seed), EPOCHS[name])
     arrays: dict[str, np.ndarray] = {
         "data_checksum": np.array(data_checksum(case_data(task))),
         "seed": np.array(seed),

@@ -59,9 +59,14 @@ def kronfluence_goldens() -> dict[str, np.ndarray]:
     # What float32, kronfluence's default, makes of the smallest damping.
     single = torch.float32
     scores = kronfluence_scores(
-        case.model(dtype=single), case.rows("train", single), case.rows("test", single), {"1e-8": 1e-8},
-        sampled_labels=labels, dtype=None, self_scores=False,
-    )  # fmt: skip
+        case.model(dtype=single),
+        case.rows("train", single),
+        case.rows("test", single),
+        {"1e-8": 1e-8},
+        sampled_labels=labels,
+        dtype=None,
+        self_scores=False,
+    )
     return found | {"ekfac-true-float32/pairwise/1e-8": scores["pairwise/1e-8"]}
 
 
@@ -123,8 +128,11 @@ def dattri_goldens() -> dict[str, np.ndarray]:
 
 def dattri_llm_goldens() -> dict[str, np.ndarray]:
     """Return dattri-llm's scores of small training runs, and one run in which it selects."""
-    found = {f"{name}/{key}": value for name, run in RUNS.items()
-             for key, value in with_dattri_llm.trajectory_goldens(run).items()}  # fmt: skip
+    found = {
+        f"{name}/{key}": value
+        for name, run in RUNS.items()
+        for key, value in with_dattri_llm.trajectory_goldens(run).items()
+    }
     chosen = with_dattri_llm.selection_goldens(RUNS["adamw"], SHARE)
     found |= {f"selection/{key}": value for key, value in chosen.items()}
     single = with_dattri_llm.selection_goldens(RUNS["adamw"], SHARE, torch.float32)

@@ -31,12 +31,15 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from tda_backend.trajectory.unrolled.clipping import clipped
-from tda_backend.trajectory.unrolled.influence import unrolled_influence
-from tda_backend.trajectory.unrolled.lookahead import Strategy
-from tda_backend.trajectory.unrolled.optimizers import SGD, Adam, Optimizer, optimizer_of
-from tda_backend.trajectory.unrolled.recording import Trajectory, record
-from tda_backend.trajectory.unrolled.selection_runs import SelectionData, select_while_training
+from tda_backend.models.training.run import TrainingRun
+from tda_backend.numerics.trajectory.lookahead.runs import SelectionData, SelectionTask, select_while_training
+from tda_backend.numerics.trajectory.lookahead.scorer import Strategy
+from tda_backend.numerics.trajectory.unrolled.clipping import clipped
+from tda_backend.numerics.trajectory.unrolled.influence import Variant, unrolled_influence
+from tda_backend.numerics.trajectory.unrolled.optimizers import SGD, Adam, Optimizer, optimizer_of
+from tda_backend.numerics.trajectory.unrolled.queries import Queries
+from tda_backend.numerics.trajectory.unrolled.recording import record
+from tda_backend.numerics.trajectory.unrolled.trajectory import Trajectory
 from tests.peers.cases import load_golden
 from tests.peers.trajectories import (
     NUM_QUERIES,
@@ -78,7 +81,7 @@ def stored(name: str) -> Run:
 def recorded(name: str) -> Trajectory:
     """Return the run as our recording makes it."""
     task = stored(name).task
-    return record(task, task.datasets(), range(NUM_TRAIN), TRAINING_SEED, dtype=torch.float64)
+    return record(TrainingRun(task, task.datasets(), range(NUM_TRAIN), TRAINING_SEED), dtype=torch.float64)
 
 
 @functools.lru_cache
@@ -91,9 +94,11 @@ def truth(name: str) -> Tensor:
 def ours(name: str, curvature: str, assume: str = "as trained") -> Tensor:
     """Return our influence of every occurrence, ``[occurrences, m]``."""
     found = unrolled_influence(
-        recorded(name), range(NUM_QUERIES), quantity="loss", assume=assume, curvature=curvature,
+        recorded(name),
+        Queries(range(NUM_QUERIES), quantity="loss"),
+        Variant(assume=assume, curvature=curvature),
         trace_rows=range(NUM_TRAIN),
-    )  # fmt: skip
+    )
     assert found.traces is not None
     return torch.cat([trace.T[rows] for trace, rows in zip(found.traces, recorded(name).batches, strict=True)])
 
@@ -156,9 +161,11 @@ def test_influence_of_an_example_is_the_sum_over_its_occurrences(name, golden):
     """What dattri-llm calls trajectory-agnostic."""
     rows = torch.cat(stored(name).rows)
     summed = torch.zeros(NUM_TRAIN, NUM_QUERIES, dtype=torch.float64).index_add(0, rows, theirs(golden, name))
-    found = unrolled_influence(recorded(name), range(NUM_QUERIES), quantity="loss", curvature="fisher").scores
+    found = unrolled_influence(
+        recorded(name), Queries(range(NUM_QUERIES), quantity="loss"), Variant(curvature="fisher")
+    ).scores
     assert off(summed.T, found) <= FLOAT64
-    goodness = unrolled_influence(recorded(name), range(NUM_QUERIES), curvature="fisher").scores
+    goodness = unrolled_influence(recorded(name), Queries(range(NUM_QUERIES)), Variant(curvature="fisher")).scores
     torch.testing.assert_close(goodness, found, rtol=1e-10, atol=1e-16)  # the task's goodness is minus its loss
 
 
@@ -253,7 +260,7 @@ def test_online_selection_by_alignment_is_dattri_llms(golden):
     data = task.datasets()
     parts = SelectionData(data["train"], data["test"], data["test"], data["test"])
     strategy = Strategy("alignment", fraction=1 - SHARE)
-    run = select_while_training(task, parts, strategy, TRAINING_SEED, dtype=torch.float64)
+    run = select_while_training(SelectionTask(task, parts, dtype=torch.float64), strategy, TRAINING_SEED)
     scores = golden["selection/scores"]
     assert np.abs(run.scores - scores).max() <= 1e-10 * np.abs(scores).max()
     assert np.array_equal(~run.kept, golden["selection/dropped"])
@@ -269,7 +276,7 @@ def test_selection_in_float32_trains_on_what_was_kept(golden):
     task = stored("adamw").task
     data = {split: {"x": part["x"].float(), "y": part["y"]} for split, part in task.datasets().items()}
     parts = SelectionData(data["train"], data["test"], data["test"], data["test"])
-    run = select_while_training(task, parts, Strategy("alignment", fraction=1 - SHARE), TRAINING_SEED)
+    run = select_while_training(SelectionTask(task, parts), Strategy("alignment", fraction=1 - SHARE), TRAINING_SEED)
     exact = golden["selection/end"]
     assert np.abs(run.theta.numpy() - exact).max() < 1e-6
     assert np.abs(golden["selection-float32/end"] - exact).max() > 1e-3
@@ -281,7 +288,9 @@ def test_one_step_ahead_of_sgd_is_alignment_after_the_step(golden):
     trajectory, optimizer = recorded("sgd"), optimizer_of(RUNS["sgd"])
     data = task.datasets()
     parts = SelectionData(data["train"], data["test"], data["test"], data["test"])
-    run = select_while_training(task, parts, Strategy("look-ahead", 1, 1 - SHARE), TRAINING_SEED, dtype=torch.float64)
+    run = select_while_training(
+        SelectionTask(task, parts, dtype=torch.float64), Strategy("look-ahead", 1, 1 - SHARE), TRAINING_SEED
+    )
     step = next(trajectory.forward())
     gradients = trajectory.objective.example_gradients(step.theta, step.rows) / len(step.rows)
     after, _ = optimizer.update(step.theta, step.state, gradients.sum(0), step.rate, 1)

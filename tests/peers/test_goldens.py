@@ -15,18 +15,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from tda_backend.attribution.ekfac import ekfac_spectrum
-from tda_backend.attribution.explicit import explicit_spectrum
-from tda_backend.attribution.influence import build_spectrum
-from tda_backend.attribution.logra import LayerProjection, logra_spectrum
-from tda_backend.attribution.tracin import tracin_scores
 from tda_backend.errors import NumericalError
-from tda_backend.features.checkpoint_features import CheckpointFeatures, checkpoint_features
-from tda_backend.solvers.conjugate_gradient import conjugate_gradient_scores
-from tda_backend.solvers.problem import ambient_problem
-from tda_backend.spectral.contraction import scores, self_influence
-from tda_backend.training.tasks import ClassificationTask
-from tda_backend.types import Batch
+from tda_backend.models.probe import Probe
+from tda_backend.models.tasks import ClassificationTask
+from tda_backend.numerics.attribution.conjugate_gradient import conjugate_gradient_scores
+from tda_backend.numerics.attribution.ekfac import ekfac_spectrum
+from tda_backend.numerics.attribution.explicit import explicit_spectrum
+from tda_backend.numerics.attribution.influence import trak_spectrum
+from tda_backend.numerics.attribution.logra import logra_spectrum
+from tda_backend.numerics.attribution.logra_projections import LayerProjection
+from tda_backend.numerics.attribution.tracin import tracin_scores
+from tda_backend.numerics.curvature.kronecker.fisher import Fisher
+from tda_backend.numerics.curvature.problem import ambient_problem
+from tda_backend.numerics.curvature.pseudo_gradients import Curvature
+from tda_backend.numerics.features.checkpoint_features import CheckpointFeatures, checkpoint_features
+from tda_backend.numerics.spectral.contraction import scores, self_influence
+from tda_backend.types import Batch, Task
 from tests.peers import truth
 from tests.peers.cases import DAMPINGS, GOLDENS, VERSIONS, Case, load_case, load_golden, pooled_case
 from tests.peers.recipe import (
@@ -100,18 +104,16 @@ def losses_and_queries(case: Case) -> tuple[Tensor, Tensor]:
     return gradients(case.task.name, "train", truth.loss), gradients(case.task.name, "test", truth.loss)
 
 
-def groups(case: Case, **settings: Any) -> dict[str, Any]:
-    """Return the arguments that say which rows take part; two queries double as validation rows."""
+def probe(case: Case, task: Task | None = None, epoch: int | None = None, batch_size: int = 512) -> Probe:
+    """Return a case's probe at a checkpoint; two queries double as validation rows."""
     num, queries = len(case.data["train"]["y"]), len(case.data["test"]["y"])
-    return {
-        "data": case.data, "train_indices": range(num), "validation_indices": range(2), "query_indices": range(queries),
-        **settings,
-    }  # fmt: skip
+    rows = (range(num), range(2), range(queries))
+    return Probe(task or case.task, case.model(epoch), case.data, *rows, batch_size=batch_size)
 
 
 def features(case: Case, epoch: int | None = None, task: ClassificationTask | None = None) -> CheckpointFeatures:
     """Return the features at a checkpoint in float64."""
-    return checkpoint_features(task or case.task, case.model(epoch), **groups(case))
+    return checkpoint_features(probe(case, task, epoch))
 
 
 def agree(ours: Any, theirs: Any, tolerance: float = ROUNDING) -> None:
@@ -159,9 +161,11 @@ class TestKronfluence:
         value = DAMPINGS[damping]
         labels = torch.from_numpy(golden["labels"].astype(np.int64))
         spectrum = ekfac_spectrum(
-            case.task, case.model(), **groups(case), kind=kind, fisher=fisher,
-            damping="relative" if value is None else "absolute", targets=labels if fisher == "true" else None,
-        )  # fmt: skip
+            probe(case),
+            kind=kind,
+            fisher=Fisher(fisher, targets=labels if fisher == "true" else None),
+            damping="relative" if value is None else "absolute",
+        )
         regularization = 0.1 if value is None else value
         agree(-scores([spectrum], regularization), golden[f"{kind}-{fisher}/pairwise/{damping}"])
         agree(self_influence([spectrum], [regularization])[0], golden[f"{kind}-{fisher}/self/{damping}"])
@@ -216,7 +220,7 @@ class TestTrak:
     @pytest.mark.parametrize("name", REGULARIZATIONS)
     def test_dattri(self, case, dattri, projected, name):
         """The same projection of our gradients gives dattri's scores at the λ in our units."""
-        spectrum = build_spectrum("trak", features(case), projected=projected, dtype=torch.float64)
+        spectrum = trak_spectrum(features(case), projected=projected, dtype=torch.float64)
         num = len(case.data["train"]["y"])
         agree(scores([spectrum], REGULARIZATIONS[name]) / num, dattri[f"trak/{name}"].T)
 
@@ -230,7 +234,7 @@ class TestTrak:
         num_parameters = sum(p.numel() for p in case.model().parameters())
         rows = torch.from_numpy(np.concatenate([golden["features"], golden["queries"][:2], golden["queries"]])).double()
         rows *= (num_parameters / PROJECTION_DIM) ** 0.5
-        spectrum = build_spectrum("trak", features(case), projected=rows, dtype=torch.float64)
+        spectrum = trak_spectrum(features(case), projected=rows, dtype=torch.float64)
         num = len(case.data["train"]["y"])
         undone = golden[f"scores/{name}"] * golden[f"inverse_scale/{name}"]
         agree(scores([spectrum], REGULARIZATIONS[name]) / num, undone.T, 1e-4)
@@ -278,7 +282,7 @@ class TestLogra:
             sides = [torch.from_numpy(dattri[f"logra/projection/{name}/{side}"]).double().T for side in ("out", "in")]
             projections[name] = LayerProjection(*sides)
         task = LossQueries(case.task)
-        return logra_spectrum(task, case.model(), **groups(case, projections=projections, **settings))
+        return logra_spectrum(probe(case, task), projections=projections, **settings)
 
 
 class TestIterativeAndExplicit:
@@ -315,8 +319,11 @@ class TestIterativeAndExplicit:
             parts = list(zip(*(x.split(PART_BATCH) for x in cases[key].rows("train")), strict=True))
             agree(sum(of_batch(part) for part in parts), dattri[f"{key}/batch-{PART_BATCH}"].T)
         for key, multiple, correlation in (
-            ("cg/1", 0.5, 0.97), ("cg/1e-2", 10, 0.0), ("cg-lr/1e-2", 5, 0.5), ("explicit", 0.6, 0.95)
-        ):  # fmt: skip
+            ("cg/1", 0.5, 0.97),
+            ("cg/1e-2", 10, 0.0),
+            ("cg-lr/1e-2", 5, 0.5),
+            ("explicit", 0.6, 0.95),
+        ):
             mean, full = dattri[f"{key}/batch-{PART_BATCH}"].T / 4, dattri[f"{key}/batch-200"].T
             assert np.abs(mean - full).max() > multiple * np.abs(full).max()
             assert lowest_pearson(mean, full) < correlation
@@ -326,16 +333,13 @@ class TestIterativeAndExplicit:
         small = pooled_case()
         agree(self.truth_explicit(small, small.rows("train")), dattri["explicit/batch-200"].T)
         for size in (PART_BATCH, 512):
-            spectrum = explicit_spectrum(
-                LossQueries(small.task), small.model(), **groups(small), curvature="hessian", batch_size=size,
-                dtype=torch.float64,
-            )  # fmt: skip
+            own = probe(small, LossQueries(small.task), batch_size=size)
+            spectrum = explicit_spectrum(own, Curvature("hessian"), dtype=torch.float64)
             agree(scores([spectrum], EXPLICIT_REGULARIZATION), dattri["explicit/batch-200"].T)
 
     def our_cg(self, case: Case, regularization: float, batch_size: int) -> Tensor:
-        rows = {key: value for key, value in groups(case).items() if key != "validation_indices"}
-        task = LossQueries(case.task)
-        problem = ambient_problem(task, case.model(), **rows, curvature="hessian", batch_size=batch_size)
+        own = probe(case, LossQueries(case.task), batch_size=batch_size)
+        problem = ambient_problem(own, Curvature("hessian"))
         return conjugate_gradient_scores(problem, regularization, max_iter=CG_ITERATIONS).values
 
     def truth_cg(self, case: Case, part: tuple[Tensor, Tensor], regularization: float) -> Tensor:

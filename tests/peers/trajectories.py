@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from tda_backend.training.tasks import ClassificationTask
+from tda_backend.models.tasks import ClassificationTask
 from tda_backend.types import Batch, TrainingSettings
 from tests.peers.cases import PooledRegression, load_golden
 
@@ -94,9 +94,12 @@ def load_run(name: str) -> Run:
     part = {key: arrays[f"{name}/{key}"] for key in ("start", "end", "rows", "sizes", "rates")}
     rows = torch.from_numpy(part["rows"].astype(np.int64)).split(part["sizes"].tolist())
     return Run(
-        PooledPerceptron(RUNS[name]), torch.from_numpy(part["start"]), torch.from_numpy(part["end"]), tuple(rows),
+        PooledPerceptron(RUNS[name]),
+        torch.from_numpy(part["start"]),
+        torch.from_numpy(part["end"]),
+        tuple(rows),
         tuple(part["rates"].tolist()),
-    )  # fmt: skip
+    )
 
 
 def true_effects(run: Run) -> Tensor:

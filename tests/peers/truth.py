@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from tda_backend.training.tasks import margin
+from tda_backend.models.tasks import margin
 
 
 def loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -135,6 +135,12 @@ def hessian(model: nn.Module, train: tuple[Tensor, Tensor]) -> Tensor:
 
 
 __all__ = [
-    "conjugate_gradient", "gradients", "hessian", "hessian_product", "kronecker_truth", "layer_gradients",
-    "loss", "margin",
-]  # fmt: skip
+    "conjugate_gradient",
+    "gradients",
+    "hessian",
+    "hessian_product",
+    "kronecker_truth",
+    "layer_gradients",
+    "loss",
+    "margin",
+]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from tda_backend.training.tasks import margin
+from tda_backend.models.tasks import margin
 
 Rows = tuple[Tensor, Tensor]
 
@@ -51,9 +51,7 @@ def attribution_task(
 
 def projector_settings(dim: int, seed: int = 0) -> dict[str, Any]:
     """Return every key: dattri updates one module-wide default in place, so a missing key keeps an earlier call's."""
-    return {
-        "proj_dim": dim, "proj_max_batch_size": 32, "proj_seed": seed, "proj_type": "normal", "device": "cpu"
-    }  # fmt: skip
+    return {"proj_dim": dim, "proj_max_batch_size": 32, "proj_seed": seed, "proj_type": "normal", "device": "cpu"}
 
 
 def trak(
@@ -166,9 +164,14 @@ class _Flattened(nn.Module):
 
 
 def logra(
-    model: nn.Module, state: Mapping[str, Tensor], train: Rows, queries: Rows, rank: int, damping: float | None,
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    train: Rows,
+    queries: Rows,
+    rank: int,
+    damping: float | None,
     batch_size: int = 50,
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:  # fmt: skip
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return LoGra scores ``[n, m]``, loss·loss, and its projections ``<layer>/out`` ``[out, r]``, ``<layer>/in``.
 
     The projections include dattri's 1/√r; the last row of ``in`` belongs to the bias. Damping is relative:

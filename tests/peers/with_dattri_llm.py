@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from tda_backend.training.loop import LoopTrainer
+from tda_backend.models.training.routes.loop import LoopTrainer
+from tda_backend.models.training.run import TrainingRun
 from tda_backend.types import Batch, TrainingSettings
 from tests.peers.trajectories import NUM_TRAIN, TRAINING_SEED, PooledPerceptron
 
@@ -63,11 +64,15 @@ def selection_goldens(
     task = PooledPerceptron(settings)
     model = task.build_model(TRAINING_SEED).to(dtype)
     data = {split: {"x": part["x"].to(dtype), "y": part["y"]} for split, part in task.datasets().items()}
-    trainer = LoopTrainer(task, model, settings, data["train"], np.arange(NUM_TRAIN), TRAINING_SEED)
+    trainer = LoopTrainer(TrainingRun(task, data, np.arange(NUM_TRAIN), TRAINING_SEED), model, settings)
     chooser = DataSelectionCallback(
-        model, "val_loader", val_loader=[data["test"]], val_loss_fn=_mean_loss, renormalize=True,
+        model,
+        "val_loader",
+        val_loader=[data["test"]],
+        val_loss_fn=_mean_loss,
+        renormalize=True,
         selection_kwargs={"threshold": share, "threshold_mode": "bottom_fraction"},
-    )  # fmt: skip
+    )
     hooks = HookManager(model, config=HookManagerConfig(linear_io=REGISTER_ALL), callbacks=[chooser])
     sizes: list[int] = []
     scores: list[Tensor] = []
@@ -106,10 +111,10 @@ def _watch(task: PooledPerceptron, data: Mapping[str, Batch], folder: Path) -> d
         HookManagerConfig,
         OffloadCallback,
         OptimizerStateCallback,
-    )  # fmt: skip
+    )
 
     model, settings = task.build_model(TRAINING_SEED), task.training
-    trainer = LoopTrainer(task, model, settings, data["train"], np.arange(NUM_TRAIN), TRAINING_SEED)
+    trainer = LoopTrainer(TrainingRun(task, data, np.arange(NUM_TRAIN), TRAINING_SEED), model, settings)
     config = HookManagerConfig(linear_io=REGISTER_ALL)
     store = GradientStorageManager(str(folder / "train"))
     moments = OptimizerStateCallback(model, trainer.optimizer) if settings.optimizer != "sgd" else None
@@ -156,9 +161,12 @@ def _scores(method: str, folder: Path, **settings: Any) -> np.ndarray:
     arguments = dattri_llm.AttributionArguments(output_dir=str(folder / method), use_cpu=True)
     attributor = getattr(dattri_llm, f"{method}Attributor")(arguments)
     score = attributor.attribute_from_cache(
-        str(folder / "train"), str(folder / "test"), propagation="test", block_dtype=torch.get_default_dtype(),
+        str(folder / "train"),
+        str(folder / "test"),
+        propagation="test",
+        block_dtype=torch.get_default_dtype(),
         **settings,
-    )  # fmt: skip
+    )
     order = np.argsort(np.array(score.row_steps), kind="stable")
     return score.scores.numpy()[order]
 

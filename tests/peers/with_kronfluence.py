@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from tda_backend.training.tasks import margin
+from tda_backend.models.tasks import margin
 
 ScorePasses = Callable[[float | None], np.ndarray]
 
@@ -91,9 +91,14 @@ def kronfluence_scores(
         for name, value in dampings.items():
             arguments = make(ScoreArguments, dtype, damping_factor=value)
             analyzer.compute_pairwise_scores(
-                f"pairwise {name}", "factors", query_set, train_set, batch_size, per_device_train_batch_size=batch_size,
+                f"pairwise {name}",
+                "factors",
+                query_set,
+                train_set,
+                batch_size,
+                per_device_train_batch_size=batch_size,
                 score_args=arguments,
-            )  # fmt: skip
+            )
             found[f"pairwise/{name}"] = _only(analyzer.load_pairwise_scores(f"pairwise {name}"))
             if self_scores:
                 analyzer.compute_self_scores(f"self {name}", "factors", train_set, batch_size, score_args=arguments)

@@ -47,9 +47,17 @@ def traker_scores(
                 num_parameters, dim, seed, ProjectionType.normal, torch.device("cpu"), block_size=min(100, dim // 2)
             )
             traker: Any = TRAKer(
-                model, "image_classification", len(train[1]), save_dir=folder, device="cpu", projector=projector,
-                proj_dim=dim, use_half_precision=False, lambda_reg=value, logging_level=40,
-            )  # fmt: skip
+                model,
+                "image_classification",
+                len(train[1]),
+                save_dir=folder,
+                device="cpu",
+                projector=projector,
+                proj_dim=dim,
+                use_half_precision=False,
+                lambda_reg=value,
+                logging_level=40,
+            )
             traker.load_checkpoint(state, model_id=0)
             for part in zip(train[0].split(batch_size), train[1].split(batch_size), strict=True):
                 traker.featurize(part, num_samples=len(part[1]))

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from tda_backend.runs.cli import main
-from tda_backend.store.workspace import Workspace
+from tda_backend.interfaces.cli.main import main
+from tda_backend.studies.store.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 TASK = """
 import torch
 from torch import nn
-from tda_backend.training.tasks import ClassificationTask
+from tda_backend.models.tasks import ClassificationTask
 from tda_backend.types import Display, TrainingSettings
 
 
@@ -91,9 +91,13 @@ def tda(*words: str | Path, db: Path, env: dict[str, str] | None = None) -> subp
     """Run ``tda`` in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "tda_backend", *map(str, words), "--db", str(db)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}, cwd=ROOT, timeout=400,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+        cwd=ROOT,
+        timeout=400,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.fixture(scope="session")

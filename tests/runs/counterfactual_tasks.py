@@ -7,7 +7,7 @@ from pathlib import Path
 TASKS = """
 import torch
 from torch import nn
-from tda_backend.training.tasks import ClassificationTask
+from tda_backend.models.tasks import ClassificationTask
 from tda_backend.types import Display, Task, TrainingSettings
 
 NUM_DECIDING = 6

@@ -10,20 +10,20 @@ import torch
 
 import tda_backend as tda
 from tda_backend.errors import NumericalError, UsageError
-from tda_backend.methods import METHODS
-from tda_backend.runs.api import Study
-from tda_backend.runs.cli import main
-from tda_backend.runs.context import RunContext
-from tda_backend.runs.facts import task_facts
-from tda_backend.runs.page_data import payload_scores
-from tda_backend.runs.payload import payload_of
-from tda_backend.runs.plan import build_plan
-from tda_backend.runs.score_steps import SCORERS
-from tda_backend.spectral.contraction import ScoreMatrix, admissible
-from tda_backend.spectral.contraction import scores as contract
-from tda_backend.spectral.coordinates import Spectrum
-from tda_backend.spectral.solver_filters import StrictDampedInverse
-from tda_backend.training.registry import load_task
+from tda_backend.interfaces.cli.main import main
+from tda_backend.interfaces.reading.payload import payload_of, payload_scores
+from tda_backend.interfaces.reading.study import Study
+from tda_backend.models.tasks.registry import load_task
+from tda_backend.numerics.spectral.contraction import ScoreMatrix, admissible
+from tda_backend.numerics.spectral.contraction import scores as contract
+from tda_backend.numerics.spectral.coordinates import Spectrum
+from tda_backend.numerics.spectral.filters.damped import StrictDampedInverse
+from tda_backend.studies.methods import METHODS
+from tda_backend.studies.pipeline.context import RunContext
+from tda_backend.studies.pipeline.facts import task_facts
+from tda_backend.studies.runs.planning import build_plan
+from tda_backend.studies.steps.scores import Scores
+from tda_backend.studies.study.file import resolve
 from tests.runs.conftest import TASK
 
 STUDY = """
@@ -149,26 +149,27 @@ def test_scores_are_finite_and_the_payload_rebuilds_them(every: Study):
             assert found.shape == (6, 40), row["label"]
             assert np.isfinite(found).all(), row["label"]
         payload = every.explorer_payload(row["configuration_id"], 2, num=5)
-        assert json.dumps(payload["parameters"])
-        assert np.isfinite(payload["products"]).all()
-        if payload["filter"] == "damped_inverse":
+        assert json.dumps(payload.parameters)
+        assert np.isfinite(payload.products).all()
+        if payload.filter_name == "damped_inverse":
             for value in (1e-3, 1.0):
-                rebuilt = payload["products"] @ (1 / (payload["eigenvalues"].astype(np.float64) + value))
-                truth = contract(source, value, 2)[payload["positions"]]
-                scale = np.abs(payload["products"]) @ (1 / (payload["eigenvalues"].astype(np.float64) + value))
+                rebuilt = payload.products @ (1 / (payload.eigenvalues.astype(np.float64) + value))
+                truth = contract(source, value, 2)[payload.positions]
+                scale = np.abs(payload.products) @ (1 / (payload.eigenvalues.astype(np.float64) + value))
                 assert np.all(np.abs(rebuilt - truth) <= 1e-5 * scale + 1e-6 * np.abs(truth).max()), row["label"]
 
 
 def test_filters_on_shared_coordinates_share_their_artifacts(every: Study):
     def artifacts(method: str, **wanted):
         found = [
-            row for row in rows(every, method)
+            row
+            for row in rows(every, method)
             if all(json.loads(row["parameters"]).get(key) == value for key, value in wanted.items())
-        ]  # fmt: skip
-        return [every._sources(row["configuration_id"], None)["artifact"].tolist() for row in found]
+        ]
+        return [[each.artifact for each in every._sources(row["configuration_id"], None)] for row in found]
 
     exact = every.configuration_id("iffim")
-    unprojected = [every._sources(exact, None)["artifact"].tolist()]
+    unprojected = [[each.artifact for each in every._sources(exact, None)]]
     assert artifacts("if-lissa")[0] == artifacts("if-lissa")[1] == unprojected[0]
     assert artifacts("if-cg", curvature="empirical-fisher")[0] == unprojected[0]
     assert artifacts("if-cg", curvature="ggn")[0] == artifacts("if-explicit", curvature="ggn")[0]
@@ -188,8 +189,13 @@ def test_limits_tie_the_methods_together(every: Study):
     assert np.abs(run - spectral).max() < 2e-2 * np.abs(run).max()  # the run is in float32
     large = 1e6
     dot = every.scores("gradient-similarity", similarity="dot")
-    for method, parameters in [("iffim", {}), ("ekfac", {"damping": "absolute", "fisher": "true"}), ("kfac", {}),
-                               ("diagonal", {}), ("if-explicit", {"curvature": "hessian"})]:  # fmt: skip
+    for method, parameters in [
+        ("iffim", {}),
+        ("ekfac", {"damping": "absolute", "fisher": "true"}),
+        ("kfac", {}),
+        ("diagonal", {}),
+        ("if-explicit", {"curvature": "hessian"}),
+    ]:
         assert np.abs(large * every.scores(method, large, **parameters) - dot).max() < 1e-3 * np.abs(dot).max(), method
 
 
@@ -234,7 +240,7 @@ def test_rank_intervals_hold_the_ranks_of_both_seeds(every: Study):
         ranks = []
         for seed in (0, 1):
             if method == "tracin":
-                matrices = every._sources(identity, [seed])["artifact"].tolist()
+                matrices = [each.artifact for each in every._sources(identity, [seed])]
                 values = every._store.open(matrices[0]).array("scores")[1]
             else:
                 values = every.scores(method, value, dim, query=1, seeds=seed)
@@ -293,10 +299,12 @@ def test_the_study_s_grid_means_those_of_its_values_that_the_method_has(every: S
 
 def test_source_says_how_far_it_is(every: Study):
     task = load_task(every.info["task_spec"])
-    plan = build_plan(every.config, task_facts(task, every.info["task_spec"]))
+    plan = build_plan(resolve(every.config), task_facts(task, every.info["task_spec"]))
     shares: list[float] = []
-    context = RunContext(plan, dict(task.datasets()), every._store, lambda done, total: shares.append(done / total))
-    SCORERS["source"](context, next(step for step in plan.steps if step.settings.get("method") == "source"))
+    context = RunContext.begin(plan.study, plan.facts, plan.device, every._store)
+    context.on_progress = lambda done, total: shares.append(done / total)
+    step = next(step for step in plan.steps if isinstance(step, Scores) and step.method == "source")
+    METHODS["source"].score(context, step)
     assert shares == [0.25, 0.5, 0.75, 1.0]
 
 
@@ -306,7 +314,7 @@ def test_one_singular_curvature_of_an_ensemble_refuses_zero():
         Spectrum(torch.ones(3, dtype=torch.float64), rows, rows, rows, None, cut, StrictDampedInverse(cut, 3 + cut))
         for cut in (0, 2)
     )
-    assert payload_of([regular, regular], 0, [0, 1])["parameters"] == {"refuses_zero": False}
+    assert payload_of([regular, regular], 0, [0, 1]).parameters == {"refuses_zero": False}
     for ensemble in ([regular, singular], [singular, regular]):
         with pytest.raises(NumericalError, match="singular"):
             payload_scores(payload_of(ensemble, 0, [0, 1]), 0.0)
@@ -360,7 +368,7 @@ depth = 5
     assert "all else is kept" in said.err
     study = tda.open_study("half", db=db)
     jobs = study.workspace
-    from tda_backend.store.repository import query
+    from tda_backend.studies.store.repository import query
 
     row = query(jobs, "SELECT status, steps_computed FROM jobs")
     assert row["status"].tolist() == ["failed"]

@@ -11,10 +11,10 @@ from torch.func import functional_call, grad, vmap
 
 import tda_backend as tda
 from tda_backend.errors import UsageError
-from tda_backend.runs.api import Study
-from tda_backend.store.artifacts import ArtifactStore
-from tda_backend.store.workspace import Workspace
-from tda_backend.training.registry import load_task
+from tda_backend.interfaces.reading.study import Study
+from tda_backend.models.tasks.registry import load_task
+from tda_backend.studies.store.artifacts import ArtifactStore
+from tda_backend.studies.store.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,9 @@ def gradients(study: Study) -> dict[str, torch.Tensor]:
         batch["x"] = batch["x"].double()
 
         def single(p: dict, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-            wrapped = lambda rows: functional_call(model, p, (rows,))  # noqa: E731
+            def wrapped(rows):
+                return functional_call(model, p, (rows,))
+
             return function(wrapped, {"x": x[None], "y": y[None]})[0]
 
         found = vmap(grad(single), in_dims=(None, 0, 0))(parameters, batch["x"], batch["y"])
@@ -149,27 +151,27 @@ def test_examples_carry_what_a_page_needs(study: Study):
 def test_the_payload_lets_a_browser_rank_as_python_does(study: Study, method: str, dim: int | None):
     configuration = study.configuration_id(method, dim, 4)
     payload = study.explorer_payload(configuration, 3, num=5)
-    assert payload["products"].dtype == np.float32
-    assert payload["filter"] == "damped_inverse"
+    assert payload.products.dtype == np.float32
+    assert payload.filter_name == "damped_inverse"
     for value in (1e-6, 1e-2, 3.0):
-        found = payload["products"].astype(np.float64) @ (1 / (payload["eigenvalues"].astype(np.float64) + value))
+        found = payload.products.astype(np.float64) @ (1 / (payload.eigenvalues.astype(np.float64) + value))
         scores = study.scores(method, value, dim, 4, query=3)
-        np.testing.assert_allclose(found, scores[payload["positions"]], rtol=1e-3, atol=1e-4 * np.abs(scores).max())
+        np.testing.assert_allclose(found, scores[payload.positions], rtol=1e-3, atol=1e-4 * np.abs(scores).max())
         order = np.argsort(-scores)
-        assert set(order[:5]) | set(order[-5:]) <= set(payload["positions"])
+        assert set(order[:5]) | set(order[-5:]) <= set(payload.positions)
 
 
 def test_the_payload_respects_filters_and_methods_without_lambda(study: Study):
     configuration = study.configuration_id("tracin", normalization=True)
     train = study.examples("train")
     payload = study.explorer_payload(configuration, 0, num=50, classes=["bee"], correctness="right")
-    chosen = train.iloc[payload["positions"]]
+    chosen = train.iloc[payload.positions]
     assert (chosen["label"] == "bee").all()
     assert (chosen["prediction"] == "bee").all()
-    assert payload["filter"] == "identity"
+    assert payload.filter_name == "identity"
     scores = study.scores("tracin", normalization=True, query=0)
-    np.testing.assert_allclose(payload["products"][:, 0], scores[payload["positions"]], rtol=1e-6)
-    assert study.explorer_payload(configuration, 0, classes=["no such class"])["positions"] == []
+    np.testing.assert_allclose(payload.products[:, 0], scores[payload.positions], rtol=1e-6)
+    assert study.explorer_payload(configuration, 0, classes=["no such class"]).positions == []
 
 
 @pytest.mark.parametrize(

@@ -7,27 +7,31 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from tda_backend.errors import DataError, StudyError
-from tda_backend.evaluation.bootstrap import multinomial_weights
-from tda_backend.evaluation.lds import lds_curve
-from tda_backend.runs import papers, shipped
-from tda_backend.runs.api import open_study
-from tda_backend.runs.claim_figures import claim_evidence, claim_points
-from tda_backend.runs.claim_rules import check_claims
-from tda_backend.runs.evaluate_step import bootstrap_seed
-from tda_backend.runs.quick import quick
-from tda_backend.runs.run_command import embedded_studies
-from tda_backend.runs.study import read_study_file, resolve
-from tda_backend.store.workspace import Workspace
+from tda_backend.interfaces.papers import shipped
+from tda_backend.interfaces.papers import verdicts as papers
+from tda_backend.interfaces.papers.evidence import claim_evidence
+from tda_backend.interfaces.papers.figures import claim_points
+from tda_backend.interfaces.reading.study import open_study
+from tda_backend.numerics.evaluation.bootstrap import bootstrap_seed, multinomial_weights
+from tda_backend.numerics.evaluation.lds import GroundTruth, lds_curve
+from tda_backend.studies.claims import check_claims
+from tda_backend.studies.store.workspace import Workspace
+from tda_backend.studies.study.file import embedded_studies, read_study_file, resolve
+from tda_backend.studies.study.quick import quick
 from tests.runs.conftest import STUDY, TASK
 
 CLAIM = {
-    "id": "a", "paper": "taming", "place": "Figure 1", "statement": "A beats B.", "check": "greater",
-    "left": {"method": "iffim", "regularization": "best"}, "right": {"method": "iffim", "regularization": "zero"},
-}  # fmt: skip
+    "id": "a",
+    "paper": "taming",
+    "place": "Figure 1",
+    "statement": "A beats B.",
+    "check": "greater",
+    "left": {"method": "iffim", "regularization": "best"},
+    "right": {"method": "iffim", "regularization": "zero"},
+}
 CLAIMS = """
 [[claims]]
 id = "best-beats-zero"
@@ -108,7 +112,7 @@ bound = -1.0
 
 @pytest.fixture(scope="module")
 def claimed(tmp_path_factory) -> Workspace:
-    from tda_backend.runs.cli import main
+    from tda_backend.interfaces.cli.main import main
 
     folder = tmp_path_factory.mktemp("claims")
     (folder / "tiny_task.py").write_text(TASK)
@@ -121,8 +125,15 @@ def claimed(tmp_path_factory) -> Workspace:
 def test_every_claim_has_a_verdict_with_its_numbers(claimed: Workspace):
     frame = open_study("claimed", claimed).verdicts()
     assert list(frame["claim_id"]) == [
-        "best-beats-zero", "regret", "quantiles", "rises", "shape", "one-seed", "wide", "level",
-    ]  # fmt: skip
+        "best-beats-zero",
+        "regret",
+        "quantiles",
+        "rises",
+        "shape",
+        "one-seed",
+        "wide",
+        "level",
+    ]
     assert set(frame["verdict"]) <= {"reproduced", "not reproduced", "inconclusive"}
     by_id = frame.set_index("claim_id")
     assert by_id.loc["level", "verdict"] == "reproduced"
@@ -147,7 +158,9 @@ def test_a_verdict_is_the_paired_bootstrap_of_two_lds(claimed: Workspace):
     masks, outputs = study.subset_masks(), study.subset_outputs()
     seed, draws = bootstrap_seed(study.config["seed"]), []
     for name, values in ((iffim, [float(best)]), (tracin, None)):
-        found = lds_curve(study.source(name), masks, outputs, values, num_bootstrap=50, seed=seed, keep_bootstrap=True)
+        found = lds_curve(
+            study.source(name), GroundTruth(masks, outputs), values, num_bootstrap=50, seed=seed, keep_bootstrap=True
+        )
         draws.append((float(found.mean[0]), np.asarray(found.bootstrap_means)[:, 0]))
     entry = json.loads(row["comparisons"])[1]
     assert entry["value"] == pytest.approx(draws[0][0] - draws[1][0], abs=1e-6)
@@ -253,11 +266,9 @@ def test_shipped_results_are_shown_where_nothing_was_computed(claimed: Workspace
     assert len(frame) == 8
     here = papers.paper_claims(claimed)
     assert set(here["origin"]) == {"computed here"}
-    shown, computed = (
-        claim_points(claim_evidence(rows.iloc[0].to_dict(), db)) for rows, db in ((frame, empty), (here, claimed))
-    )
-    assert shown["label"].iloc[0].startswith("Influence function")
-    pd.testing.assert_frame_equal(shown, computed, check_dtype=False)
+    shown, computed = (claim_points(claim_evidence(papers.claims_of_papers(db)[0], db)) for db in (empty, claimed))
+    assert shown[0].label.startswith("Influence function")
+    assert shown == computed
     code, out, _ = cli("show", "claimed", "--db", empty)
     assert code == 0
     assert "shipped result" in out
@@ -286,4 +297,4 @@ def test_shipped_results_are_shown_where_nothing_was_computed(claimed: Workspace
 def test_embedded_claims_resolve_whole_and_quick(name: str):
     content = read_study_file(embedded_studies()[name])
     for study in (resolve(content), resolve(quick(content)), resolve(quick(content, 10**6))):
-        assert study["claims"]
+        assert study.claims

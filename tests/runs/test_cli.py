@@ -9,20 +9,48 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from tda_backend.runs import server
-from tda_backend.runs.cli import build_parser, main
-from tda_backend.store.artifacts import ArtifactStore
-from tda_backend.store.workspace import Workspace
+from tda_backend.interfaces.cli import dashboard as server
+from tda_backend.interfaces.cli.main import build_parser, main
+from tda_backend.interfaces.cli.verbs import studies
+from tda_backend.studies.store.artifacts import ArtifactStore
+from tda_backend.studies.store.workspace import Workspace
 from tests.runs.conftest import TASK, make_study, tda
 
 COMMANDS = [
-    "run", "plan", "demo", "serve", "studies", "show", "select", "papers", "export", "check", "doctor", "rebuild", "rm",
+    "run",
+    "plan",
+    "demo",
+    "serve",
+    "stop",
+    "studies",
+    "show",
+    "select",
+    "papers",
+    "export",
+    "check",
+    "doctor",
+    "verify",
+    "backup",
+    "restore",
+    "rebuild",
+    "rm",
     "methods",
-]  # fmt: skip
+]
 SELECT_KEYS = {
-    "method", "training_epoch", "projection_dim", "alpha", "lambda_selected", "xi_at_selected", "lds_selected",
-    "lds_selected_ci", "lambda_best", "lds_best", "regret", "lds_at_zero", "quantiles",
-}  # fmt: skip
+    "method",
+    "training_epoch",
+    "projection_dim",
+    "alpha",
+    "lambda_selected",
+    "xi_at_selected",
+    "lds_selected",
+    "lds_selected_ci",
+    "lambda_best",
+    "lds_best",
+    "regret",
+    "lds_at_zero",
+    "quantiles",
+}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -79,6 +107,18 @@ def test_tables_are_printed_and_json_parses(computed: Workspace, cli, words: lis
     assert json.loads(out)
 
 
+def test_methods_as_json_has_the_fields_that_scripts_read(cli):
+    _, out, _ = cli("methods", "--json")
+    fields = (
+        "name title recipe curve features curvature reduction formula cost reference filter_name needs "
+        "has_self_influence default_regularization has_regularization hyperparameters"
+    )
+    of_settings = "name kind meaning default grid low high choices sweep in_filter range"
+    for row in json.loads(out):
+        assert list(row) == fields.split()
+        assert all(list(item) == of_settings.split() for item in row["hyperparameters"])
+
+
 def test_methods_prints_formulas_whole(cli):
     _, out, _ = cli("methods")
     assert "[mean_m" in " ".join(out.split())
@@ -93,9 +133,24 @@ def test_methods_prints_formulas_whole(cli):
         (["run", "mnist-mlp", "--set", "data.trian=5"], 2, "data.train"),
         (["run", "mnist-mlp", "--set", "data.train=9000"], 2, "7000"),
         (["run", "mnist-mlp", "--set", "data.queries=1900"], 2, "disjoint"),
-        (["run", "mnist-mlp", "--set", "training.epochs=[1, 99]", "--set", "methods.iffim.epochs=[1]",
-          "--set", "methods.trak.epochs=[1]", "--set", "methods.trak.unprojected_epochs=[1]",
-          "--set", "methods.tracin.epochs=[1]"], 2, "50 epochs"),
+        (
+            [
+                "run",
+                "mnist-mlp",
+                "--set",
+                "training.epochs=[1, 99]",
+                "--set",
+                "methods.iffim.epochs=[1]",
+                "--set",
+                "methods.trak.epochs=[1]",
+                "--set",
+                "methods.trak.unprojected_epochs=[1]",
+                "--set",
+                "methods.tracin.epochs=[1]",
+            ],
+            2,
+            "50 epochs",
+        ),
         (["run", "--task", "mnist-cnn"], 2, "mnist-mlp"),
         (["run", "--task", "none.py:factory"], 1, "none.py"),
         (["run", "mnist-mlp", "--device", "tpu"], 2, "tpu"),
@@ -111,7 +166,7 @@ def test_methods_prints_formulas_whole(cli):
         (["studies", "--jsn"], 2, "--jsn"),
         (["serve", "--port", "99999999"], 2, "65535"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_get_one_line_a_hint_and_the_right_exit_code(
     computed: Workspace, cli, monkeypatch, tmp_path, words: list[str], code: int, expected: str
 ):
@@ -153,12 +208,10 @@ def test_debug_shows_the_traceback(computed: Workspace):
 
 
 def test_an_unexpected_error_is_one_line_too(computed: Workspace, cli, monkeypatch):
-    from tda_backend.runs import commands
-
     def broken(*_: object) -> int:
         raise ZeroDivisionError("by nought")
 
-    monkeypatch.setitem(commands.COMMANDS, "studies", broken)
+    monkeypatch.setattr(studies, "run", broken)
     code, _, err = cli("studies")
     assert code == 1
     assert "by nought" in err
@@ -200,7 +253,7 @@ def test_rebuild_brings_everything_back(copied: Workspace, cli, damage: str):
     assert len(err.splitlines()) == 2
     code, out, _ = cli("rebuild", "--db", copied.catalogue)
     assert code == 0
-    assert "1 studies, 29 steps" in out
+    assert "1 studies, 31 steps" in out
     assert cli("select", "tiny", "--db", copied.catalogue, "--json")[1] == before
 
 
@@ -223,8 +276,9 @@ def test_doctor_finds_and_repairs(copied: Workspace, cli):
 
 
 def test_rm_frees_only_what_no_other_study_uses(copied: Workspace, cli):
-    assert cli("run", "tiny", "--db", copied.catalogue, "--set", "name=other",
-               "--set", "regularization.count=4")[0] == 0  # fmt: skip
+    assert (
+        cli("run", "tiny", "--db", copied.catalogue, "--set", "name=other", "--set", "regularization.count=4")[0] == 0
+    )
     store = ArtifactStore(copied.artifacts)
     shared = {key for key in store.all_keys() if store.open(key).step in ("train", "retrain", "spectrum", "features")}
     code, out, _ = cli("rm", "other", "--yes", "--db", copied.catalogue)
@@ -260,7 +314,8 @@ def test_a_foreign_module_named_app_is_recognised(tmp_path: Path, monkeypatch):
 
 def test_a_foreign_app_on_the_path_comes_after_ours(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    environment = server.dashboard_environment(Workspace.at(tmp_path / "c.duckdb"), read_only=True)
+    permissions = server.Permissions(read_only=True, token="t")
+    environment = server.dashboard_environment(Workspace.at(tmp_path / "c.duckdb"), permissions, tmp_path / "log")
     first, second = environment["PYTHONPATH"].split(":")
     assert (Path(first) / "tda_backend").is_dir()
     assert second == str(tmp_path)

@@ -8,7 +8,16 @@ from scipy.stats import spearmanr
 
 import tda_backend as tda
 from tda_backend.errors import UsageError
-from tda_backend.runs.comparison_data import Side, agreement, compare, evaluation, predicted_ranks, regularization_at
+from tda_backend.interfaces.reading.comparison import (
+    Side,
+    agreement,
+    compare,
+    evaluation,
+    predicted_ranks,
+    regularization_at,
+)
+from tda_backend.interfaces.reading.records.base import records
+from tda_backend.interfaces.reading.records.configurations import ConfigurationRow
 from tests.app import catalogues
 from tests.app.claims_catalogue import compute_claims
 
@@ -21,8 +30,8 @@ def study(tmp_path_factory):
 
 def side(study, method: str, word: str = "selected", models: int = 0, **parameters) -> Side:
     identity = study.configuration_id(method, **parameters)
-    rows = study.configurations().set_index("configuration_id", drop=False)
-    return Side(identity, regularization_at(study, rows.loc[identity].to_dict(), word), models)
+    rows = {row.configuration_id: row for row in records(study.configurations(), ConfigurationRow)}
+    return Side(identity, regularization_at(study, rows[identity], word), models)
 
 
 def test_the_difference_is_that_of_the_stored_lds(study):
@@ -46,12 +55,11 @@ def test_classes_and_queries_average_to_the_whole(study):
     found = compare(study, a, a)
     assert found.comparison.difference == 0
     assert found.comparison.probability == 0.5
-    frame = found.by_class
-    assert frame["queries"].sum() == study.num_queries
-    weighted = float((frame["a"] * frame["queries"]).sum() / frame["queries"].sum())
-    assert weighted == pytest.approx(found.comparison.lds_a, abs=1e-9)
-    assert found.balanced[0] == pytest.approx(frame["a"].mean(), abs=1e-9)
-    assert set(frame["class"]) <= {"ant", "bee", "cat"}
+    sizes, scores = [row.num_queries for row in found.by_class], [row.a for row in found.by_class]
+    assert sum(sizes) == study.num_queries
+    assert np.average(scores, weights=sizes) == pytest.approx(found.comparison.lds_a, abs=1e-9)
+    assert found.balanced[0] == pytest.approx(np.mean(scores), abs=1e-9)
+    assert {row.name for row in found.by_class} <= {"ant", "bee", "cat"}
 
 
 def test_ranks_computed_anew_are_those_that_were_stored(study):
@@ -81,14 +89,14 @@ def test_agreement_of_two_lists(study):
     first = study.scores("iffim", a.regularization, query=3)
     second = study.scores("tracin", query=3, normalization=False)
     assert found.correlation == pytest.approx(spearmanr(first, second).statistic, abs=1e-9)
-    rows = found.overlap.set_index("top")
-    assert rows.index.tolist() == [5, 60]
+    few, all_of_them = found.overlap
+    assert (few.top, all_of_them.top) == (5, 60)
     best = [set(np.argsort(-row, kind="stable")[:5].tolist()) for row in (first, second)]
-    assert rows.loc[5, "helpful"] == len(best[0] & best[1]) / 5
-    assert rows.loc[60, "helpful"] == rows.loc[60, "harmful"] == 1.0
+    assert few.helpful == len(best[0] & best[1]) / 5
+    assert all_of_them.helpful == all_of_them.harmful == 1.0
     same = agreement(study, a, a, query=3)
     assert same.correlation == pytest.approx(1.0)
-    assert (same.overlap[["helpful", "harmful"]] == 1).to_numpy().all()
+    assert all(row.helpful == row.harmful == 1 for row in same.overlap)
 
 
 def test_lambda_must_fit_the_method(study):

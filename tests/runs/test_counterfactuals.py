@@ -11,15 +11,16 @@ import pandas as pd
 import pytest
 
 from tda_backend.errors import StudyError
-from tda_backend.runs.api import open_study
-from tda_backend.runs.cli import main
-from tda_backend.runs.loo_steps import in_turn
-from tda_backend.runs.quick import quick
-from tda_backend.runs.study import check_study, read_study_file, resolve
-from tda_backend.store import repository
-from tda_backend.store.artifacts import ArtifactStore
-from tda_backend.store.rebuild import disk_use, rebuild, remove_study
-from tda_backend.store.workspace import Workspace
+from tda_backend.interfaces.cli.main import main
+from tda_backend.interfaces.reading.study import open_study
+from tda_backend.studies.steps.leave_one_out import in_turn
+from tda_backend.studies.steps.table import KINDS
+from tda_backend.studies.store import repository
+from tda_backend.studies.store.artifacts import ArtifactStore
+from tda_backend.studies.store.rebuild import DiskUse, disk_use, rebuild, remove_study
+from tda_backend.studies.store.workspace import Workspace
+from tda_backend.studies.study.file import check_study, read_study_file, resolve
+from tda_backend.studies.study.quick import quick
 from tests.runs.conftest import STUDY, TASK, tda
 from tests.runs.counterfactual_tasks import DECIDING, OPTIMUM, VALUES, write_study
 
@@ -85,26 +86,26 @@ def test_the_first_removed_are_the_deciding_ones(deciding: Workspace):
 
 
 def test_a_removal_is_what_retraining_by_hand_gives(deciding: Workspace):
-    from tda_backend.runs.context import RunContext
-    from tda_backend.runs.facts import task_facts
-    from tda_backend.runs.plan import build_plan
+    from tda_backend.models.tasks.registry import load_task
+    from tda_backend.models.training.fit import model_from
+    from tda_backend.models.training.fit import train as train_once
+    from tda_backend.models.training.outputs import evaluate
+    from tda_backend.models.training.retraining.subsets import retraining_seed
+    from tda_backend.models.training.run import TrainingRun
     from tda_backend.seeds import hashed_seed
-    from tda_backend.training.fit import evaluate, model_from
-    from tda_backend.training.fit import train as train_once
-    from tda_backend.training.registry import load_task
-    from tda_backend.training.subsets import retraining_seed
+    from tda_backend.studies.pipeline.context import RunContext
+    from tda_backend.studies.pipeline.facts import task_facts
 
     study = open_study("deciding", deciding)
     task = load_task(study.config["task"])
-    context = RunContext.begin(
-        build_plan(study.config, task_facts(task, study.config["task"])), ArtifactStore(deciding.artifacts)
-    )
+    facts = task_facts(task, study.config["task"])
+    context = RunContext.begin(resolve(study.config), facts, "cpu", ArtifactStore(deciding.artifacts))
     queries = study.examples("queries")["index"].to_numpy()
     kept = np.arange(NUM_DECIDING, 86)
     found = []
     for repeat in range(2):
         seed = retraining_seed(hashed_seed("counterfactual", study.config["seed"]), 0, repeat)
-        (checkpoint,) = train_once(task, context.data["train"], kept, seed, [60])
+        (checkpoint,) = train_once(TrainingRun(task, context.data, kept, seed), [60])
         found.append(evaluate(task, model_from(task, checkpoint.state), context.data["test"]).goodness.numpy()[queries])
     rows = study.removals().query(f"size == {NUM_DECIDING} and configuration_id.notna()")
     for row in rows.to_dict("records"):
@@ -172,12 +173,12 @@ def test_rebuild_and_rm_know_the_tables(deciding: Workspace, tmp_path: Path):
     workspace = Workspace.at(tmp_path / "w" / deciding.catalogue.name)
     before = open_study("deciding", workspace).removals()
     workspace.catalogue.unlink()
-    rebuild(workspace)
+    rebuild(workspace, KINDS)
     pd.testing.assert_frame_equal(open_study("deciding", workspace).removals(), before)
     study_id = open_study("deciding", workspace).study_id
     remove_study(workspace, study_id)
     assert len(repository.removals(workspace, study_id)) == 0
-    assert disk_use(workspace) == {"unused": 0, "damaged": 0}
+    assert disk_use(workspace) == DiskUse({}, unused=0, damaged=0)
 
 
 # ---------------------------------------------------------------- leave-one-out
@@ -246,7 +247,7 @@ def test_detection_of_the_flipped_labels_at_every_regularization(noisy: Workspac
 
 
 def test_sections_left_out_change_nothing():
-    study = resolve({"name": "a", "task": "mnist-mlp", "training": {"epochs": [1]}})
+    study = resolve({"name": "a", "task": "mnist-mlp", "training": {"epochs": [1]}}).to_json()
     assert "removal" not in study
     assert "loo" not in study
     assert "flip_labels" not in study["data"]
@@ -267,7 +268,7 @@ def test_sections_left_out_change_nothing():
         ({"data": {"flip_labels": 1.5}}, "flip_labels"),
         ({"ground_truth": {"alphas": ["1-2/n"]}}, "all but one"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_section_is_named(section: dict, words: str):
     with pytest.raises(StudyError) as caught:
         resolve({"name": "a", "task": "mnist-mlp", "training": {"epochs": [1]}, **section})
@@ -278,30 +279,42 @@ def test_a_wrong_section_is_named(section: dict, words: str):
 @pytest.mark.parametrize("text", ["1-1/n", "loo", "1 - 1/n"])
 def test_all_but_one_can_be_written_as_alpha(num_train: int, text: str):
     study = resolve(
-        {"name": "a", "task": "mnist-mlp", "training": {"epochs": [1]}, "data": {"train": num_train},
-         "ground_truth": {"alphas": [0.5, text]}}
-    )  # fmt: skip
-    alpha = study["ground_truth"]["alphas"][1]
+        {
+            "name": "a",
+            "task": "mnist-mlp",
+            "training": {"epochs": [1]},
+            "data": {"train": num_train},
+            "ground_truth": {"alphas": [0.5, text]},
+        }
+    )
+    alpha = study.ground_truth.alphas[1]
     assert int(alpha * num_train + 0.5) == num_train - 1
     assert float(f"{alpha:g}") == alpha  # as links and labels write it
 
 
 def test_the_quick_version_is_small_and_names_what_it_has():
     study = quick(
-        {"name": "a", "task": "mnist-mlp", "training": {"epochs": [1, 20]}, "methods": {"iffim": {}},
-         "removal": {"sizes": [50, 100, 200, 400], "of": [{"method": "iffim", "epoch": 20}, {"method": "iffim"}]},
-         "loo": {"of": [{"method": "iffim", "projection_dim": 512}]}}
-    )  # fmt: skip
+        {
+            "name": "a",
+            "task": "mnist-mlp",
+            "training": {"epochs": [1, 20]},
+            "methods": {"iffim": {}},
+            "removal": {"sizes": [50, 100, 200, 400], "of": [{"method": "iffim", "epoch": 20}, {"method": "iffim"}]},
+            "loo": {"of": [{"method": "iffim", "projection_dim": 512}]},
+        }
+    )
     resolved = resolve(study)
-    assert resolved["removal"]["queries"] <= 5
-    assert len(resolved["removal"]["sizes"]) <= 3
-    assert resolved["removal"]["of"][0]["epoch"] in resolved["training"]["epochs"]
-    assert resolved["loo"]["of"][0]["projection_dim"] in resolved["methods"]["iffim"]["projection_dim"]
+    assert resolved.removal is not None
+    assert resolved.loo is not None
+    assert resolved.removal.queries <= 5
+    assert len(resolved.removal.sizes) <= 3
+    assert resolved.removal.of[0].epoch in resolved.training.epochs
+    assert resolved.loo.of[0].projection_dim in resolved.methods["iffim"]["projection_dim"]
 
 
 def test_a_study_file_of_counterfactuals_survives_checking_twice(tmp_path: Path):
     content = read_study_file(write_study(tmp_path, DECIDING))
-    assert resolve(resolve(content)) == resolve(content)
+    assert resolve(resolve(content).to_json()) == resolve(content)
     assert check_study(content)["removal"]["of"][0] == {"method": "iffim", "regularization": 0.1}
 
 
@@ -314,8 +327,12 @@ def test_the_plan_says_what_it_costs_before_anything_starts(tmp_path: Path, cli)
     assert not db.parent.exists()
     models = {step["label"].split(":")[0]: step["retrainings"] for step in plan["steps"] if step["retrainings"]}
     assert models == {
-        "train": 1, "retrain on everything, 2 seeds": 2, "remove 1": 8, "remove 2": 8, "remove 6": 8,
-    }  # fmt: skip
+        "train": 1,
+        "retrain on everything, 2 seeds": 2,
+        "remove 1": 8,
+        "remove 2": 8,
+        "remove 6": 8,
+    }
     assert plan["retrainings"] == 1 + 2 + 3 * 3 * 8  # three curves of three sizes, four queries with two seeds each
     assert plan["num_cached"] == 0
     assert plan["seconds"] == pytest.approx(sum(step["seconds"] for step in plan["steps"]))

@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 
 from tda_backend.errors import NumericalError
-from tda_backend.runs import papers, steps
-from tda_backend.runs.api import open_study
-from tda_backend.runs.claim_rules import NOT_RUN
-from tda_backend.runs.cli import main
-from tda_backend.runs.plan import Step
-from tda_backend.store.artifacts import ArtifactStore, provisional_key
-from tda_backend.store.rebuild import disk_use, rebuild
-from tda_backend.store.repository import query
-from tda_backend.store.workspace import Workspace
+from tda_backend.interfaces.cli.main import main
+from tda_backend.interfaces.papers import verdicts as papers
+from tda_backend.interfaces.reading.study import open_study
+from tda_backend.studies.contract.claim import NOT_RUN
+from tda_backend.studies.steps.evaluate import Evaluate
+from tda_backend.studies.steps.table import KINDS
+from tda_backend.studies.store.artifacts import ArtifactStore, provisional_key
+from tda_backend.studies.store.rebuild import disk_use, rebuild
+from tda_backend.studies.store.repository import query
+from tda_backend.studies.store.workspace import Workspace
 from tests.runs.conftest import TASK
 
 STUDY = """
@@ -60,15 +61,15 @@ def half(tmp_path, monkeypatch, capsys):
     """The study, run while the evaluation of unprojected IFFIM at epoch 4 fails; with what was said."""
     (tmp_path / "tiny_task.py").write_text(TASK)
     (tmp_path / "half.toml").write_text(STUDY)
-    evaluate = steps.STEPS["evaluate"]
+    evaluate = Evaluate.run
 
-    def failing(context, step: Step, writer) -> None:
+    def failing(step: Evaluate, context, writer) -> None:
         if "unprojected · epoch 4" in step.label:
             raise NumericalError("It is broken.", "Mend it.")
-        evaluate(context, step, writer)
+        evaluate(step, context, writer)
 
     with monkeypatch.context() as patched:
-        patched.setitem(steps.STEPS, "evaluate", failing)
+        patched.setattr(Evaluate, "run", failing)
         assert main(["run", str(tmp_path / "half.toml"), "--db", str(tmp_path / "c.duckdb")]) == 1
     return Workspace.at(tmp_path / "c.duckdb"), capsys.readouterr()
 
@@ -134,7 +135,7 @@ def test_a_whole_run_replaces_what_was_judged_from_the_others(half, capsys):
     keys = query(place, "SELECT artifact FROM ingested")["artifact"].tolist()
     store = ArtifactStore(place.artifacts)
     assert not any(store.has(provisional_key(key)) for key in keys)
-    assert disk_use(place)["unused"] == 0
+    assert disk_use(place).unused == 0
     assert again(place) == 0
     assert counts(place) == whole
 
@@ -142,9 +143,9 @@ def test_a_whole_run_replaces_what_was_judged_from_the_others(half, capsys):
 def test_what_was_judged_from_the_others_is_kept_by_a_rebuild(half):
     place, _ = half
     before = counts(place)
-    assert disk_use(place)["unused"] == 0
+    assert disk_use(place).unused == 0
     place.catalogue.unlink()
-    rebuild(place)
+    rebuild(place, KINDS)
     assert counts(place) == before
     assert again(place) == 0
     assert (open_study("half", place).verdicts()["verdict"] != NOT_RUN).all()

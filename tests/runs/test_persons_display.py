@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tda_backend.errors import TaskError
-from tda_backend.runs.example_steps import display_row, label_text
+from tda_backend.studies.steps.examples import display_row, label_text
 from tda_backend.types import Display
 from tests.training.tiny import TinyTask
 
@@ -22,11 +22,11 @@ def raising() -> Display:
         (raising, r"show\('train', 3\) of task \"tiny\" fails: ValueError: boom"),
         (lambda: None, "returns a NoneType"),
         (lambda: "a text", "returns a str"),
-        (lambda: Display("text", caption=3), "caption .* is a int"),  # type: ignore[arg-type]
-        (lambda: Display("text", text=None), "text .* is a NoneType"),  # type: ignore[arg-type]
-        (lambda: Display("row", row=[1, 2]), r"show\('train', 3\) .* fails: TypeError"),  # type: ignore[arg-type]
+        (lambda: Display("text", caption=3), "caption .* is a int"),
+        (lambda: Display("text", text=None), "text .* is a NoneType"),
+        (lambda: Display("row", row=[1, 2]), r"show\('train', 3\) .* fails: TypeError"),
         (lambda: Display("image", image=np.zeros((4, 4))), "no uint8"),
-        (lambda: Display("image", image=[[0]]), "fails: AttributeError"),  # type: ignore[arg-type]
+        (lambda: Display("image", image=[[0]]), "fails: AttributeError"),
     ],
 )
 def test_a_broken_show_is_one_line_that_names_it(answer, words: str):

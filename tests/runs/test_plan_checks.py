@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from tda_backend.errors import StudyError
-from tda_backend.runs.facts import TaskFacts, task_facts
-from tda_backend.runs.plan import build_plan
-from tda_backend.runs.quick import quick
-from tda_backend.runs.study import resolve
-from tda_backend.training.registry import load_task
+from tda_backend.models.tasks.registry import load_task
+from tda_backend.studies.pipeline.facts import TaskFacts, task_facts
+from tda_backend.studies.runs.planning import build_plan
+from tda_backend.studies.study.file import resolve
+from tda_backend.studies.study.quick import quick
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_the_quick_version_can_be_computed(facts: TaskFacts, num_parameters: int
     larger = replace(facts, num_parameters=num_parameters)
     content = study(method, curvature=curvature, projection_dim=["none" if curvature == "hessian" else 512])
     plan = build_plan(resolve(quick(content, num_parameters)), larger)
-    assert any(step.name in ("spectrum", "curvature") for step in plan.steps)
+    assert any(step.NAME in ("spectrum", "curvature") for step in plan.steps)
 
 
 def test_the_quick_version_keeps_no_more_eigenvalues_than_iterations(facts: TaskFacts):
@@ -86,5 +86,5 @@ def test_methods_that_follow_a_run_need_one(task: str, method: str, expected: st
 def test_source_keeps_the_checkpoints_of_each_stage():
     content = {**study("source", epochs=20), "task": "rotated-mnist", "training": {"epochs": [20]}}
     plan = build_plan(resolve(content), task_facts(load_task("rotated-mnist"), "rotated-mnist"))
-    trained = next(step for step in plan.steps if step.name == "train")
-    assert trained.settings["epochs"] == [5, 10, 15, 20]
+    trained = next(step for step in plan.steps if step.NAME == "train")
+    assert trained.settings()["epochs"] == [5, 10, 15, 20]

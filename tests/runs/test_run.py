@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from tda_backend.errors import MachineError
-from tda_backend.runs.api import list_studies, open_study
-from tda_backend.store import repository
-from tda_backend.store.artifacts import ArtifactStore
-from tda_backend.store.workspace import Workspace
+from tda_backend.interfaces.reading.study import list_studies, open_study
+from tda_backend.studies.store import repository
+from tda_backend.studies.store.artifacts import ArtifactStore
+from tda_backend.studies.store.workspace import Workspace
 from tests.runs.conftest import ROOT, make_study, tda
 
 KILL_POINTS = [
@@ -128,12 +128,12 @@ def test_a_full_disk_gives_one_line_and_the_next_run_goes_on(tmp_path: Path, cli
         else:
             import duckdb
 
-            from tda_backend.store import ingest
+            from tda_backend.studies.steps.table import KINDS
 
             def refuse(*args):
                 raise duckdb.IOException("IO Error: Could not write file: No space left on device")
 
-            patch.setitem(ingest.HANDLERS, "retrain", refuse)
+            patch.setattr(KINDS["retrain"], "ingest", refuse)
         code, _, err = cli("run", study, "--db", db)
     assert code == 1
     assert err.startswith("tda: No space left")
@@ -148,9 +148,12 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path):
     study = make_study(tmp_path)
     db = tmp_path / "catalogue.duckdb"
     process = subprocess.Popen(
-        [sys.executable, "-m", "tda_backend", "run", str(study), "--db", str(db)], cwd=ROOT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, "-m", "tda_backend", "run", str(study), "--db", str(db)],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert process.stdout is not None
     for line in process.stdout:
         if "retrain" in line or "train" in line:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tda_backend.errors import MachineError
-from tda_backend.runs import server
-from tda_backend.store.workspace import Workspace
+from tda_backend.interfaces.cli import dashboard as server
+from tda_backend.studies.store.workspace import Workspace
 
 
 @pytest.fixture
@@ -24,7 +24,9 @@ def page(tmp_path: Path, monkeypatch) -> Path:
 
 @pytest.mark.usefixtures("page")
 def test_it_starts_answers_and_stops(tmp_path: Path):
-    dashboard = server.Dashboard(Workspace.at(tmp_path / "w" / "c.duckdb"), server.free_port(None, search=True), False)
+    dashboard = server.Dashboard(
+        Workspace.at(tmp_path / "w" / "c.duckdb"), server.free_port(None, search=True), server.Permissions()
+    )
     try:
         dashboard.wait_until_ready()
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -37,6 +39,8 @@ def test_it_starts_answers_and_stops(tmp_path: Path):
 
 def test_a_server_that_ends_at_once_is_reported_with_its_last_words(tmp_path: Path, page: Path):
     page.unlink()
-    dashboard = server.Dashboard(Workspace.at(tmp_path / "w" / "c.duckdb"), server.free_port(None, search=True), False)
-    with pytest.raises(MachineError, match=r"ended with status.*server\.log"):
+    dashboard = server.Dashboard(
+        Workspace.at(tmp_path / "w" / "c.duckdb"), server.free_port(None, search=True), server.Permissions()
+    )
+    with pytest.raises(MachineError, match=r"ended with status.*server-\d+\.output"):
         dashboard.wait_until_ready()

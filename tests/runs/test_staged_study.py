@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from tda_backend.runs.api import open_study
-from tda_backend.runs.cli import main
-from tda_backend.store.workspace import Workspace
-from tda_backend.training.registry import load_task
+from tda_backend.interfaces.cli.main import main
+from tda_backend.interfaces.reading.study import open_study
+from tda_backend.models.tasks.registry import load_task
+from tda_backend.studies.store.workspace import Workspace
 
 TASK = """
 import torch
 from torch import nn
-from tda_backend.training.tasks import ClassificationTask
+from tda_backend.models.tasks import ClassificationTask
 from tda_backend.types import Stage, TrainingSettings
 
 
@@ -78,10 +78,15 @@ def computed(folder, **values: str):
 def test_subsets_and_source_know_the_stages(tmp_path):
     (tmp_path / "staged_task.py").write_text(TASK)
     study = computed(
-        tmp_path, name="staged", task="staged_task.py:factory", epoch="6", number="60", alpha="0.5",
+        tmp_path,
+        name="staged",
+        task="staged_task.py:factory",
+        epoch="6",
+        number="60",
+        alpha="0.5",
         methods="[methods.source]\nepochs = 6\nnum_segments = 2\nnum_checkpoints = 2\n[methods.trak]\n"
         'projection_dim = "none"\nhalf_subset_models = 2',
-    )  # fmt: skip
+    )
     task = load_task(str(tmp_path / "staged_task.py") + ":factory")
     examples = study.examples("train")
     second = task.datasets()["train"]["stage"].numpy()[examples["index"].to_numpy()] == 1
@@ -97,9 +102,14 @@ def test_subsets_and_source_know_the_stages(tmp_path):
 def test_a_regression_at_its_optimum_is_explained_by_influence(tmp_path):
     """The sanity row: at the exact optimum, IF with the Hessian at λ = weight decay ranks subsets nearly perfectly."""
     study = computed(
-        tmp_path, name="ridge", task="concrete-linear-optimum", epoch="1", number="400", alpha="0.9",
+        tmp_path,
+        name="ridge",
+        task="concrete-linear-optimum",
+        epoch="1",
+        number="400",
+        alpha="0.9",
         methods='[methods.if-explicit]\ncurvature = "hessian"\nprojection_dim = "none"',
-    )  # fmt: skip
+    )
     table = study.lds_table()
     rows = table[table["method"] == "if-explicit"]
     assert rows["mean"].max() > 0.95

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tda_backend.errors import StudyError, UsageError
-from tda_backend.runs.quick import quick
-from tda_backend.runs.study import override, read_study_file, regularizations, resolve
+from tda_backend.studies.config.study import Data
+from tda_backend.studies.study.file import override, read_study_file, resolve
+from tda_backend.studies.study.quick import quick
 
 MINIMAL = {"name": "a", "task": "mnist-mlp", "training": {"epochs": [1, 5]}, "methods": {"iffim": {}}}
 
@@ -53,14 +54,17 @@ def test_unknown_method_lists_the_allowed_ones():
 def test_resolving_forgets_order_and_is_idempotent(order: list[str]):
     resolved = resolve({key: copy.deepcopy(MINIMAL[key]) for key in order})
     assert resolved == resolve(copy.deepcopy(MINIMAL))
-    assert resolve(copy.deepcopy(resolved)) == resolved
+    assert resolve(resolved.to_json()) == resolved
 
 
 @pytest.mark.parametrize(
     ("text", "key", "value"),
-    [("data.train=300", ("data", "train"), 300), ("name=other", ("name",), "other"),
-     ("ground_truth.alphas=[0.25, 0.5]", ("ground_truth", "alphas"), [0.25, 0.5])],
-)  # fmt: skip
+    [
+        ("data.train=300", ("data", "train"), 300),
+        ("name=other", ("name",), "other"),
+        ("ground_truth.alphas=[0.25, 0.5]", ("ground_truth", "alphas"), [0.25, 0.5]),
+    ],
+)
 def test_set_takes_toml_values_and_bare_words(text: str, key: tuple[str, ...], value: object):
     found = override(MINIMAL, [text])
     for part in key:
@@ -77,11 +81,11 @@ def test_set_refuses_what_is_no_assignment(text: str):
 
 def test_quick_is_small_whatever_the_study():
     resolved = resolve(quick({**MINIMAL, "training": {"epochs": [1, 5, 50]}, "projection": {"max_dim": 2048}}))
-    assert resolved["data"] == {"train": 600, "validation": 100, "queries": 100}
-    assert resolved["training"]["epochs"] == [1, 5]
-    assert resolved["ground_truth"]["subsets"] == 12
-    assert resolved["name"] == "a-quick"
-    assert resolve(quick({**MINIMAL, "training": {"epochs": [50, 10, 20]}}))["training"]["epochs"] == [10, 20]
+    assert resolved.data == Data(train=600, validation=100, queries=100)
+    assert resolved.training.epochs == [1, 5]
+    assert resolved.ground_truth.subsets == 12
+    assert resolved.name == "a-quick"
+    assert resolve(quick({**MINIMAL, "training": {"epochs": [50, 10, 20]}})).training.epochs == [10, 20]
 
 
 def test_a_method_without_anything_to_compute_is_refused():
@@ -91,11 +95,23 @@ def test_a_method_without_anything_to_compute_is_refused():
     resolve({**MINIMAL, "methods": {"iffim": {**settings, "projection_dim": ["none", 8]}}})
 
 
-def test_default_grid_is_zero_and_32_values():
-    grid = regularizations(resolve(copy.deepcopy(MINIMAL)))
+def test_an_absolute_grid_is_by_default_zero_and_32_values():
+    study = resolve({**copy.deepcopy(MINIMAL), "regularization": {}})
+    grid = study.regularizations
     assert len(grid) == 33
     assert grid[:2] == [0.0, pytest.approx(1e-7)]
     assert grid[-1] == pytest.approx(10)
+    assert not study.regularization.relative
+
+
+def test_a_study_that_says_nothing_of_regularization_has_a_relative_grid_of_four_values_a_decade():
+    study = resolve(copy.deepcopy(MINIMAL))
+    grid = study.regularizations
+    assert len(grid) == 34
+    assert grid[:2] == [0.0, pytest.approx(1e-7)]
+    assert grid[2] / grid[1] == pytest.approx(10**0.25)
+    assert grid[-1] == pytest.approx(10)
+    assert study.regularization.relative
 
 
 @pytest.mark.parametrize("text", ["name = ", "\x00", "a = 1\na = 2"])

@@ -8,22 +8,23 @@ import pytest
 import torch
 
 from tda_backend.errors import StudyError, TaskError
-from tda_backend.runs.facts import check_against_task, task_facts
-from tda_backend.runs.quick import quick
-from tda_backend.runs.study import default_study, resolve
-from tda_backend.runs.task_sources import task_files
-from tda_backend.training.registry import load_task
+from tda_backend.models.tasks.registry import load_task
+from tda_backend.models.tasks.source_text import task_files
+from tda_backend.studies.pipeline.facts import task_facts
+from tda_backend.studies.study.checks import check_against_task
+from tda_backend.studies.study.file import default_study, resolve
+from tda_backend.studies.study.quick import quick
 from tests.runs.conftest import TASK
 
 WIDTHS = (
     TASK.replace(
-        "class Tiny(ClassificationTask):", "class Tiny(ClassificationTask):\n    def __init__(self, width=5):\n"
-        "        self.width = width\n"
+        "class Tiny(ClassificationTask):",
+        "class Tiny(ClassificationTask):\n    def __init__(self, width=5):\n        self.width = width\n",
     )
     .replace("nn.Linear(6, 5)", "nn.Linear(6, self.width)")
     .replace("nn.Linear(5, 3)", "nn.Linear(self.width, 3)")
     + "\n\ndef wide():\n    return Tiny(9)\n"
-)  # fmt: skip
+)
 CONVOLUTIONAL = TASK.replace(
     "nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))",
     "nn.Sequential(nn.Unflatten(1, (1, 6)), nn.Conv1d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))",
@@ -58,16 +59,20 @@ def test_files_that_the_task_imports_from_beside_it_count(tmp_path: Path):
 
 
 def test_a_missing_checkpoint_file_is_named(tmp_path: Path):
-    code = TASK.replace("training = TrainingSettings(num_epochs=4, batch_size=16, learning_rate=0.1, momentum=0.9)",
-                        'training = None\n    checkpoint_files = ("nothere.pt",)')  # fmt: skip
+    code = TASK.replace(
+        "training = TrainingSettings(num_epochs=4, batch_size=16, learning_rate=0.1, momentum=0.9)",
+        'training = None\n    checkpoint_files = ("nothere.pt",)',
+    )
     (tmp_path / "given.py").write_text(code)
     with pytest.raises(TaskError, match=r"nothere\.pt .*does not exist"):
         fingerprint(tmp_path / "given.py")
 
 
 def test_a_trained_model_runs_without_retraining(tmp_path: Path, cli):
-    code = TASK.replace("training = TrainingSettings(num_epochs=4, batch_size=16, learning_rate=0.1, momentum=0.9)",
-                        f'training = None\n    checkpoint_files = ({str(tmp_path / "model.pt")!r},)')  # fmt: skip
+    code = TASK.replace(
+        "training = TrainingSettings(num_epochs=4, batch_size=16, learning_rate=0.1, momentum=0.9)",
+        f"training = None\n    checkpoint_files = ({str(tmp_path / 'model.pt')!r},)",
+    )
     (tmp_path / "given.py").write_text(code)
     (tmp_path / "plain.py").write_text(TASK)
     torch.save(load_task(f"{tmp_path / 'plain.py'}:factory").build_model(1).state_dict(), tmp_path / "model.pt")
@@ -82,10 +87,20 @@ def test_a_trained_model_runs_without_retraining(tmp_path: Path, cli):
 def test_every_projection_works_for_a_model_with_convolutions(tmp_path: Path, cli, kind: str):
     (tmp_path / "conv_task.py").write_text(CONVOLUTIONAL)
     status, out, err = cli(
-        "run", "--task", f"{tmp_path / 'conv_task.py'}:factory", "--db", tmp_path / "c.duckdb",
-        "--set", f"projection.kind={kind}", "--set", "ground_truth.subsets=0",
-        "--set", "methods.iffim.projection_dim=[8]", "--set", 'methods.trak.projection_dim=["none"]',
-    )  # fmt: skip
+        "run",
+        "--task",
+        f"{tmp_path / 'conv_task.py'}:factory",
+        "--db",
+        tmp_path / "c.duckdb",
+        "--set",
+        f"projection.kind={kind}",
+        "--set",
+        "ground_truth.subsets=0",
+        "--set",
+        "methods.iffim.projection_dim=[8]",
+        "--set",
+        'methods.trak.projection_dim=["none"]',
+    )
     assert status == 0, out + err
 
 
@@ -113,7 +128,7 @@ def test_what_cannot_succeed_is_refused_before_the_first_step(facts, truth: dict
 
 def test_the_last_checkpoints_are_the_latest_in_whatever_order_they_are_written():
     study = {"name": "a", "task": "mnist-lr", "training": {"epochs": [1, 2]}, "methods": {"tracin": {"epochs": [2, 1]}}}
-    assert resolve(study)["methods"]["tracin"]["epochs"] == [1, 2]
+    assert resolve(study).methods["tracin"]["epochs"] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +136,7 @@ def test_the_last_checkpoints_are_the_latest_in_whatever_order_they_are_written(
     [{"training": {"epochs": 2}}, {"ground_truth": {"alphas": 0.5}}, {"methods": {"iffim": {"epochs": [2]}}}],
 )
 def test_quick_takes_every_valid_study(change: dict):
-    assert resolve(quick({"name": "a", "task": "mnist-lr", "training": {"epochs": [2]}, **change}))["name"] == "a-quick"
+    assert resolve(quick({"name": "a", "task": "mnist-lr", "training": {"epochs": [2]}, **change})).name == "a-quick"
 
 
 @pytest.mark.parametrize("change", [{"data": 3}, {"methods": "iffim"}, {"training": {"epochs": "x"}}])

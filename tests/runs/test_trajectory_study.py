@@ -11,25 +11,29 @@ import pytest
 import torch
 
 from tda_backend.errors import StudyError, TaskError
-from tda_backend.evaluation.claims import Measured, ratio
-from tda_backend.runs.api import Study, open_study
-from tda_backend.runs.cli import main
-from tda_backend.runs.facts import task_facts
-from tda_backend.runs.lookahead_steps import complete_runs, stored_runs
-from tda_backend.runs.plan import build_plan
-from tda_backend.runs.quick import quick
-from tda_backend.runs.study import read_study_file, resolve
-from tda_backend.runs.trajectory_claims import _times_better
-from tda_backend.runs.trajectory_steps import horizon_steps, removed_positions
-from tda_backend.store.artifacts import ArtifactStore
-from tda_backend.store.rebuild import rebuild
-from tda_backend.store.trajectory_repository import TRAJECTORY_TABLES
-from tda_backend.store.workspace import Workspace
-from tda_backend.training.registry import load_task
-from tda_backend.trajectory.unrolled.influence import unrolled_influence
-from tda_backend.trajectory.unrolled.recording import record
+from tda_backend.interfaces.cli.main import main
+from tda_backend.interfaces.reading.study import Study, open_study
+from tda_backend.models.tasks.registry import load_task
+from tda_backend.models.training.run import TrainingRun
+from tda_backend.numerics.evaluation.claims import Measured, ratio
+from tda_backend.numerics.trajectory.unrolled.influence import unrolled_influence
+from tda_backend.numerics.trajectory.unrolled.queries import Queries
+from tda_backend.numerics.trajectory.unrolled.recording import record
+from tda_backend.studies.claims.unrolled import times_better
+from tda_backend.studies.pipeline.facts import task_facts
+from tda_backend.studies.runs.planning import build_plan
+from tda_backend.studies.steps.lookahead import complete_runs, stored_runs
+from tda_backend.studies.steps.table import KINDS
+from tda_backend.studies.steps.unroll import horizon_steps, removed_positions
+from tda_backend.studies.store.artifacts import ArtifactStore
+from tda_backend.studies.store.rebuild import rebuild
+from tda_backend.studies.store.tables import lookahead, trajectory
+from tda_backend.studies.store.workspace import Workspace
+from tda_backend.studies.study.file import read_study_file, resolve
+from tda_backend.studies.study.quick import quick
 from tests.runs.conftest import TASK
 
+TRAJECTORY_TABLES = tuple(table.name for table in (*trajectory.TABLES, *lookahead.TABLES))
 ADAMW = TASK.replace(
     "TrainingSettings(num_epochs=4, batch_size=16, learning_rate=0.1, momentum=0.9)",
     'TrainingSettings(num_epochs=2, batch_size=16, learning_rate=0.01, optimizer="adamw", betas=(0.9, 0.95), '
@@ -213,8 +217,8 @@ def test_the_method_scores_the_study_s_own_run(study: Study, tmp_path: Path):
     labels = study.examples("train")["label"].tolist()
     names = list(task.class_names)
     data["train"]["y"][torch.from_numpy(rows["train"].copy())] = torch.tensor([names.index(label) for label in labels])
-    seed = plan_of(tmp_path).steps[1].settings["seed"]
-    found = unrolled_influence(record(task, data, rows["train"], seed), rows["queries"])
+    seed = plan_of(tmp_path).steps[1].settings()["seed"]
+    found = unrolled_influence(record(TrainingRun(task, data, rows["train"], seed)), Queries(rows["queries"]))
     np.testing.assert_allclose(np.asarray(scores), found.scores.numpy() * 60, rtol=1e-3, atol=1e-5)
 
 
@@ -288,15 +292,15 @@ def test_a_baseline_near_zero_leaves_a_factor_s_lower_end():
     draws = np.linspace(0.5, 0.7, 1000)
     left = Measured("left", 0.6, draws)
     near = Measured("near", 0.1, np.linspace(-0.05, 0.25, 1000))
-    found = _times_better(left, near, 1.1)
+    found = times_better(left, near, 1.1)
     assert found.value == pytest.approx(6.0)
     assert found.low == pytest.approx(
         np.percentile(np.where(near.draws > 0, draws / near.draws, np.inf), 2.5), rel=1e-2
     )
     assert found.status == "reproduced"
     clear = Measured("clear", 0.5, np.full(1000, 0.5))
-    assert _times_better(left, clear, 1.1) == ratio(left, clear, 1.1)
-    assert _times_better(Measured("none", 0.0, -draws), near, 1.1).status == "inconclusive"
+    assert times_better(left, clear, 1.1) == ratio(left, clear, 1.1)
+    assert times_better(Measured("none", 0.0, -draws), near, 1.1).status == "inconclusive"
 
 
 @pytest.mark.parametrize(
@@ -304,7 +308,7 @@ def test_a_baseline_near_zero_leaves_a_factor_s_lower_end():
     [
         ("removed = 20", "removed = 61", r"trajectory.removed = 61 is too many.*60"),
         ("removed = 20", "removes = 20", r"Did you mean trajectory.removed"),
-        ("horizons = [1, 3, \"all\"]", "horizons = [0]", r"lookahead.horizons.*at least 1"),
+        ('horizons = [1, 3, "all"]', "horizons = [0]", r"lookahead.horizons.*at least 1"),
         ("[lookahead]", "[lookahead]\nfraction = 1.0", r"lookahead.fraction = 1"),
         ("[lookahead]", '[lookahead]\nstrategies = ["best"]', r"lookahead.strategies = 'best'.*look-ahead"),
         ('["hessian", "gauss-newton"]\nhorizons', '["diagonal"]\nhorizons', r"trajectory.curvatures.*gauss-newton"),
@@ -320,7 +324,7 @@ def test_a_baseline_near_zero_leaves_a_factor_s_lower_end():
         ("queries = 26", "queries = 35", r"\[lookahead\] needs test examples beside the 12"),
         ("queries = 26", "queries = 36", r"\[lookahead\] needs test examples beside the 12"),
     ],
-)  # fmt: skip
+)
 def test_what_contradicts_itself_is_named(tmp_path: Path, old: str, new: str, said: str):
     assert old in STUDY
     with pytest.raises(StudyError, match=r"(?s)" + said) as caught:
@@ -343,7 +347,7 @@ def test_a_run_must_have_steps(tmp_path: Path, settings: str, said: str | None):
     )
     text = STUDY.replace("epochs = [2]", f"epochs = [{epochs}]")
     if said is None:
-        assert any(step.name == "trajectory-truth" for step in plan_of(tmp_path, text, task).steps)
+        assert any(step.NAME == "trajectory-truth" for step in plan_of(tmp_path, text, task).steps)
         return
     text = text.replace(
         '[methods.unrolled-influence]\nassume = ["as trained", "sgd"]\ncurvature = ["hessian", "none"]', ""
@@ -354,21 +358,22 @@ def test_a_run_must_have_steps(tmp_path: Path, settings: str, said: str | None):
 
 def test_horizons_beyond_the_end_are_one(tmp_path: Path):
     steps = [
-        step for step in plan_of(tmp_path, STUDY.replace("[1, 3, ", "[1, 3, 8, 20, ")).steps if step.name == "lookahead"
+        step for step in plan_of(tmp_path, STUDY.replace("[1, 3, ", "[1, 3, 8, 20, ")).steps if step.NAME == "lookahead"
     ]
-    assert [step.settings["horizons"] for step in steps] == [[1, 3, "all"]] * 6
+    assert [step.settings()["horizons"] for step in steps] == [[1, 3, "all"]] * 6
 
 
 def test_a_setting_that_diverged_under_a_seed_is_left_out(study: Study):
     store = ArtifactStore(study.workspace.artifacts)
-    stored = [pair for key in store.all_keys() if (a := store.open(key)).step == "lookahead" for pair in stored_runs(a)]
+    stored = [each for key in store.all_keys() if (a := store.open(key)).step == "lookahead" for each in stored_runs(a)]
     whole, none = complete_runs(stored)
     assert len(whole) == len(stored)
     assert not none
-    gone = next(run for name, run in stored if name == "look-ahead" and run.strategy.horizon == 1)
-    rest, left_out = complete_runs([(name, run) for name, run in stored if run is not gone])
+    gone = next(each for each in stored if each.name == "look-ahead" and each.run.strategy.horizon == 1)
+    rest, left_out = complete_runs([each for each in stored if each is not gone])
     assert len(rest) == len(stored) - 3
-    assert left_out == [f"Look-ahead, K = 1 at learning rate {gone.learning_rate:g}: 2 of 3 seeds"]
+    said = [str(each) for each in left_out]
+    assert said == [f"Look-ahead, K = 1 at learning rate {gone.run.learning_rate:g}: 2 of 3 seeds"]
 
 
 def test_dropout_is_refused_before_anything_is_computed(tmp_path: Path):
@@ -382,26 +387,29 @@ def test_dropout_is_refused_before_anything_is_computed(tmp_path: Path):
 
 def test_quick_keeps_the_rates_and_takes_its_own_limits():
     text = {
-        "name": "x", "task": "mnist-mlp-adamw", "quick": {"train": 50, "removed": 4},
-        "trajectory": {"learning_rates": [1e-3, 1e-4, 1e-5]}, "lookahead": {"seeds": 9},
-    }  # fmt: skip
+        "name": "x",
+        "task": "mnist-mlp-adamw",
+        "quick": {"train": 50, "removed": 4},
+        "trajectory": {"learning_rates": [1e-3, 1e-4, 1e-5]},
+        "lookahead": {"seeds": 9},
+    }
     small = quick(text)
     assert small["data"]["train"] == 50
     assert small["trajectory"]["learning_rates"] == [1e-3, 1e-4, 1e-5]
     assert small["trajectory"]["removed"] == 4
     assert small["trajectory"]["seeds"] == 1
     assert small["lookahead"]["seeds"] == 2
-    assert "quick" not in resolve({**small, "methods": {"iffim": {"epochs": [1]}}})
+    assert "quick" not in resolve({**small, "methods": {"iffim": {"epochs": [1]}}}).to_json()
 
 
 def test_a_rebuilt_catalogue_holds_the_same(study: Study, tmp_path: Path):
-    before = {name: study._trajectory(name) for name in TRAJECTORY_TABLES}
+    before = {name: study.trajectory_table(name) for name in TRAJECTORY_TABLES}
     assert all(len(frame) for frame in before.values())
     workspace = Workspace.at(study.workspace.catalogue)
-    rebuild(workspace)
+    rebuild(workspace, KINDS)
     again = open_study("unrolled", workspace)
     for name, frame in before.items():
-        pd.testing.assert_frame_equal(frame, again._trajectory(name))
+        pd.testing.assert_frame_equal(frame, again.trajectory_table(name))
 
 
 def test_a_second_run_computes_nothing(study: Study, capsys):

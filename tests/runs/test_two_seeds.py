@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import tda_backend as tda
-from tda_backend.runs.api import Study
-from tda_backend.runs.cli import main
+from tda_backend.interfaces.cli.main import main
+from tda_backend.interfaces.reading.study import Study
 from tests.runs.conftest import TASK
 
 STUDY = """

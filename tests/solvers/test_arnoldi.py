@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from tda_backend.errors import NumericalError, UsageError
-from tda_backend.solvers.arnoldi import arnoldi_spectrum, extreme_eigenvalues, krylov_basis
-from tda_backend.solvers.products import curvature_product
-from tda_backend.spectral.contraction import scores
-from tests.helpers_numerics import QUERIES, TASKS, VALIDATION, ClassificationExample, assert_close
+from tda_backend.numerics.attribution.arnoldi import arnoldi_spectrum, extreme_eigenvalues, krylov_basis
+from tda_backend.numerics.curvature.products.curvature_product import curvature_product
+from tda_backend.numerics.curvature.pseudo_gradients import Curvature
+from tda_backend.numerics.spectral.contraction import scores
+from tests.helpers_numerics import TASKS, VALIDATION, ClassificationExample, assert_close, probe_of
 from tests.solvers.references import damped, dense_curvature, reference
 
 EVERYONE = range(24)
@@ -18,15 +19,12 @@ EVERYONE = range(24)
 
 def product_of(name: str, kind: str, **settings):
     task = TASKS[name]
-    return curvature_product(task, task.build_model(0), task.datasets()["train"], EVERYONE, kind, **settings)
+    return curvature_product(probe_of(task, **settings), Curvature(kind))
 
 
-def spectrum_of(name: str, kind: str, num_iterations: int, **settings):
-    task = TASKS[name]
-    return arnoldi_spectrum(
-        task, task.build_model(0), task.datasets(), EVERYONE, VALIDATION, QUERIES,
-        curvature=kind, num_iterations=num_iterations, dtype=torch.float64, **settings,
-    )  # fmt: skip
+def spectrum_of(name: str, kind: str, num_iterations: int, batch_size: int = 512, **settings):
+    probe = probe_of(TASKS[name], batch_size=batch_size)
+    return arnoldi_spectrum(probe, Curvature(kind), num_iterations=num_iterations, dtype=torch.float64, **settings)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("mlp", "ggn"), ("linear", "hessian"), ("regression", "true-fisher")])
@@ -72,9 +70,13 @@ def test_selection_is_by_size_and_signs_are_never_lost_silently():
 
     def spectrum(count, **settings):
         return arnoldi_spectrum(
-            task, model, task.datasets(), EVERYONE, VALIDATION, QUERIES,
-            num_iterations=17, num_eigenvalues=count, dtype=torch.float64, **settings,
-        )  # fmt: skip
+            probe_of(task, model),
+            Curvature("hessian"),
+            num_iterations=17,
+            num_eigenvalues=count,
+            dtype=torch.float64,
+            **settings,
+        )
 
     with pytest.raises(NumericalError, match=r"Ritz matrix of the hessian of task 'tiny' is indefinite: \d+ of 14"):
         spectrum(14)

@@ -7,36 +7,25 @@ import dataclasses
 import pytest
 import torch
 
-from tda_backend.attribution.influence import build_spectrum
 from tda_backend.errors import NumericalError, TaskError, UsageError
-from tda_backend.solvers.conjugate_gradient import conjugate_gradient, conjugate_gradient_scores
-from tda_backend.solvers.problem import ambient_problem
-from tda_backend.spectral.contraction import scores
-from tda_backend.spectral.coordinates import Spectrum
-from tda_backend.spectral.solver_filters import Krylov
-from tests.helpers_numerics import QUERIES, TASKS, VALIDATION, assert_close, features_of, random_rows
+from tda_backend.models.probe import Probe
+from tda_backend.numerics.attribution.conjugate_gradient import conjugate_gradient, conjugate_gradient_scores
+from tda_backend.numerics.attribution.influence import influence_spectrum
+from tda_backend.numerics.curvature.problem import ambient_problem
+from tda_backend.numerics.curvature.pseudo_gradients import Curvature
+from tda_backend.numerics.spectral.contraction import scores
+from tda_backend.numerics.spectral.coordinates import Spectrum
+from tda_backend.numerics.spectral.filters.krylov import Krylov
+from tests.helpers_numerics import QUERIES, TASKS, VALIDATION, assert_close, features_of, probe_of, random_rows
 from tests.solvers.references import damped, reference
+from tests.solvers.textbook import textbook
 
 EVERYONE = range(24)
 
 
 def problem_of(name: str, kind: str, **settings):
     task = TASKS[name]
-    return ambient_problem(task, task.build_model(0), task.datasets(), EVERYONE, QUERIES, curvature=kind, **settings)
-
-
-def textbook(matrix, vector, steps):
-    """Return x_t from x₀ = v, as the books have it."""
-    x, r = vector.clone(), vector - matrix @ vector
-    p = r.clone()
-    for _ in range(steps):
-        if float(r @ r) < 1e-30 * float(vector @ vector):
-            break
-        step = (r @ r) / (p @ matrix @ p)
-        x, previous = x + step * p, r @ r
-        r = r - step * (matrix @ p)
-        p = r + (r @ r) / previous * p
-    return x
+    return ambient_problem(probe_of(task, **settings), Curvature(kind))
 
 
 @pytest.mark.parametrize("name", ["mlp", "positions", "regression", "cnn", "transformer"])
@@ -57,7 +46,7 @@ def test_the_krylov_filter_is_conjugate_gradients_on_the_empirical_fisher(name):
     reorthogonalisation), so λ = 1e-3 is compared up to 5 steps and λ = 0.1 up to 7.
     """
     features = features_of(TASKS[name])
-    spectrum = build_spectrum("iffim", features, gram=features.full_gram(), dtype=torch.float64)
+    spectrum = influence_spectrum(features, gram=features.full_gram(), dtype=torch.float64)
     assert spectrum.query_outside is not None
     assert float(spectrum.query_outside.max()) > 1e-3 * float(spectrum.query.square().sum(1).max())
     problem = problem_of(name, "empirical-fisher")
@@ -111,9 +100,9 @@ def test_columns_are_independent_and_batches_do_not_matter(monkeypatch):
     alone = conjugate_gradient(problem.product, problem.queries[3:4], 0.01, max_iter=7)
     together = conjugate_gradient(problem.product, problem.queries, 0.01, max_iter=7)
     assert_close(together[3:4], alone, 1e-10)
-    monkeypatch.setattr("tda_backend.solvers.problem._SOLVED_NUMBERS", 200)  # two queries at a time
+    monkeypatch.setattr("tda_backend.numerics.curvature.problem._SOLVED_NUMBERS", 200)  # two queries at a time
     assert_close(conjugate_gradient_scores(problem, 0.01, max_iter=7).values, whole, 1e-10)
-    monkeypatch.setattr("tda_backend.solvers.products._FACTOR_NUMBERS", 0)
+    monkeypatch.setattr("tda_backend.numerics.curvature.products.curvature_product._FACTOR_NUMBERS", 0)
     for size in (7, 24):
         small = problem_of("mlp", "ggn", batch_size=size)
         assert_close(conjugate_gradient_scores(small, 0.01, max_iter=7).values, whole, 1e-9)
@@ -152,11 +141,11 @@ def test_what_is_refused():
         conjugate_gradient_scores(problem, 1.0, max_iter=0)
     task = TASKS["mlp"]
     with pytest.raises(TaskError, match="no query examples"):
-        ambient_problem(task, task.build_model(0), task.datasets(), EVERYONE, [], curvature="ggn")
+        ambient_problem(Probe(task, task.build_model(0), task.datasets(), EVERYONE, query=[]), Curvature("ggn"))
     broken = {split: dict(part) for split, part in task.datasets().items()}
     broken["test"]["x"] = torch.full_like(broken["test"]["x"], torch.nan)
     with pytest.raises(NumericalError, match=r"In the query examples: .*not finite for 10 of 10"):
-        ambient_problem(task, task.build_model(0), broken, EVERYONE, QUERIES, curvature="ggn")
+        ambient_problem(Probe(task, task.build_model(0), broken, EVERYONE, query=QUERIES), Curvature("ggn"))
 
 
 def test_float32_models_agree_to_their_precision():
@@ -165,7 +154,7 @@ def test_float32_models_agree_to_their_precision():
         split: {key: value.float() if value.is_floating_point() else value for key, value in part.items()}
         for split, part in task.datasets().items()
     }
-    single = ambient_problem(task, task.build_model(0).float(), data, EVERYONE, QUERIES, curvature="ggn")
+    single = ambient_problem(Probe(task, task.build_model(0).float(), data, EVERYONE, query=QUERIES), Curvature("ggn"))
     assert single.queries.dtype == torch.float32
     # Rounding grows with every step: 1e-4 after four, half a percent after ten at λ = 0.01.
     double = conjugate_gradient_scores(problem_of("mlp", "ggn"), 0.01, max_iter=4).values

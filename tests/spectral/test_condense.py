@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tda_backend.evaluation.indicator import Indicator, indicator_curve
-from tda_backend.spectral import condense, one_query
-from tda_backend.spectral.condense import Condenser
-from tda_backend.spectral.contraction import scores
-from tda_backend.spectral.one_query import filtered_products
+from tda_backend.numerics.evaluation.indicator import Indicator, indicator_curve
+from tda_backend.numerics.spectral import condense, one_query
+from tda_backend.numerics.spectral.condense import Condenser
+from tda_backend.numerics.spectral.contraction import scores
+from tda_backend.numerics.spectral.one_query import filtered_products
 from tests.helpers_numerics import make_spectrum, random_rows
 
 LAMBDAS = [1e-9, 1e-6, 1e-3, 0.1, 1.0, 100.0]
@@ -58,7 +58,7 @@ def many(monkeypatch):
     spectrum = make_spectrum(train, query)
     plain = [filtered_products([spectrum], 2, range(60)), indicator_curve([spectrum], LAMBDAS)]
     monkeypatch.setattr(one_query, "MAX_COORDINATES", 10)
-    monkeypatch.setattr("tda_backend.evaluation.indicator.MAX_COORDINATES", 10)
+    monkeypatch.setattr("tda_backend.numerics.evaluation.indicator.MAX_COORDINATES", 10)
     assert condense.MAX_COORDINATES > 10
     return spectrum, plain
 

@@ -7,10 +7,17 @@ import pytest
 import torch
 
 from tda_backend.errors import NumericalError, UsageError
-from tda_backend.spectral.contraction import ScoreMatrix, num_queries, num_train, scores, self_influence, subset_sums
-from tda_backend.spectral.decompose import primal_coordinates
-from tda_backend.spectral.filters import damped_inverse
-from tda_backend.spectral.one_query import candidates, filtered_products
+from tda_backend.numerics.spectral.contraction import (
+    ScoreMatrix,
+    num_queries,
+    num_train,
+    scores,
+    self_influence,
+    subset_sums,
+)
+from tda_backend.numerics.spectral.decompose import primal_coordinates
+from tda_backend.numerics.spectral.filters.damped import damped_inverse
+from tda_backend.numerics.spectral.one_query import candidates, filtered_products
 from tests.helpers_numerics import assert_close, influence_reference, make_spectrum, random_rows, trak_reference
 
 N, M, P = 14, 5, 9

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tda_backend.errors import NumericalError
-from tda_backend.spectral.filters import damped_inverse, damped_inverse_table, pseudo_inverse_cutoff
+from tda_backend.numerics.spectral.filters.base import pseudo_inverse_cutoff
+from tda_backend.numerics.spectral.filters.damped import DampedInverse, damped_inverse
 
 SIGMA = torch.tensor([2.0, 0.5, 1e-3, 1e-14, 0.0], dtype=torch.float64)
 
@@ -53,7 +54,8 @@ def test_bad_eigenvalues_and_overflow_are_refused():
         damped_inverse(torch.tensor([1e-310], dtype=torch.float64), 0.0, 3)
 
 
-def test_table_stacks_the_filters():
-    table = damped_inverse_table(SIGMA, [0.0, 1.0], 10)
+def test_a_table_is_the_weights_one_after_the_other():
+    table = list(DampedInverse().table(SIGMA, [0.0, 1.0], 10))
+    assert torch.equal(table[0], damped_inverse(SIGMA, 0.0, 10))
     assert torch.equal(table[1], damped_inverse(SIGMA, 1.0, 10))
-    assert damped_inverse_table(SIGMA, [], 10).shape == (0, 5)
+    assert list(DampedInverse().table(SIGMA, [], 10)) == []

@@ -1,4 +1,4 @@
-"""Kronecker spectra against their own coordinates written out: segments, sums, storing, and scores at many λ."""
+"""Kronecker spectra against their own coordinates written out: parts, sums, storing, and scores at many λ."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tda_backend.errors import ArtifactError, NumericalError, UsageError
-from tda_backend.spectral import contraction, kronecker, kronecker_rows, kronecker_scores
-from tda_backend.spectral.coordinates import Block, Spectrum
-from tda_backend.spectral.kronecker import KroneckerSpectrum, kronecker_block
-from tda_backend.spectral.kronecker_rows import DenseRows, FactoredRows, LayerRows
-from tda_backend.spectral.solver_filters import Krylov
+from tda_backend.numerics.spectral import contraction
+from tda_backend.numerics.spectral.coordinates import Block, Spectrum
+from tda_backend.numerics.spectral.filters.krylov import Krylov
+from tda_backend.numerics.spectral.kronecker import rows as kronecker_rows
+from tda_backend.numerics.spectral.kronecker import scores as kronecker_scores
+from tda_backend.numerics.spectral.kronecker import spectrum as kronecker
+from tda_backend.numerics.spectral.kronecker.rows import DenseRows, FactoredRows, LayerRows
+from tda_backend.numerics.spectral.kronecker.spectrum import KroneckerBlock, KroneckerSpectrum, kronecker_block
 from tests.helpers_numerics import assert_close
 
 REGULARIZATIONS = (0.0, 1e-6, 1e-3, 0.1, 10.0)
@@ -43,7 +46,11 @@ def random_spectrum(forms=("single", "positions", "dense"), dtype=torch.float64,
             random_rows(form, num, shape, 10 * index + offset, dtype) for offset, num in enumerate((*size, 4))
         )
         other = random_rows(form, 30, shape, 10 * index + 7).values()
-        layers.append(kronecker_block(form, other.square().mean(0).view(shape), train, query, validation, **options))
+        layers.append(
+            kronecker_block(
+                KroneckerBlock(form, other.square().mean(0).view(shape), train, query, validation), **options
+            )
+        )
     return KroneckerSpectrum(tuple(layers))
 
 
@@ -55,37 +62,37 @@ def written_out(spectrum: KroneckerSpectrum) -> Spectrum:
     )
 
 
-@pytest.fixture(params=[16384, 7, 1], ids=lambda size: f"segments of {size}")
-def segment_size(request, monkeypatch):
-    monkeypatch.setattr(kronecker, "SEGMENT_SIZE", request.param)
+@pytest.fixture(params=[16384, 7, 1], ids=lambda size: f"parts of {size}")
+def part_size(request, monkeypatch):
+    monkeypatch.setattr(kronecker, "PART_SIZE", request.param)
     monkeypatch.setattr(kronecker_rows, "_NUMBERS", 64)
     return request.param
 
 
-def test_segments_cover_all_coordinates_in_order(segment_size: int):
+def test_parts_cover_all_coordinates_in_order(part_size: int):
     spectrum, dense = random_spectrum(), written_out(random_spectrum())
-    segments = spectrum.segments()
-    assert torch.equal(torch.cat([segment.eigenvalues for segment in segments]), spectrum.eigenvalues)
+    parts = spectrum.parts()
+    assert torch.equal(torch.cat([part.eigenvalues for part in parts]), spectrum.eigenvalues)
     for group in ("train", "query", "validation"):
-        assert_close(torch.cat([segment.rows(group) for segment in segments], 1), getattr(dense, group), 1e-12)
+        assert_close(torch.cat([part.rows(group) for part in parts], 1), getattr(dense, group), 1e-12)
         index = torch.tensor([3, 0, 1])
-        chosen = torch.cat([segment.rows(group, index) for segment in segments], 1)
+        chosen = torch.cat([part.rows(group, index) for part in parts], 1)
         assert_close(chosen, getattr(dense, group)[index], 1e-12)
     assert [block.size for block in spectrum.blocks] == [20, 18, 10]
 
 
 @pytest.mark.parametrize("num_vectors", [1, 2, 40])
-def test_products_and_sums_equal_those_of_written_out_coordinates(segment_size: int, num_vectors: int):
+def test_products_and_sums_equal_those_of_written_out_coordinates(part_size: int, num_vectors: int):
     generator = torch.Generator().manual_seed(0)
-    for segment in random_spectrum().segments():
-        train = segment.rows("train")
+    for part in random_spectrum().parts():
+        train = part.rows("train")
         vectors = torch.randn(num_vectors, train.shape[1], generator=generator, dtype=torch.float64)
-        assert_close(segment.products(vectors), vectors @ train.T, 1e-12)
+        assert_close(part.products(vectors), vectors @ train.T, 1e-12)
         masks = torch.randn(num_vectors, len(train), generator=generator, dtype=torch.float64)
-        assert_close(segment.sums(masks), masks @ train, 1e-12)
+        assert_close(part.sums(masks), masks @ train, 1e-12)
 
 
-def test_contraction_gives_what_dense_coordinates_give(segment_size: int):
+def test_contraction_gives_what_dense_coordinates_give(part_size: int):
     spectrum, dense = random_spectrum(), written_out(random_spectrum())
     masks = np.random.default_rng(0).random((6, 17)) < 0.5
     for value in REGULARIZATIONS:
@@ -130,7 +137,7 @@ def test_relative_damping_is_the_absolute_one_times_the_scale():
 def test_eigenvalues_at_rounding_level_count_as_zero():
     values = torch.tensor([[1.0, 0.5], [1e-20, 0.0]], dtype=torch.float64)
     rows = [random_rows("single", num, (2, 2), num) for num in (5, 3, 2)]
-    spectrum = KroneckerSpectrum((kronecker_block("a", values, *rows),))
+    spectrum = KroneckerSpectrum((kronecker_block(KroneckerBlock("a", values, *rows)),))
     assert spectrum.num_cut == 2
     truth = written_out(spectrum)
     pseudo = (truth.query[:, :2] / values[0]) @ truth.train[:, :2].T
@@ -144,23 +151,23 @@ def test_null_directions_stay_where_train_coordinates_do_not_vanish():
     train, query, validation = (random_rows("single", num, (2, 3), num) for num in (5, 3, 2))
     assert isinstance(train, FactoredRows)
     null = {"null_inputs": torch.tensor([False, True, True]), "null_outputs": torch.tensor([True, False])}
-    kept = kronecker_block("a", values, train, query, validation, **null)
+    kept = kronecker_block(KroneckerBlock("a", values, train, query, validation), **null)
     assert (kept.size, kept.num_null) == (6, 0)
     train.inputs[:, 1] = 0
     train.deltas[:, 0] = 1e-18
-    dropped = kronecker_block("a", values, train, query, validation, **null)
+    dropped = kronecker_block(KroneckerBlock("a", values, train, query, validation), **null)
     assert (dropped.size, dropped.num_null) == (2, 4)
     dense = DenseRows(train.values().view(5, 2, 3))
-    assert kronecker_block("a", values, dense, query, validation, **null).num_null == 4
+    assert kronecker_block(KroneckerBlock("a", values, dense, query, validation), **null).num_null == 4
 
 
 def test_bad_eigenvalues_are_refused_by_name():
     rows = [random_rows("single", num, (2, 2), num) for num in (5, 3, 2)]
     for value, message in ((-1.0, "negative"), (float("nan"), "not finite"), (0.0, "is 0")):
         with pytest.raises(NumericalError, match=f"layer 'head'.*{message}"):
-            kronecker_block("head", torch.full((2, 2), value, dtype=torch.float64), *rows)
+            kronecker_block(KroneckerBlock("head", torch.full((2, 2), value, dtype=torch.float64), *rows))
     with pytest.raises(UsageError, match="absolute, relative"):
-        kronecker_block("head", torch.ones(2, 2, dtype=torch.float64), *rows, damping="some")  # type: ignore[arg-type]
+        kronecker_block(KroneckerBlock("head", torch.ones(2, 2, dtype=torch.float64), *rows), damping="some")
 
 
 # --- scores at several λ ---------------------------------------------------------------------------------------------
@@ -191,7 +198,7 @@ def test_the_compression_keeps_its_tolerance(logs: list[float], spread: float, t
     generator = torch.Generator().manual_seed(seed)
     scales = 10.0 ** (-spread * torch.rand(shape, generator=generator, dtype=torch.float64))
     rows = [random_rows("single", num, shape, seed + num) for num in (25, 15, 2)]
-    spectrum = KroneckerSpectrum((kronecker_block("a", scales, *rows),))
+    spectrum = KroneckerSpectrum((kronecker_block(KroneckerBlock("a", scales, *rows)),))
     values = [10.0**log for log in logs]
     actual = kronecker_scores.kronecker_scores(spectrum, values, tolerance=tolerance)
     dense = written_out(spectrum)
@@ -219,7 +226,7 @@ def test_the_number_of_products_grows_slower_than_the_number_of_dampings(monkeyp
     generator = torch.Generator().manual_seed(0)
     scales = 10.0 ** (-8 * torch.rand(shape, generator=generator, dtype=torch.float64))
     rows = [random_rows("single", num, shape, num) for num in (40, 20, 2)]
-    spectrum = KroneckerSpectrum((kronecker_block("a", scales, *rows),))
+    spectrum = KroneckerSpectrum((kronecker_block(KroneckerBlock("a", scales, *rows)),))
 
     def mean_rank(values: list[float]) -> float:
         windows = kronecker_scores._plan(spectrum, values, torch.arange(20), 1e-6)

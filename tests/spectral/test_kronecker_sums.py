@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from tda_backend.errors import NumericalError
-from tda_backend.spectral import contraction, kronecker_rows, kronecker_sums
-from tda_backend.spectral.kronecker import KroneckerSpectrum, kronecker_block
-from tda_backend.spectral.kronecker_rows import FactoredRows
-from tda_backend.spectral.kronecker_sums import kronecker_subset_sums
+from tda_backend.numerics.spectral import contraction
+from tda_backend.numerics.spectral.kronecker import rows as kronecker_rows
+from tda_backend.numerics.spectral.kronecker import sums as kronecker_sums
+from tda_backend.numerics.spectral.kronecker.rows import FactoredRows
+from tda_backend.numerics.spectral.kronecker.spectrum import KroneckerBlock, KroneckerSpectrum, kronecker_block
+from tda_backend.numerics.spectral.kronecker.sums import kronecker_subset_sums
 from tests.helpers_numerics import assert_close
 from tests.spectral.test_kronecker import random_spectrum, written_out
 
@@ -37,7 +39,7 @@ def wide_spectrum(dtype: torch.dtype = torch.float64, num: int = 60) -> Kronecke
         eigenvalues = sides[1][:, None] * sides[0]
         eigenvalues[-1, -5:] = 0
         made = [rows(size, *sides) for size in (num, 11, 4)]
-        blocks.append(kronecker_block(f"layer{index}", eigenvalues, *made))
+        blocks.append(kronecker_block(KroneckerBlock(f"layer{index}", eigenvalues, *made)))
     return KroneckerSpectrum(tuple(blocks))
 
 

@@ -8,13 +8,14 @@ import torch
 from scipy.optimize import minimize
 from torch import nn
 
-from tda_backend.attribution.influence import build_spectrum
-from tda_backend.attribution.tracin import tracin_scores
 from tda_backend.errors import ArtifactError, NumericalError, TaskError, UsageError
-from tda_backend.features.checkpoint_features import CheckpointFeatures, checkpoint_features
-from tda_backend.features.projection import Projection, gaussian_from_gram, nested, project_factors
-from tda_backend.methods import METHODS, method
-from tda_backend.spectral.contraction import scores
+from tda_backend.models.probe import Probe
+from tda_backend.numerics.attribution.influence import influence_spectrum, trak_spectrum
+from tda_backend.numerics.attribution.tracin import tracin_scores
+from tda_backend.numerics.features.checkpoint_features import CheckpointFeatures, checkpoint_features
+from tda_backend.numerics.features.projection import Projection, gaussian_from_gram, nested, project_factors
+from tda_backend.numerics.spectral.contraction import scores
+from tda_backend.studies.methods import METHODS, method
 from tests.helpers_numerics import (
     FACTOR_TASKS,
     NUM_CLASSES,
@@ -30,9 +31,11 @@ from tests.helpers_numerics import (
 GRID = [0.0, 1e-7, 1e-3, 1.0]
 MARGIN_TASKS = [name for name in TASKS if TASKS[name].margin_identity]
 
+BUILDERS = {"iffim": influence_spectrum, "trak": trak_spectrum}
+
 
 def by_gram(name, features):
-    return build_spectrum(name, features, gram=features.full_gram(), dtype=torch.float64)
+    return BUILDERS[name](features, gram=features.full_gram(), dtype=torch.float64)
 
 
 def tolerance(value):
@@ -71,13 +74,13 @@ def test_projected_methods(name, dim):
     query, train = projected[features.rows("query")], projected[features.rows("train")]
     if task.margin_identity:
         loss = features.loss_scale[:, None] * train
-        spectrum = build_spectrum("trak", features, projected=projected, dtype=torch.float64)
+        spectrum = trak_spectrum(features, projected=projected, dtype=torch.float64)
         for value in GRID:
             expected = trak_reference(query, train, torch.sigmoid(features.goodness[:24]), value)
             assert_close(scores([spectrum], value), expected, 1e-7 if value == 0 else 1e-8)
     else:
         loss = projected[features.rows("train_loss")]
-    spectrum = build_spectrum("iffim", features, projected=projected, dtype=torch.float64)
+    spectrum = influence_spectrum(features, projected=projected, dtype=torch.float64)
     for value in GRID:
         expected = influence_reference(query, loss, value)
         assert_close(scores([spectrum], value), expected, 1e-7 if value == 0 else 1e-8)
@@ -86,7 +89,7 @@ def test_projected_methods(name, dim):
 def test_a_very_wide_projection_approaches_the_unprojected_answer():
     features = features_of(TASKS["mlp"])
     projected = gaussian_from_gram(features.full_gram(), 200_000, seed=0, dtype=torch.float64)
-    wide = scores([build_spectrum("iffim", features, projected=projected, dtype=torch.float64)], 0.1)
+    wide = scores([influence_spectrum(features, projected=projected, dtype=torch.float64)], 0.1)
     exact = scores([by_gram("iffim", features)], 0.1)
     assert np.corrcoef(wide.ravel(), exact.ravel())[0, 1] > 0.9999
     assert np.abs(wide - exact).max() < 0.03 * np.abs(exact).max()
@@ -161,7 +164,7 @@ def test_the_gram_given_is_left_intact():
     gram = features.full_gram()
     kept = gram.clone()
     for name in ("iffim", "trak"):
-        build_spectrum(name, features, gram=gram)
+        BUILDERS[name](features, gram=gram)
     assert torch.equal(gram, kept)
 
 
@@ -204,7 +207,7 @@ def test_a_positive_score_means_that_up_weighting_really_raises_the_goodness():
             return task.measurement(model, data["test"])
 
     fit(torch.ones(400))
-    features = checkpoint_features(task, model, data, range(400), range(1), range(30))
+    features = checkpoint_features(Probe(task, model, data, range(400), range(1), range(30)))
     before = goodness()
     optimum = [p.detach().clone() for p in parameters]
     predicted = {
@@ -240,16 +243,14 @@ def test_the_method_table_is_complete_and_refuses_politely():
     features = features_of(TASKS["mlp"])
     gram = features.full_gram()
     with pytest.raises(UsageError, match="exactly one"):
-        build_spectrum("iffim", features)
+        influence_spectrum(features)
     with pytest.raises(UsageError, match="exactly one"):
-        build_spectrum("iffim", features, gram=gram, projected=gram)
-    with pytest.raises(UsageError, match="iffim, trak"):
-        build_spectrum("tracin", features, gram=gram)
+        influence_spectrum(features, gram=gram, projected=gram)
     with pytest.raises(UsageError, match="40 vectors"):
-        build_spectrum("iffim", features, projected=torch.zeros(3, 2))
+        influence_spectrum(features, projected=torch.zeros(3, 2))
     regression = features_of(TASKS["regression"])
     with pytest.raises(TaskError, match="margin identity"):
-        build_spectrum("trak", regression, gram=regression.full_gram())
+        trak_spectrum(regression, gram=regression.full_gram())
 
 
 def test_non_finite_examples_are_named_by_group_count_and_index():
@@ -262,4 +263,4 @@ def test_non_finite_examples_are_named_by_group_count_and_index():
     with pytest.raises(TaskError, match="measurement_sign"):
         features_of(task)
     with pytest.raises(TaskError, match="no query examples"):
-        checkpoint_features(TASKS["mlp"], TASKS["mlp"].build_model(0), TASKS["mlp"].datasets(), [0], [0], [])
+        checkpoint_features(Probe(TASKS["mlp"], TASKS["mlp"].build_model(0), TASKS["mlp"].datasets(), [0], [0], []))

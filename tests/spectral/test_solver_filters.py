@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tda_backend.errors import NumericalError, UsageError
-from tda_backend.spectral.contraction import admissible, scores
-from tda_backend.spectral.coordinates import Spectrum, squares_outside
-from tda_backend.spectral.decompose import primal_coordinates
-from tda_backend.spectral.filters import damped_inverse
-from tda_backend.spectral.solver_filters import Krylov, LissaMean, StrictDampedInverse
+from tda_backend.numerics.spectral.contraction import admissible, scores
+from tda_backend.numerics.spectral.coordinates import Spectrum, squares_outside
+from tda_backend.numerics.spectral.decompose import primal_coordinates
+from tda_backend.numerics.spectral.filters.damped import StrictDampedInverse, damped_inverse
+from tda_backend.numerics.spectral.filters.krylov import Krylov
+from tda_backend.numerics.spectral.filters.lissa import LissaMean
 from tests.helpers_numerics import assert_close, random_rows
 
 SIGMA = torch.tensor([2.0, 0.5, 1e-3, 0.0], dtype=torch.float64)
@@ -166,7 +167,7 @@ def test_krylov_in_chunks_of_queries(monkeypatch):
     sigma = torch.logspace(0, -3, 6, dtype=torch.float64)
     (query,) = random_rows(2, (7, 6))
     whole = Krylov(4).weights(sigma, 0.01, 10, query)
-    monkeypatch.setattr("tda_backend.spectral.solver_filters._NUMBERS", 150)
+    monkeypatch.setattr("tda_backend.numerics.spectral.filters.krylov._NUMBERS", 150)
     assert_close(Krylov(4).weights(sigma, 0.01, 10, query), whole, 1e-13)
 
 
@@ -178,9 +179,11 @@ def lissa_sum(sigma: float, regularization: float, scaling: float, depth: int) -
 
 @settings(deadline=None)
 @given(
-    st.floats(-18, 0.99), st.sampled_from([0.0, 1e-12, 1e-5, 0.3, 2.0]), st.sampled_from([5.95, 8.0, 40.0]),
+    st.floats(-18, 0.99),
+    st.sampled_from([0.0, 1e-12, 1e-5, 0.3, 2.0]),
+    st.sampled_from([5.95, 8.0, 40.0]),
     st.sampled_from([0, 1, 2, 7, 100]),
-)  # fmt: skip
+)
 def test_lissa_mean_is_the_sum_of_the_recursion(exponent, regularization, scaling, depth):
     sigma = 10.0**exponent
     phi = LissaMean(scaling, depth).weights(torch.tensor([sigma, 0.0], dtype=torch.float64), regularization, 10)

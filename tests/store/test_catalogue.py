@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,9 +13,8 @@ import duckdb
 import pytest
 
 from tda_backend.errors import CatalogueError
-from tda_backend.store import catalogue, repository
-from tda_backend.store.trajectory_repository import TRAJECTORY_TABLES
-from tda_backend.store.workspace import Workspace
+from tda_backend.studies.store import catalogue, repository
+from tda_backend.studies.store.workspace import Workspace
 
 HOLD = """
 import sys, duckdb
@@ -62,15 +62,30 @@ def another_process_may_write(path: Path) -> bool:
     return result.stdout == "opened\n"
 
 
-def test_every_table_and_column_name_is_known_and_tables_are_documented(workspace: Workspace):
-    tables = repository.query(workspace, "SELECT table_name, comment FROM duckdb_tables()")
-    assert set(tables["table_name"]) == {
-        "meta", "studies", "tasks", "examples", "predictions", "checkpoints", "configurations", "spectra", "lds",
-        "lds_query", "indicator", "selections", "rules", "tuning", "races", "verdicts", "retrainings", "top_examples",
-        "removals", "loo_effects", "loo_scores", "noisy_labels", "noisy_rows", "timings", "jobs", "ingested",
-        *TRAJECTORY_TABLES,
-    }  # fmt: skip
-    assert tables["comment"].notna().all()
+def described(workspace: Workspace) -> dict[str, dict[str, object]]:
+    """Return comments and columns of all tables and views of a catalogue, by name."""
+    with catalogue.reading(workspace) as connection:
+        columns = connection.execute(
+            """SELECT table_name, column_name, data_type, comment FROM duckdb_columns()
+               WHERE schema_name = 'main' AND NOT internal ORDER BY table_name, column_index"""
+        ).fetchall()
+        tables = connection.execute("SELECT table_name, comment FROM duckdb_tables()").fetchall()
+        views = connection.execute("SELECT view_name, comment FROM duckdb_views() WHERE NOT internal").fetchall()
+
+    def of(named: list[tuple]) -> dict[str, object]:
+        return {
+            name: {"comment": comment, "columns": [list(rest) for table, *rest in columns if table == name]}
+            for name, comment in named
+        }
+
+    return {"tables": of(tables), "views": of(views)}
+
+
+def test_the_catalogue_is_that_of_its_schema_version(workspace: Workspace):
+    """Names, order, types and comments; whoever changes them raises SCHEMA_VERSION and writes the file anew."""
+    golden = json.loads((Path(__file__).parent / "golden_catalogue.json").read_text())
+    assert golden.pop("schema_version") == str(catalogue.SCHEMA_VERSION)
+    assert described(workspace) == golden
 
 
 def test_a_writer_in_another_process_is_named(workspace: Workspace, monkeypatch):
@@ -94,6 +109,34 @@ def test_readers_use_the_snapshot_while_the_file_is_held(workspace: Workspace, m
 def test_two_readers_do_not_mind_each_other(workspace: Workspace):
     with held_by_another_process(workspace.catalogue, "read"):
         assert len(repository.query(workspace, "SELECT * FROM meta")) == 2
+
+
+def test_a_held_catalogue_is_opened_once_and_let_go(workspace: Workspace, monkeypatch):
+    opened = []
+    real = catalogue._reader
+    monkeypatch.setattr(catalogue, "_reader", lambda path: (opened.append(path), real(path))[1])
+    with catalogue.held(workspace), catalogue.held(workspace):
+        for _ in range(3):
+            assert len(repository.studies(workspace)) == 0
+        assert not another_process_may_write(workspace.catalogue)
+    assert opened == [workspace.catalogue]
+    assert another_process_may_write(workspace.catalogue)
+    with catalogue.writing(workspace), pytest.raises(ZeroDivisionError), catalogue.held(workspace):
+        raise ZeroDivisionError
+
+
+def test_what_cannot_be_held_is_said_by_the_query(tmp_path: Path):
+    missing = Workspace.at(tmp_path / "catalogue.duckdb")
+    with catalogue.held(missing), pytest.raises(CatalogueError, match="There is no catalogue"):
+        repository.studies(missing)
+
+
+def test_an_owner_holds_its_catalogue_already(workspace: Workspace):
+    catalogue.own(workspace)
+    with catalogue.held(workspace):
+        assert len(repository.studies(workspace)) == 0
+    assert catalogue.owned_here(workspace)
+    catalogue.disown(workspace)
 
 
 def test_publishing_a_snapshot_keeps_other_writers_out(workspace: Workspace):

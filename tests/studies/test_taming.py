@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tda_backend.runs.run_command import embedded_studies
+from tda_backend.studies.study.file import embedded_studies
 from tests.studies.quick_run import check, run_quick
 
 STUDIES = {name: path for name, path in embedded_studies().items() if name.startswith("taming")}

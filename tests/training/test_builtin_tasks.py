@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from tda_backend.training.check import check_task
-from tda_backend.training.data import shipped_arrays, take, validate_data
-from tda_backend.training.fit import evaluate, model_from, train
-from tda_backend.training.mlp import mlp_architecture
-from tda_backend.training.registry import load_task
-from tda_backend.training.tasks import BUILT_IN, margin
-from tda_backend.training.tasks.base import RegressionTask
-from tda_backend.training.tasks.rotated import rotated
+from tda_backend.models.checking.check import check_task
+from tda_backend.models.tasks import BUILT_IN, margin
+from tda_backend.models.tasks.base import RegressionTask
+from tda_backend.models.tasks.built_in.rotated import rotated
+from tda_backend.models.tasks.data import shipped_arrays, take, validate_data
+from tda_backend.models.tasks.registry import load_task
+from tda_backend.models.training.fit import model_from, train
+from tda_backend.models.training.outputs import evaluate
+from tda_backend.models.training.routes.perceptron import mlp_architecture
+from tda_backend.models.training.run import TrainingRun
 from tda_backend.types import Task
 
 # name → (settings that differ from SGD without momentum or decay, widths, train rows, test rows)
@@ -72,8 +74,12 @@ def test_settings_widths_and_sizes(name: str):
     found = task.training
     assert found is not None
     assert (
-        found.num_epochs, found.batch_size, found.learning_rate, found.momentum, found.weight_decay,
-    ) == settings  # fmt: skip
+        found.num_epochs,
+        found.batch_size,
+        found.learning_rate,
+        found.momentum,
+        found.weight_decay,
+    ) == settings
     assert found.optimizer == {"optimum": "lbfgs", "adamw": "adamw"}.get(name.rpartition("-")[2], "sgd")
     assert found.schedule == "constant"
     data = validate_data(task)
@@ -200,7 +206,7 @@ def test_what_is_trained_predicts(name: str, least: float):
     data = validate_data(task)
     end = 20 if name == "concrete-mlp" else 6
     rows = np.arange(len(data["train"]["y"]))[:2000]
-    state = train(task, data["train"], rows, 0, [end])[-1].state
+    state = train(TrainingRun(task, data, rows, 0), [end])[-1].state
     says = evaluate(task, model_from(task, state), data["test"])
     assert says.prediction is not None
     if task.num_classes is None:

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from tda_backend.errors import TaskError
-from tda_backend.training.check import check_task
-from tda_backend.training.checkpoints import load_checkpoints
-from tda_backend.training.registry import load_task
+from tda_backend.models.checking.check import check_task
+from tda_backend.models.tasks.registry import load_task
+from tda_backend.models.training.checkpoints import load_checkpoints
 from tda_backend.types import Display
 from tests.training.tiny import BranchingTask, NormTask, RegressionTask, ResidualTask, TinyTask
 

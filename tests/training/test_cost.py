@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tda_backend.training.cost import autograd_operations, training_seconds
-from tda_backend.training.data import validate_data
-from tda_backend.training.registry import load_task
+from tda_backend.models.tasks.data import validate_data
+from tda_backend.models.tasks.registry import load_task
+from tda_backend.models.training.retraining.cost import autograd_operations, training_seconds
 from tests.training.tiny import ResidualTask
 
 

@@ -11,13 +11,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, jvp, vmap
 
-from tda_backend.seeds import hashed_rng
-from tda_backend.training.check import check_task
-from tda_backend.training.data import shipped_digest, take, validate_data
-from tda_backend.training.fit import evaluate, model_from, train
-from tda_backend.training.registry import load_task
-from tda_backend.training.tasks.gpt import GPT, GPTShape, LayerNorm
-from tda_backend.training.tasks.language import (
+from tda_backend.models.checking.check import check_task
+from tda_backend.models.tasks.built_in.gpt import GPT, GPTShape, LayerNorm
+from tda_backend.models.tasks.built_in.language import (
     CONTEXT,
     FIRST_MODERN_YEAR,
     VOCABULARY,
@@ -27,6 +23,12 @@ from tda_backend.training.tasks.language import (
     encode,
     speeches,
 )
+from tda_backend.models.tasks.data import shipped_digest, take, validate_data
+from tda_backend.models.tasks.registry import load_task
+from tda_backend.models.training.fit import model_from, train
+from tda_backend.models.training.outputs import evaluate
+from tda_backend.models.training.run import TrainingRun
+from tda_backend.seeds import hashed_rng
 from tda_backend.types import Task
 from tests.training.tiny import TinyTask
 
@@ -55,8 +57,10 @@ class Doubled:
         }
 
     def loss(self, parameters: Parameters, batch: dict[str, Tensor] | None = None) -> Tensor:
-        model = lambda *inputs: functional_call(self.model, parameters, inputs)  # noqa: E731
-        return self.task.train_loss(model, self.batch if batch is None else batch).mean()  # type: ignore[arg-type]
+        def model(*inputs):
+            return functional_call(self.model, parameters, inputs)
+
+        return self.task.train_loss(model, self.batch if batch is None else batch).mean()
 
     def hessian_product(self, parameters: Parameters) -> Parameters:
         return jvp(grad(self.loss), (parameters,), (self.direction,))[1]
@@ -82,8 +86,10 @@ def test_vmapped_gradients_are_those_of_single_examples(name: str):
         expected = torch.autograd.grad(loss, list(doubled.model.parameters()))
         torch.testing.assert_close(
             torch.cat([value[example].reshape(-1) for value in found.values()]),
-            torch.cat([value.reshape(-1) for value in expected]), rtol=1e-9, atol=1e-12,
-        )  # fmt: skip
+            torch.cat([value.reshape(-1) for value in expected]),
+            rtol=1e-9,
+            atol=1e-12,
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -107,7 +113,7 @@ def test_the_network_is_small_and_learns():
     assert sum(p.numel() for p in task.build_model(0).parameters()) == 8882
     assert settings is not None
     assert (settings.optimizer, settings.betas, settings.batch_size) == ("adamw", (0.9, 0.95), 64)
-    state = train(task, data["train"], np.arange(3000), 0, [1])[-1].state
+    state = train(TrainingRun(task, data, np.arange(3000), 0), [1])[-1].state
     few = take(data["test"], slice(0, 500))
     says = evaluate(task, model_from(task, state), few)
     assert says.prediction is not None
@@ -123,8 +129,9 @@ def test_the_gpt_has_the_papers_settings_and_its_size():
     assert sum(p.numel() for p in task.build_model(0).parameters()) == 68_928
     data = validate_data(task)
     assert {split: tuple(batch["x"].shape) for split, batch in data.items()} == {
-        "train": (4096, CONTEXT), "test": (1024, CONTEXT),
-    }  # fmt: skip
+        "train": (4096, CONTEXT),
+        "test": (1024, CONTEXT),
+    }
     for batch in data.values():
         assert batch["x"].dtype == batch["y"].dtype == torch.int64
         torch.testing.assert_close(batch["x"][:, 1:], batch["y"][:, :-1], rtol=0, atol=0)
@@ -151,7 +158,7 @@ def test_the_norm_is_pytorchs():
 
 def test_attention_is_pytorchs():
     torch.manual_seed(0)
-    own = GPT(GPTShape(7, 6, 8, 1, 2)).blocks[0].attention  # type: ignore[union-attr]
+    own = GPT(GPTShape(7, 6, 8, 1, 2)).blocks[0].attention
     reference = torch.nn.MultiheadAttention(8, 2, batch_first=True)
     with torch.no_grad():
         reference.in_proj_weight.copy_(own.in_proj.weight)
@@ -203,7 +210,7 @@ def test_fine_tuning_lowers_the_loss_on_other_speeches():
     data = validate_data(task)
     queries = take(data["test"], slice(0, 200))
     before = evaluate(task, task.build_model(0), queries).goodness
-    state = train(task, data["train"], np.arange(512), 0, [3])[-1].state
+    state = train(TrainingRun(task, data, np.arange(512), 0), [3])[-1].state
     after = evaluate(task, model_from(task, state), queries).goodness
     assert float(before.mean()) > -1.75  # 2.5 bits a character
     assert float(after.mean() - before.mean()) > 0.01

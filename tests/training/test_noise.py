@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tda_backend.errors import DataError, UsageError
-from tda_backend.training.noise import flip_labels
+from tda_backend.models.tasks.noise import flip_labels
 
 
 @settings(max_examples=60, deadline=None)

@@ -9,18 +9,20 @@ import pytest
 import torch
 
 from tda_backend.errors import TaskError, UsageError
-from tda_backend.training.check import check_task
-from tda_backend.training.data import take, validate_data
-from tda_backend.training.fit import single_trainer, train
-from tda_backend.training.loop import LoopTrainer
-from tda_backend.training.mlp import mlp_architecture
-from tda_backend.training.registry import load_task
-from tda_backend.training.retraining import retrain_subsets
-from tda_backend.training.schedule import learning_rate, training_settings
-from tda_backend.training.stacked import why_not_stackable
-from tda_backend.training.subsets import training_order
-from tda_backend.trajectory.hydra import hydra_scores
-from tda_backend.trajectory.staged import run_segments
+from tda_backend.models.checking.check import check_task
+from tda_backend.models.tasks.data import take, validate_data
+from tda_backend.models.tasks.registry import load_task
+from tda_backend.models.tasks.settings import training_settings
+from tda_backend.models.training.fit import single_trainer, train
+from tda_backend.models.training.retraining.plan import Retraining
+from tda_backend.models.training.retraining.retraining import retrain_subsets
+from tda_backend.models.training.routes.loop import LoopTrainer
+from tda_backend.models.training.routes.perceptron import mlp_architecture
+from tda_backend.models.training.routes.schedule import learning_rate, training_order
+from tda_backend.models.training.routes.stacked import why_not_stackable
+from tda_backend.models.training.run import TrainingRun
+from tda_backend.numerics.trajectory.hydra import hydra_scores
+from tda_backend.numerics.trajectory.source.staged import run_segments
 from tda_backend.types import TrainingSettings
 from tests.training.tiny import TinyTask
 
@@ -29,21 +31,49 @@ PLAIN = {"momentum": 0.0, "num_epochs": 2}
 ADAM = {**PLAIN, "learning_rate": 0.01, "betas": (0.8, 0.95), "eps": 1e-6}
 # name → (settings, PyTorch's class, its arguments, factor of decoupled decay outside it)
 OPTIMIZERS = {
-    "adam": ({**ADAM, "optimizer": "adam", "weight_decay": 0.1}, torch.optim.Adam,
-             {"betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1}, 0.0),
-    "adamw": ({**ADAM, "optimizer": "adamw", "weight_decay": 0.1}, torch.optim.AdamW,
-              {"betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1}, 0.0),
-    "adam, decoupled": ({**ADAM, "optimizer": "adam", "weight_decay": 0.1, "decoupled_decay": True},
-                        torch.optim.AdamW, {"betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1}, 0.0),
-    "rmsprop": ({**PLAIN, "optimizer": "rmsprop", "learning_rate": 0.01, "smoothing": 0.9, "weight_decay": 0.1},
-                torch.optim.RMSprop, {"alpha": 0.9, "weight_decay": 0.1}, 0.0),
-    "rmsprop, decoupled": ({**PLAIN, "optimizer": "rmsprop", "learning_rate": 0.01, "weight_decay": 0.1,
-                            "decoupled_decay": True}, torch.optim.RMSprop, {}, 0.1),
-    "sgd, decoupled": ({**PLAIN, "momentum": 0.9, "weight_decay": 0.1, "decoupled_decay": True}, torch.optim.SGD,
-                       {"momentum": 0.9}, 0.1),
-    "sgd": ({**PLAIN, "momentum": 0.9, "weight_decay": 0.1}, torch.optim.SGD,
-            {"momentum": 0.9, "weight_decay": 0.1}, 0.0),
-}  # fmt: skip
+    "adam": (
+        {**ADAM, "optimizer": "adam", "weight_decay": 0.1},
+        torch.optim.Adam,
+        {"betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1},
+        0.0,
+    ),
+    "adamw": (
+        {**ADAM, "optimizer": "adamw", "weight_decay": 0.1},
+        torch.optim.AdamW,
+        {"betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1},
+        0.0,
+    ),
+    "adam, decoupled": (
+        {**ADAM, "optimizer": "adam", "weight_decay": 0.1, "decoupled_decay": True},
+        torch.optim.AdamW,
+        {"betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1},
+        0.0,
+    ),
+    "rmsprop": (
+        {**PLAIN, "optimizer": "rmsprop", "learning_rate": 0.01, "smoothing": 0.9, "weight_decay": 0.1},
+        torch.optim.RMSprop,
+        {"alpha": 0.9, "weight_decay": 0.1},
+        0.0,
+    ),
+    "rmsprop, decoupled": (
+        {**PLAIN, "optimizer": "rmsprop", "learning_rate": 0.01, "weight_decay": 0.1, "decoupled_decay": True},
+        torch.optim.RMSprop,
+        {},
+        0.1,
+    ),
+    "sgd, decoupled": (
+        {**PLAIN, "momentum": 0.9, "weight_decay": 0.1, "decoupled_decay": True},
+        torch.optim.SGD,
+        {"momentum": 0.9},
+        0.1,
+    ),
+    "sgd": (
+        {**PLAIN, "momentum": 0.9, "weight_decay": 0.1},
+        torch.optim.SGD,
+        {"momentum": 0.9, "weight_decay": 0.1},
+        0.0,
+    ),
+}
 
 
 class Smooth(TinyTask):
@@ -82,7 +112,7 @@ def by_hand(task: TinyTask, seed: int, kind, arguments: dict, outside: float, cl
 
 def trained(task: TinyTask, seed: int, **arguments) -> torch.Tensor:
     settings = training_settings(task)
-    state = train(task, validate_data(task)["train"], ROWS, seed, [settings.num_epochs], **arguments)[-1].state
+    state = train(TrainingRun(task, validate_data(task), ROWS, seed, **arguments), [settings.num_epochs])[-1].state
     return torch.cat([value.reshape(-1) for value in state.values()])
 
 
@@ -101,11 +131,19 @@ def test_training_is_pytorchs_optimizer(name: str, dtype: torch.dtype):
 
 def test_adams_update_is_its_formula():
     """θ ← (1 − ηω)θ − η·m̂/(√v̂ + ε) for two steps of known gradients, in plain numbers."""
-    task = Smooth(optimizer="adamw", momentum=0.0, weight_decay=0.5, learning_rate=0.1, betas=(0.8, 0.9), eps=0.01,
-                  num_epochs=1, batch_size=15)  # fmt: skip
+    task = Smooth(
+        optimizer="adamw",
+        momentum=0.0,
+        weight_decay=0.5,
+        learning_rate=0.1,
+        betas=(0.8, 0.9),
+        eps=0.01,
+        num_epochs=1,
+        batch_size=15,
+    )
     data, gradients = validate_data(task)["train"], []
     model = task.build_model(0)
-    trainer = LoopTrainer(task, model, training_settings(task), data, ROWS, 0)
+    trainer = LoopTrainer(TrainingRun(task, {"train": data}, ROWS, 0), model, training_settings(task))
     theta = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
     trainer.on_step = lambda state, rows, rate: gradients.append(gradient(task, state, take(data, rows)))
     trainer.train_epoch(1)
@@ -125,9 +163,9 @@ def test_adams_update_is_its_formula():
 def gradient(task: TinyTask, state, batch) -> torch.Tensor:
     model = task.build_model(0)
     model.load_state_dict(dict(state))
-    return torch.cat([g.reshape(-1) for g in torch.autograd.grad(
-        task.train_loss(model, batch).mean(), list(model.parameters())
-    )])  # fmt: skip
+    return torch.cat(
+        [g.reshape(-1) for g in torch.autograd.grad(task.train_loss(model, batch).mean(), list(model.parameters()))]
+    )
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "rmsprop, decoupled"])
@@ -166,9 +204,10 @@ def test_without_warmup_every_rate_is_the_same_number_as_before():
     for schedule in ("constant", "linear", "cosine"):
         settings = TrainingSettings(1, 1, 0.3, schedule=schedule)
         plain = {
-            "constant": lambda t: 0.3, "linear": lambda t: 0.3 * (1 - t / 7),
+            "constant": lambda t: 0.3,
+            "linear": lambda t: 0.3 * (1 - t / 7),
             "cosine": lambda t: 0.3 * (1 + np.cos(np.pi * (t / 7))) / 2,
-        }[schedule]  # fmt: skip
+        }[schedule]
         assert [learning_rate(settings, t, 7) for t in range(7)] == [plain(t) for t in range(7)]
 
 
@@ -206,18 +245,22 @@ def test_settings_without_meaning_are_refused(options, words):
 def test_only_plain_sgd_takes_the_hand_written_routes():
     data = validate_data(TinyTask())
     for options in (
-        {"optimizer": "adamw", "momentum": 0.0}, {"clip_norm": 1.0}, {"decoupled_decay": True},
+        {"optimizer": "adamw", "momentum": 0.0},
+        {"clip_norm": 1.0},
+        {"decoupled_decay": True},
         {"optimizer": "rmsprop", "momentum": 0.0},
-    ):  # fmt: skip
+    ):
         task = TinyTask(**options)
         settings = training_settings(task)
         assert not settings.is_plain_sgd
         assert mlp_architecture(task, task.build_model(0), data["train"]) is None
         assert "plain SGD" in str(why_not_stackable(task, settings, data["train"], np.arange(20)))
-        assert isinstance(single_trainer(task, data["train"], ROWS, 0, "cpu", "auto"), LoopTrainer)
+        assert isinstance(single_trainer(TrainingRun(task, data, ROWS, 0, "cpu", "auto")), LoopTrainer)
         for route in ("mlp", "stacked"):
             with pytest.raises(UsageError, match="plain SGD"):
-                retrain_subsets(task, data, ROWS, np.ones((1, 30), bool), [0], repeats=1, seed=0, route=route)
+                retrain_subsets(
+                    Retraining(task, data, ROWS, np.ones((1, 30), bool), [0], repeats=1, seed=0, route=route)
+                )
     assert TinyTask(warmup=0.2).training.is_plain_sgd
 
 
@@ -232,7 +275,7 @@ def test_processes_retrain_with_the_same_optimizer_bit_for_bit():
     task = load_task("tests.training.test_optimizers:AdamTask")
     data, masks = validate_data(task), np.random.default_rng(0).random((3, 60)) < 0.5
     calls = [
-        retrain_subsets(task, data, range(60), masks, range(3), repeats=1, seed=1, num_processes=count)
+        retrain_subsets(Retraining(task, data, range(60), masks, range(3), repeats=1, seed=1), num_processes=count)
         for count in (1, 2)
     ]
     np.testing.assert_array_equal(*calls)
@@ -244,7 +287,7 @@ def test_methods_that_assume_sgd_say_so():
     with pytest.raises(UsageError, match=r"SOURCE assumes SGD.*AdamW"):
         run_segments(task, data["train"], ROWS, None, 1, 2)
     with pytest.raises(UsageError, match=r"HyDRA assumes SGD.*AdamW.*clipped to norm 0.5"):
-        hydra_scores(task, data, ROWS, [0], 0)
+        hydra_scores(TrainingRun(task, data, ROWS, 0), [0])
 
 
 def test_check_says_which_optimizer_trains():

@@ -11,15 +11,17 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from tda_backend.errors import NumericalError, TaskError
-from tda_backend.training.data import validate_data
-from tda_backend.training.fit import run_trainer, single_trainer, train
-from tda_backend.training.noise import flip_labels
-from tda_backend.training.optimum import GRADIENT_NORM
-from tda_backend.training.registry import load_task
-from tda_backend.training.retraining import retrain_subsets
-from tda_backend.training.subsets import subset_masks
-from tda_backend.training.tasks import RegressionTask
-from tda_backend.training.tasks.base import perceptron
+from tda_backend.models.tasks import RegressionTask
+from tda_backend.models.tasks.base import perceptron
+from tda_backend.models.tasks.data import validate_data
+from tda_backend.models.tasks.noise import flip_labels
+from tda_backend.models.tasks.registry import load_task
+from tda_backend.models.training.fit import run_trainer, single_trainer, train
+from tda_backend.models.training.retraining.plan import Retraining
+from tda_backend.models.training.retraining.retraining import retrain_subsets
+from tda_backend.models.training.retraining.subsets import subset_masks
+from tda_backend.models.training.routes.optimum import GRADIENT_NORM
+from tda_backend.models.training.run import TrainingRun
 from tda_backend.types import TrainingSettings
 from tests.training.tiny import NUM_TRAIN, WIDTH, TinyTask, made
 
@@ -71,7 +73,7 @@ def mean_loss(task, model, batch):
 
 def optimum(task, rows, seed=0):
     data = validate_data(task)["train"]
-    return train(task, data, rows, seed, [1])[0].state
+    return train(TrainingRun(task, {"train": data}, rows, seed), [1])[0].state
 
 
 def test_ridge_regression_has_its_closed_form():
@@ -115,10 +117,12 @@ def test_influence_functions_at_the_optimum_predict_leave_one_out(task):
     batch = {key: value[:count] for key, value in data["train"].items()}
 
     def rowwise(values):
-        return torch.stack([
-            torch.cat([g.reshape(-1) for g in torch.autograd.grad(value, parameters, retain_graph=True)])
-            for value in values
-        ])  # fmt: skip
+        return torch.stack(
+            [
+                torch.cat([g.reshape(-1) for g in torch.autograd.grad(value, parameters, retain_graph=True)])
+                for value in values
+            ]
+        )
 
     gradient = torch.autograd.grad(mean_loss(task, model, batch), parameters, create_graph=True)
     hessian = rowwise(torch.cat([g.reshape(-1) for g in gradient]))  # holds ω: λ = weight decay
@@ -129,7 +133,9 @@ def test_influence_functions_at_the_optimum_predict_leave_one_out(task):
     predicted = -queries @ torch.linalg.solve(hessian, (losses + DECAY * theta).T) / (count - 1)
 
     left_out = ~np.eye(count, dtype=bool)
-    outputs = retrain_subsets(task, data, rows, left_out, range(count), repeats=1, seed=0, num_processes=1)[:, 0]
+    outputs = retrain_subsets(Retraining(task, data, rows, left_out, range(count), repeats=1, seed=0), num_processes=1)[
+        :, 0
+    ]
     effect = goodness.detach().numpy()[:, None] - outputs.T  # positive: the example helped
     assert effect.shape == predicted.shape
     influence = predicted.numpy()
@@ -158,7 +164,8 @@ def test_processes_agree_with_one_process():
     data, rows = validate_data(task), np.arange(120)
     masks = subset_masks(120, 0.5, 3, 0)
     found = [
-        retrain_subsets(task, data, rows, masks, range(3), repeats=1, seed=3, num_processes=count) for count in (1, 2)
+        retrain_subsets(Retraining(task, data, rows, masks, range(3), repeats=1, seed=3), num_processes=count)
+        for count in (1, 2)
     ]
     np.testing.assert_array_equal(found[0], found[1])
 
@@ -191,12 +198,12 @@ def test_dropout_has_no_optimum():
 def test_settings_that_have_no_meaning_are_refused(settings):
     task = Logistic(**settings)
     with pytest.raises(TaskError, match=r"optimizer|optimum"):
-        train(task, validate_data(task)["train"], [0], 0, [1])
+        train(TrainingRun(task, validate_data(task), [0], 0), [1])
 
 
 def test_steps_cannot_be_replayed():
     task = Logistic()
     data, rows = validate_data(task)["train"], np.arange(NUM_TRAIN)
     with pytest.raises(TaskError, match="to its optimum"):
-        single_trainer(task, data, rows, 0, "cpu", "auto")
-    assert len(run_trainer(task, data, rows, 0, "cpu", "auto").states()) == 1
+        single_trainer(TrainingRun(task, {"train": data}, rows, 0, "cpu", "auto"))
+    assert len(run_trainer(TrainingRun(task, {"train": data}, rows, 0, "cpu", "auto")).states()) == 1

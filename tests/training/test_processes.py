@@ -16,33 +16,36 @@ import pytest
 import torch
 
 from tda_backend.errors import MachineError, TaskError
-from tda_backend.training.data import validate_data
-from tda_backend.training.processes import (
+from tda_backend.models.tasks.data import validate_data
+from tda_backend.models.tasks.registry import load_task
+from tda_backend.models.training.retraining.plan import Retraining
+from tda_backend.models.training.retraining.processes import (
     ProcessPool,
     close_pool,
     default_num_processes,
     num_warm_processes,
     shared_pool,
 )
-from tda_backend.training.registry import load_task
-from tda_backend.training.retraining import retrain_subsets
-from tda_backend.training.subsets import subset_masks
+from tda_backend.models.training.retraining.retraining import retrain_subsets
+from tda_backend.models.training.retraining.subsets import subset_masks
 from tests.training.tiny import NUM_TRAIN, TinyTask
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LONG = """
     import sys, torch
-    from tda_backend.training.data import validate_data
-    from tda_backend.training.processes import shared_pool
-    from tda_backend.training.retraining import retrain_subsets
-    from tda_backend.training.subsets import subset_masks
+    from tda_backend.models.tasks.data import validate_data
+    from tda_backend.models.training.retraining.plan import Retraining
+    from tda_backend.models.training.retraining.processes import shared_pool
+    from tda_backend.models.training.retraining.retraining import retrain_subsets
+    from tda_backend.models.training.retraining.subsets import subset_masks
     from tests.training.tiny import NUM_TRAIN, TinyTask
     task = TinyTask(torch.float32, num_epochs={epochs})
     def report(done, total):
         if done:
             print(*shared_pool().pids, flush=True)
-    out = retrain_subsets(task, validate_data(task), range(NUM_TRAIN), subset_masks(NUM_TRAIN, 0.5, 2, 0), [0, 1],
-                          repeats=1, seed=0, num_processes=2, on_progress=report)
+    masks = subset_masks(NUM_TRAIN, 0.5, 2, 0)
+    retraining = Retraining(task, validate_data(task), range(NUM_TRAIN), masks, [0, 1], repeats=1, seed=0)
+    out = retrain_subsets(retraining, num_processes=2, on_progress=report)
     print("sum", float(out.sum()), flush=True)
 """
 
@@ -58,7 +61,9 @@ def retrained(task, num_processes, **options):
     masks = subset_masks(NUM_TRAIN, 0.5, 2, 0)
     data = validate_data(task)
     return retrain_subsets(
-        task, data, range(NUM_TRAIN), masks, [0, 1], repeats=1, seed=0, num_processes=num_processes, **options
+        Retraining(task, data, range(NUM_TRAIN), masks, [0, 1], repeats=1, seed=0),
+        num_processes=num_processes,
+        **options,
     )
 
 
@@ -205,7 +210,7 @@ def test_a_pool_that_cannot_start_says_so(monkeypatch):
 def test_processes_notice_another_parent_even_if_a_fork_holds_their_input():
     program = """
         import os, time
-        from tda_backend.training.processes import shared_pool
+        from tda_backend.models.training.retraining.processes import shared_pool
         pool = shared_pool()
         pool.start(1)
         print(*pool.pids, flush=True)

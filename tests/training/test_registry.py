@@ -11,8 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import tda_backend
 from tda_backend.errors import TaskError, UsageError
-from tda_backend.training.registry import BUILT_IN, load_task, task_folder, task_spec
+from tda_backend.interfaces.reading.study import open_study
+from tda_backend.models import tasks
+from tda_backend.models.checking.check import check_task
+from tda_backend.models.tasks.registry import BUILT_IN, load_task, task_folder, task_spec
+from tda_backend.models.training.retraining.plan import Retraining
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -66,6 +71,40 @@ def test_a_file_gives_its_task(tmp_path, name):
     assert task_spec(task) == f"{path}:{name}"
     assert sys.path == before
     assert "class Mine" in task.source()
+
+
+OLD_ADDRESSES = """
+    import torch
+    from torch import nn
+    from tda_backend.errors import TaskError
+    from tda_backend.training.tasks import ClassificationTask, MnistLR, RegressionTask, margin
+    from tda_backend.types import Batch, Display, Stage, Task, TrainingSettings
+
+    class Mine(ClassificationTask):
+        name = "mine"
+        num_classes = 2
+        training = TrainingSettings(num_epochs=2, batch_size=4, learning_rate=0.1)
+        def datasets(self) -> dict[str, Batch]:
+            y = torch.arange(12) % 2
+            rows = {"x": y[:, None] + torch.linspace(-1, 1, 24).reshape(12, 2), "y": y}
+            return {"train": rows, "test": rows}
+        def build_model(self, seed):
+            torch.manual_seed(seed)
+            return nn.Linear(2, 2)
+
+    class Digits(MnistLR):
+        name = "digits"
+"""
+"""What people's own files import since the first version: these addresses stay."""
+
+
+def test_own_files_may_name_the_old_addresses(tmp_path):
+    path = written(tmp_path, OLD_ADDRESSES)
+    task = load_task(f"{path}:Mine")
+    assert isinstance(task, tasks.ClassificationTask)
+    assert all(row.passed for row in check_task(task))
+    assert isinstance(load_task(f"{path}:Digits"), tasks.built_in.images.MnistLR)
+    assert tda_backend.open_study is open_study
 
 
 def test_an_edited_file_is_loaded_afresh(tmp_path):
@@ -163,10 +202,10 @@ def test_a_module_in_the_current_folder_gives_its_task(two):
 
 
 def test_training_processes_find_that_module_from_any_folder(two, monkeypatch, tmp_path_factory):
-    from tda_backend.training.data import validate_data
-    from tda_backend.training.processes import close_pool, num_warm_processes
-    from tda_backend.training.retraining import retrain_subsets
-    from tda_backend.training.subsets import subset_masks
+    from tda_backend.models.tasks.data import validate_data
+    from tda_backend.models.training.retraining.processes import close_pool, num_warm_processes
+    from tda_backend.models.training.retraining.retraining import retrain_subsets
+    from tda_backend.models.training.retraining.subsets import subset_masks
     from tests.training.tiny import NUM_TRAIN
 
     task, masks = load_task("two:big"), subset_masks(NUM_TRAIN, 0.5, 2, 0)
@@ -174,10 +213,12 @@ def test_training_processes_find_that_module_from_any_folder(two, monkeypatch, t
     found = []
     try:
         for num_processes in (2, 1):
-            found.append(retrain_subsets(
-                task, validate_data(task), range(NUM_TRAIN), masks, [0, 1], repeats=1, seed=0,
-                num_processes=num_processes,
-            ))  # fmt: skip
+            found.append(
+                retrain_subsets(
+                    Retraining(task, validate_data(task), range(NUM_TRAIN), masks, [0, 1], repeats=1, seed=0),
+                    num_processes=num_processes,
+                )
+            )
             if num_processes == 2:
                 assert num_warm_processes() == 2
     finally:
@@ -191,8 +232,13 @@ def test_the_console_script_finds_a_module_in_the_current_folder(two):
         pytest.skip("the package is not installed here")
     # PYTHONPATH for tests.training.tiny alone
     done = subprocess.run(
-        [script, "check", "two:big"], cwd=two, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        [script, "check", "two:big"],
+        cwd=two,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert "No module named" not in done.stdout + done.stderr
     assert "parameters; the seed decides them" in done.stdout

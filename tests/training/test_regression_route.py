@@ -11,13 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tda_backend.training.data import validate_data
-from tda_backend.training.fit import train
-from tda_backend.training.mlp import mlp_architecture
-from tda_backend.training.retraining import retrain_subsets
-from tda_backend.training.subsets import subset_masks
-from tda_backend.training.tasks import RegressionTask
-from tda_backend.training.tasks.base import perceptron
+from tda_backend.models.tasks import RegressionTask
+from tda_backend.models.tasks.base import perceptron
+from tda_backend.models.tasks.data import validate_data
+from tda_backend.models.training.fit import train
+from tda_backend.models.training.retraining.plan import Retraining
+from tda_backend.models.training.retraining.retraining import retrain_subsets
+from tda_backend.models.training.retraining.subsets import subset_masks
+from tda_backend.models.training.routes.perceptron import mlp_architecture
+from tda_backend.models.training.run import TrainingRun
 from tests.training.test_routes import SETTINGS, final_states
 from tests.training.tiny import NUM_TRAIN, WIDTH, TinyTask, made
 from tests.training.tiny import SETTINGS as BASE
@@ -72,7 +74,10 @@ def test_momentum_with_decay_is_exact(kind, momentum, decay, schedule, batch_siz
     indices = [np.arange(40)]
     found, expected = (final_states(task, route, indices, [seed])[0] for route in ("mlp", "loop"))
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-9, atol=1e-11)
+        if bool(expected[name].isfinite().all()):
+            torch.testing.assert_close(found[name], expected[name], rtol=1e-9, atol=1e-11)
+        else:  # small batches, momentum and these rates: a run that diverges does so on both routes
+            assert not bool(found[name].isfinite().all())
 
 
 def test_only_the_unchanged_squared_error_of_one_output_is_taken():
@@ -103,13 +108,14 @@ def test_only_the_unchanged_squared_error_of_one_output_is_taken():
     assert mlp_architecture(OwnMeasurement(), OwnMeasurement().build_model(0), data) is not None
 
 
-@pytest.mark.parametrize("options", [{"route": "loop"}, {"route": "mlp", "num_processes": 2}, {"route": "stacked"}])
-def test_retraining_a_regression_gives_goodness(options):
+@pytest.mark.parametrize(("route", "count"), [("loop", None), ("mlp", 2), ("stacked", None)])
+def test_retraining_a_regression_gives_goodness(route, count):
     task = Curve()
     masks = subset_masks(NUM_TRAIN, 0.5, 3, seed=2)
     data, rows = validate_data(task), range(NUM_TRAIN)
-    reference = retrain_subsets(task, data, rows, masks, [0, 1, 2], repeats=1, seed=5, num_processes=1)
-    found = retrain_subsets(task, data, rows, masks, [0, 1, 2], repeats=1, seed=5, **options)
+    reference = retrain_subsets(Retraining(task, data, rows, masks, [0, 1, 2], repeats=1, seed=5), num_processes=1)
+    retraining = Retraining(task, data, rows, masks, [0, 1, 2], repeats=1, seed=5, route=route)
+    found = retrain_subsets(retraining, num_processes=count)
     np.testing.assert_allclose(found, reference, rtol=1e-5, atol=1e-6)
     assert (found <= 0).all()  # minus an absolute error
-    train(task, data["train"], rows, 0, [1], route="mlp")
+    train(TrainingRun(task, data, rows, 0, route="mlp"), [1])

@@ -7,13 +7,16 @@ import pytest
 import torch
 
 from tda_backend.errors import MachineError, NumericalError, TaskError, UsageError
-from tda_backend.training import retraining
-from tda_backend.training.data import validate_data
-from tda_backend.training.fit import goodness_of, model_from, train
-from tda_backend.training.processes import close_pool
-from tda_backend.training.registry import load_task
-from tda_backend.training.retraining import retrain_subsets
-from tda_backend.training.subsets import retraining_seed, subset_masks
+from tda_backend.models.tasks.data import validate_data
+from tda_backend.models.tasks.registry import load_task
+from tda_backend.models.training.fit import model_from, train
+from tda_backend.models.training.outputs import goodness_of
+from tda_backend.models.training.retraining import routes
+from tda_backend.models.training.retraining.plan import Retraining
+from tda_backend.models.training.retraining.processes import close_pool
+from tda_backend.models.training.retraining.retraining import retrain_subsets
+from tda_backend.models.training.retraining.subsets import retraining_seed, subset_masks
+from tda_backend.models.training.run import TrainingRun
 from tests.training.tiny import (
     NUM_TEST,
     NUM_TRAIN,
@@ -36,8 +39,10 @@ def retrained(task, masks=None, ids=None, **options):
     """Retrain with everything defaulted that a test does not vary."""
     masks = subset_masks(NUM_TRAIN, 0.5, 3, seed=0) if masks is None else masks
     ids = range(len(masks)) if ids is None else ids
-    options = {"repeats": 1, "seed": 0, "num_processes": 1, **options}
-    return retrain_subsets(task, validate_data(task), range(masks.shape[1]), masks, ids, **options)
+    own = {name: options.pop(name) for name in ("repeats", "seed", "route") if name in options}
+    own = {"repeats": 1, "seed": 0, **own}
+    retraining = Retraining(task, validate_data(task), range(masks.shape[1]), masks, ids, **own)
+    return retrain_subsets(retraining, **{"num_processes": 1, **options})
 
 
 def test_masks_have_exact_sizes_and_prefixes():
@@ -87,7 +92,7 @@ def test_subsets_of_unequal_sizes_can_be_stacked():
 
 
 def test_more_models_than_a_stack_holds(monkeypatch):
-    monkeypatch.setattr(retraining, "STACK_SIZE", 2)
+    monkeypatch.setattr(routes, "STACK_SIZE", 2)
     found = retrained(TinyTask(), route="stacked")
     np.testing.assert_allclose(found, retrained(TinyTask(), route="loop"), rtol=1e-6, atol=1e-6)
 
@@ -97,8 +102,8 @@ def test_a_subset_of_everything_is_an_ordinary_training_run():
     data = validate_data(task)
     masks = np.ones((1, 30), dtype=bool)
     rows = np.arange(20, 50)
-    found = retrain_subsets(task, data, rows, masks, [9], repeats=1, seed=5, num_processes=1)
-    final = train(task, data["train"], rows, retraining_seed(5, 9, 0), [task.training.num_epochs])[-1]
+    found = retrain_subsets(Retraining(task, data, rows, masks, [9], repeats=1, seed=5), num_processes=1)
+    final = train(TrainingRun(task, data, rows, retraining_seed(5, 9, 0)), [task.training.num_epochs])[-1]
     np.testing.assert_array_equal(found[0, 0], goodness_of(task, model_from(task, final.state), data["test"]).numpy())
 
 
@@ -188,7 +193,7 @@ def test_mnist_mlp_routes_agree_and_learn():
     task = load_task("mnist-mlp")
     data = validate_data(task)
     rows = np.arange(0, 7000, 7)
-    states = {route: train(task, data["train"], rows, 1, [3], route=route)[0].state for route in ("mlp", "loop")}
+    states = {route: train(TrainingRun(task, data, rows, 1, route=route), [3])[0].state for route in ("mlp", "loop")}
     for name, value in states["loop"].items():
         torch.testing.assert_close(states["mlp"][name], value, rtol=1e-3, atol=1e-5)
     model = model_from(task, states["mlp"])

@@ -10,14 +10,18 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tda_backend.errors import NumericalError, TaskError, UsageError
-from tda_backend.training.data import validate_data
-from tda_backend.training.dropout import EpochMasks, HashedDropout, MaskStream, hash_dropout, keep_scale
-from tda_backend.training.fit import evaluate, model_from, train
-from tda_backend.training.loop import LoopTrainer
-from tda_backend.training.mlp import MLPTrainer, mlp_architecture
-from tda_backend.training.schedule import learning_rate, training_settings
-from tda_backend.training.stacked import StackedTrainer, why_not_stackable
-from tda_backend.training.subsets import subset_masks, training_order
+from tda_backend.models.tasks.data import validate_data
+from tda_backend.models.tasks.settings import training_settings
+from tda_backend.models.training.fit import model_from, train
+from tda_backend.models.training.outputs import evaluate
+from tda_backend.models.training.retraining.subsets import subset_masks
+from tda_backend.models.training.routes.dropout import EpochMasks, HashedDropout, MaskStream, hash_dropout, keep_scale
+from tda_backend.models.training.routes.loop import LoopTrainer
+from tda_backend.models.training.routes.mlp import MLPTrainer
+from tda_backend.models.training.routes.perceptron import mlp_architecture
+from tda_backend.models.training.routes.schedule import learning_rate, training_order
+from tda_backend.models.training.routes.stacked import StackedTrainer, why_not_stackable
+from tda_backend.models.training.run import RunGroup, TrainingRun
 from tests.training.tiny import (
     NUM_TRAIN,
     BranchingTask,
@@ -43,10 +47,10 @@ def final_states(task, route, indices, seeds):
     data, chosen = validate_data(task)["train"], training_settings(task)
     models = [task.build_model(seed) for seed in seeds]
     if route == "functional":
-        trainers = [StackedTrainer(task, models, chosen, data, indices, seeds)]
+        trainers = [StackedTrainer(task, models, chosen, RunGroup(data, indices, seeds))]
     elif route == "loop":
         trainers = [
-            LoopTrainer(task, model, chosen, data, rows, seed)
+            LoopTrainer(TrainingRun(task, {"train": data}, rows, seed), model, chosen)
             for model, rows, seed in zip(models, indices, seeds, strict=True)
         ]
     else:
@@ -58,11 +62,8 @@ def final_states(task, route, indices, seeds):
             MLPTrainer(
                 architecture,
                 chosen,
-                data,
-                ("x", "y"),
+                RunGroup(data, indices[group], seeds[group]),
                 states[group],
-                indices[group],
-                seeds[group],
                 stacked=route == "stacked",
             )
             for group in groups
@@ -188,9 +189,14 @@ def test_dropout_that_never_drops_does_not_shift_the_masks_of_others():
     class Mixed(TinyTask):
         def modules(self):
             return nn.Sequential(
-                nn.Linear(12, 9), nn.ReLU(), nn.Dropout(0.0), nn.Linear(9, 7), nn.ReLU(), nn.Dropout(0.5),
+                nn.Linear(12, 9),
+                nn.ReLU(),
+                nn.Dropout(0.0),
+                nn.Linear(9, 7),
+                nn.ReLU(),
+                nn.Dropout(0.5),
                 nn.Linear(7, 3),
-            )  # fmt: skip
+            )
 
     indices = [np.arange(30)]
     one, other = (final_states(Mixed(), route, indices, [3])[0] for route in ("mlp", "loop"))
@@ -260,8 +266,12 @@ def test_train_is_reproducible_and_prefix_stable(route):
     task = TinyTask(torch.float32)
     data = validate_data(task)["train"]
     ticks: list[tuple[int, int]] = []
-    first = train(task, data, range(40), 7, [1, 3], on_progress=lambda *tick: ticks.append(tick), route=route)
-    again = train(task, data, range(40), 7, [1], route=route)
+    first = train(
+        TrainingRun(task, {"train": data}, range(40), 7, route=route),
+        [1, 3],
+        on_progress=lambda *tick: ticks.append(tick),
+    )
+    again = train(TrainingRun(task, {"train": data}, range(40), 7, route=route), [1])
     assert [c.epoch for c in first] == [1, 3]
     assert ticks == [(1, 3), (2, 3), (3, 3)]
     for name, value in first[0].state.items():
@@ -276,7 +286,7 @@ def test_training_does_not_touch_the_callers_random_state_or_threads():
     task = OwnRandomnessTask(torch.float32)
     torch.manual_seed(0)
     before, threads = torch.random.get_rng_state(), torch.get_num_threads()
-    train(task, validate_data(task)["train"], range(20), 1, [1])
+    train(TrainingRun(task, validate_data(task), range(20), 1), [1])
     assert torch.equal(before, torch.random.get_rng_state())
     assert torch.get_num_threads() == threads
 
@@ -287,35 +297,49 @@ def test_training_does_not_touch_the_callers_random_state_or_threads():
         ({"epochs": [0]}, "1…3"),
         ({"epochs": [4]}, "1…3"),
         ({"epochs": []}, "1…3"),
-        ({"indices": [60]}, "out of range"),
-        ({"indices": [-1]}, "out of range"),
-        ({"indices": []}, "No training example"),
+        ({"rows": [60]}, "out of range"),
+        ({"rows": [-1]}, "out of range"),
+        ({"rows": []}, "No training example"),
         ({"route": "fast"}, "no training route"),
     ],
 )
 def test_train_refuses_what_is_out_of_range(arguments, words):
     task = TinyTask()
+    wanted = {"rows": [0], "route": "auto", "epochs": [1], **arguments}
+    run = TrainingRun(task, validate_data(task), wanted["rows"], 0, route=wanted["route"])
     with pytest.raises(UsageError, match=words):
-        train(task, validate_data(task)["train"], **{"indices": [0], "seed": 0, "epochs": [1], **arguments})
+        train(run, wanted["epochs"])
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("num_epochs", 0), ("batch_size", 0), ("learning_rate", 0.0), ("momentum", 1.0), ("schedule", "step"),
-     ("num_epochs", "2"), ("num_epochs", 2.0), ("batch_size", True), ("learning_rate", "0.1"),
-     ("learning_rate", float("nan")), ("momentum", None), ("weight_decay", float("inf")), ("schedule", [])],
-)  # fmt: skip
+    [
+        ("num_epochs", 0),
+        ("batch_size", 0),
+        ("learning_rate", 0.0),
+        ("momentum", 1.0),
+        ("schedule", "step"),
+        ("num_epochs", "2"),
+        ("num_epochs", 2.0),
+        ("batch_size", True),
+        ("learning_rate", "0.1"),
+        ("learning_rate", float("nan")),
+        ("momentum", None),
+        ("weight_decay", float("inf")),
+        ("schedule", []),
+    ],
+)
 def test_settings_out_of_range_are_named(key, value):
     task = TinyTask(**{key: value})
     with pytest.raises(TaskError, match=f"training.{key}"):
-        train(task, validate_data(task)["train"], [0], 0, [1])
+        train(TrainingRun(task, validate_data(task), [0], 0), [1])
 
 
 @pytest.mark.parametrize("route", ["auto", "loop"])
 def test_divergence_is_reported_with_its_epoch(route):
     task = DivergingTask()
     with pytest.raises(NumericalError, match=r"diverged: .* after epoch"):
-        train(task, validate_data(task)["train"], range(60), 0, [4], route=route)
+        train(TrainingRun(task, validate_data(task), range(60), 0, route=route), [4])
 
 
 def test_evaluation_applies_the_sign_once_and_in_eval_mode():

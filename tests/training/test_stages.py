@@ -10,14 +10,16 @@ import torch
 from torch import nn
 
 from tda_backend.errors import DataError, TaskError, UsageError
+from tda_backend.models.tasks.data import validate_data
+from tda_backend.models.tasks.registry import load_task
+from tda_backend.models.training.fit import run_trainer, single_trainer, train
+from tda_backend.models.training.retraining.plan import Retraining
+from tda_backend.models.training.retraining.retraining import retrain_subsets
+from tda_backend.models.training.retraining.subsets import retraining_seed, subset_masks
+from tda_backend.models.training.routes.loop import LoopTrainer
+from tda_backend.models.training.routes.stages import attributed_rows, stage_plan
+from tda_backend.models.training.run import TrainingRun
 from tda_backend.seeds import hashed_seed
-from tda_backend.training.data import validate_data
-from tda_backend.training.fit import run_trainer, single_trainer, train
-from tda_backend.training.loop import LoopTrainer
-from tda_backend.training.registry import load_task
-from tda_backend.training.retraining import retrain_subsets, retraining_seed
-from tda_backend.training.stages import attributed_rows, stage_plan
-from tda_backend.training.subsets import subset_masks
 from tda_backend.types import Stage
 from tests.training.tiny import NUM_TEST, NUM_TRAIN, SETTINGS, NormTask, TinyTask
 
@@ -58,7 +60,7 @@ def by_hand(task, rows, seed):
     options = [replace(task.training, num_epochs=2), replace(task.training, num_epochs=1, learning_rate=0.03)]
     for number, (settings, part) in enumerate(zip(options, parts, strict=True)):
         own = hashed_seed("stage", seed, number) if number else seed
-        trainer = LoopTrainer(task, model, settings, data, part, own)
+        trainer = LoopTrainer(TrainingRun(task, {"train": data}, part, own), model, settings)
         for epoch in range(1, settings.num_epochs + 1):
             trainer.train_epoch(epoch)
     return model.state_dict()
@@ -67,7 +69,7 @@ def by_hand(task, rows, seed):
 @pytest.mark.parametrize("route", ["loop", "mlp"])
 def test_stages_are_trainings_one_after_the_other(route):
     task, rows = Staged(), np.arange(4, 58)
-    found = train(task, validate_data(task)["train"], rows, 7, [1, 2, 3], route=route)
+    found = train(TrainingRun(task, validate_data(task), rows, 7, route=route), [1, 2, 3])
     expected = by_hand(task, rows, 7)
     for name, value in expected.items():
         torch.testing.assert_close(found[-1].state[name], value, rtol=1e-10, atol=1e-12)
@@ -81,7 +83,7 @@ def test_stages_are_trainings_one_after_the_other(route):
 
 def test_running_statistics_go_on_from_the_stage_before():
     task, rows = StagedNorm(), np.arange(60)
-    found = train(task, validate_data(task)["train"], rows, 7, [3])[-1].state
+    found = train(TrainingRun(task, validate_data(task), rows, 7), [3])[-1].state
     for name, value in by_hand(task, rows, 7).items():
         torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-12)
 
@@ -90,27 +92,27 @@ def test_a_stage_sees_only_its_own_examples():
     """Other rows of the first stage change nothing after it if the state is the same; and the stage's rows do."""
     task = Staged()
     data = validate_data(task)["train"]
-    first = train(task, data, np.arange(60), 3, [2])[0].state
+    first = train(TrainingRun(task, {"train": data}, np.arange(60), 3), [2])[0].state
     spoiled = {key: value.clone() for key, value in data.items()}
     spoiled["x"][SECOND] = 1e3
-    other = train(task, spoiled, np.arange(60), 3, [2])[0].state
+    other = train(TrainingRun(task, {"train": spoiled}, np.arange(60), 3), [2])[0].state
     for name in first:
         assert torch.equal(first[name], other[name])
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"route": "loop", "num_processes": 1}, {"route": "mlp", "num_processes": 1}, {"route": "mlp", "num_processes": 2},
-     {"route": "stacked"}],
+    ("route", "count"),
+    [("loop", 1), ("mlp", 1), ("mlp", 2), ("stacked", None)],
     ids=["loop", "mlp", "processes", "stacked"],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("alpha", [0.25, 0.75])
-def test_every_route_retrains_through_the_stages(options, alpha):
+def test_every_route_retrains_through_the_stages(route, count, alpha):
     task = Staged()
     data, rows = validate_data(task), np.arange(2, 56)
     drawn = attributed_rows(task, data["train"], rows)
     masks = subset_masks(len(rows), alpha, 3, 0, drawn)
-    found = retrain_subsets(task, data, rows, masks, [4, 5, 6], repeats=1, seed=9, **options)
+    retraining = Retraining(task, data, rows, masks, [4, 5, 6], repeats=1, seed=9, route=route)
+    found = retrain_subsets(retraining, num_processes=count)
     for number in range(3):
         state = by_hand(task, rows[masks[number]], retraining_seed(9, 4 + number, 0))
         model = task.build_model(0).eval()
@@ -127,7 +129,9 @@ def test_a_registered_task_trains_in_processes_by_the_loop():
     few = {"train": data["train"], "test": {key: value[:9] for key, value in data["test"].items()}}
     masks = subset_masks(64, 0.5, 2, 0, attributed_rows(task, data["train"], rows))
     one, two = (
-        retrain_subsets(task, few, rows, masks, [0, 1], repeats=1, seed=1, num_processes=count, route="loop")
+        retrain_subsets(
+            Retraining(task, few, rows, masks, [0, 1], repeats=1, seed=1, route="loop"), num_processes=count
+        )
         for count in (1, 2)
     )
     np.testing.assert_array_equal(one, two)
@@ -144,24 +148,22 @@ def test_subsets_leave_out_examples_of_the_first_stage_only():
     larger = subset_masks(60, 0.75, 5, 3, drawn)
     assert not (masks & ~larger).any()
     assert attributed_rows(TinyTask(), data, rows).all()
-    np.testing.assert_array_equal(
-        subset_masks(60, 0.5, 4, 3), subset_masks(60, 0.5, 4, 3, np.ones(60, dtype=bool))
-    )  # fmt: skip
+    np.testing.assert_array_equal(subset_masks(60, 0.5, 4, 3), subset_masks(60, 0.5, 4, 3, np.ones(60, dtype=bool)))
 
 
 def test_a_stage_without_examples_is_refused():
     task = Staged()
     with pytest.raises(UsageError, match='Stage "few"'):
-        train(task, validate_data(task)["train"], FIRST, 0, [3])
+        train(TrainingRun(task, validate_data(task), FIRST, 0), [3])
 
 
 def test_steps_of_a_staged_run_cannot_be_replayed():
     task = Staged()
     data = validate_data(task)["train"]
     with pytest.raises(TaskError, match="in stages"):
-        single_trainer(task, data, np.arange(60), 0, "cpu", "auto")
+        single_trainer(TrainingRun(task, {"train": data}, np.arange(60), 0, "cpu", "auto"))
     with pytest.raises(UsageError, match="No epoch"):
-        run_trainer(task, data, np.arange(60), 0, "cpu", "auto").states()
+        run_trainer(TrainingRun(task, {"train": data}, np.arange(60), 0, "cpu", "auto")).states()
 
 
 @pytest.mark.parametrize(

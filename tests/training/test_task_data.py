@@ -11,9 +11,9 @@ import torch
 from torch.utils.data import Dataset
 
 from tda_backend.errors import DataError, TaskError
-from tda_backend.training.data import as_batch, data_folder, shipped_arrays, validate_data
-from tda_backend.training.registry import load_task
-from tda_backend.training.tasks import MNIST_MEAN, MNIST_STD, margin
+from tda_backend.models.tasks import MNIST_MEAN, MNIST_STD, margin
+from tda_backend.models.tasks.data import as_batch, data_folder, shipped_arrays, validate_data
+from tda_backend.models.tasks.registry import load_task
 from tests.training.tiny import NUM_TEST, NUM_TRAIN, TinyTask
 
 

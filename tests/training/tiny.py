@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tda_backend.training.tasks import ClassificationTask
+from tda_backend.models.tasks import ClassificationTask
 from tda_backend.types import Batch, Task, TrainingSettings
 
 NUM_TRAIN, NUM_TEST, WIDTH, CLASSES = 60, 21, 12, 3
@@ -38,10 +38,14 @@ class TinyTask(ClassificationTask):
 
     def modules(self) -> nn.Module:
         return nn.Sequential(
-            nn.Linear(WIDTH, 9), nn.ReLU(), nn.Dropout(0.2),
-            nn.Linear(9, 7), nn.ReLU(), nn.Dropout(0.1),
+            nn.Linear(WIDTH, 9),
+            nn.ReLU(),
+            nn.Dropout(0.2),
+            nn.Linear(9, 7),
+            nn.ReLU(),
+            nn.Dropout(0.1),
             nn.Linear(7, CLASSES),
-        )  # fmt: skip
+        )
 
     def build_model(self, seed: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):

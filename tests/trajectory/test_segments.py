@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tda_backend.errors import DataError, NumericalError, UsageError
-from tda_backend.training.schedule import learning_rate
-from tda_backend.trajectory.segments import (
+from tda_backend.models.training.routes.schedule import learning_rate
+from tda_backend.numerics.trajectory.source.segments import (
     TrainingSegment,
     TrainingStage,
     average_state,

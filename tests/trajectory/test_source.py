@@ -9,17 +9,22 @@ import torch
 from scipy.linalg import expm
 from torch import nn
 
-from tda_backend.attribution.ekfac import ekfac_spectrum
 from tda_backend.errors import DataError, NumericalError, TaskError, UsageError
-from tda_backend.features.kronecker import average, eigenbasis, kronecker_moments
-from tda_backend.features.layers import tracked_layers
-from tda_backend.spectral.contraction import scores as influence_scores
-from tda_backend.training.fit import train
-from tda_backend.trajectory.preconditioned import preconditioned_decay
-from tda_backend.trajectory.segments import TrainingSegment, source_segments
-from tda_backend.trajectory.source import fit_source, source_scores
-from tests.helpers_numerics import TASKS, ClassificationExample, assert_close, dense_gradients
+from tda_backend.models.probe import Probe
+from tda_backend.models.training.fit import train
+from tda_backend.models.training.run import TrainingRun
+from tda_backend.numerics.attribution.ekfac import ekfac_spectrum
+from tda_backend.numerics.curvature.kronecker.basis import average, eigenbasis, kronecker_moments
+from tda_backend.numerics.curvature.kronecker.fisher import Fisher
+from tda_backend.numerics.features.layers import tracked_layers
+from tda_backend.numerics.spectral.contraction import scores as influence_scores
+from tda_backend.numerics.trajectory.source.fit import fit_source
+from tda_backend.numerics.trajectory.source.preconditioned import preconditioned_decay
+from tda_backend.numerics.trajectory.source.segments import TrainingSegment, source_segments
+from tda_backend.numerics.trajectory.source.settings import CheckpointedRun, SourceSettings
+from tests.helpers_numerics import TASKS, ClassificationExample, assert_close, dense_gradients, split_probe
 from tests.training.tiny import CLASSES, WIDTH, TinyTask
+from tests.trajectory.dense import dense_ekfac, forward_change, model_of, reference, rows_in_layers
 from tests.trajectory.test_walk import dense_response
 
 ROWS, QUERIES = [0, 3, 5, 7, 8, 12, 20, 23, 11, 2], [1, 4, 15]
@@ -43,66 +48,14 @@ def states_of(task, spread: float = 0.3):
     return states
 
 
-def model_of(task, state):
-    model = task.build_model(0)
-    model.load_state_dict(state)
-    return model.eval()
-
-
-def rows_in_layers(task, model, split, indices, quantity):
-    """Return dense gradients of the tracked layers, ``[b, Σ d_out·d_in]``, by one autograd call an example."""
-    flat = dense_gradients(task, model, task.datasets()[split], indices, quantity)
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    result = []
-    for row in flat:
-        pieces = row.split([p.numel() for _, p in named])
-        gradients = {name: piece.view_as(p) for (name, p), piece in zip(named, pieces, strict=True)}
-        result.append(torch.cat([layer.matrix(gradients).flatten() for layer in tracked_layers(model, "leave-out")]))
-    return torch.stack(result)
-
-
-def dense_ekfac(task, models, rows, kind="ekfac"):
-    """Return the averaged EK-FAC curvature of the empirical Fisher as one matrix [p, p]."""
-    data = task.datasets()["train"]
-    moments = [kronecker_moments(task, m, data, rows, fisher="empirical", untracked="leave-out") for m in models]
-    basis = eigenbasis(average(moments), kind)
-    gradients = [rows_in_layers(task, m, "train", rows, "train_loss") for m in models]
-    blocks, start = [], 0
-    for layer in basis.layers:
-        stop = start + len(layer.deltas) * len(layer.inputs)
-        rotation = torch.kron(layer.deltas, layer.inputs)
-        values = sum((g[:, start:stop] @ rotation).square().mean(0) for g in gradients) / len(models)
-        if kind == "kfac":
-            values = torch.kron(layer.delta_eigenvalues, layer.input_eigenvalues)
-        blocks.append(rotation @ torch.diag(values) @ rotation.T)
-        start = stop
-    return torch.block_diag(*blocks)
-
-
-def forward_change(curvatures, gradients, durations, weights, scale=None):
-    """Return dθ/dweight of every example at the run's end, ``[p, n]``, forwards and without eigenvectors."""
-    change = torch.zeros(len(curvatures[0]), len(gradients[0]), dtype=torch.float64)
-    for h, g, c, w in zip(curvatures, gradients, durations, weights, strict=True):
-        change = torch.from_numpy(expm(-c * h.numpy())) @ change - w * (dense_response(h, c) @ g.T)
-    return change
-
-
-def reference(task, states, plan, rows, kind="ekfac", decay=True):
-    curvatures, gradients, weights = [], [], []
-    for segment in plan:
-        models = [model_of(task, states[epoch]) for epoch in segment.epochs]
-        own = list(segment.data_indices or rows)
-        h = dense_ekfac(task, models, own, kind)
-        curvatures.append(h + decay * segment.weight_decay * torch.eye(len(h), dtype=h.dtype))
-        gradients.append(sum(rows_in_layers(task, m, "train", rows, "train_loss") for m in models) / len(models))
-        weights.append(torch.tensor([float(row in own) * len(rows) / len(own) for row in rows]))
-    query = rows_in_layers(task, model_of(task, states[plan[-1].epochs[-1]]), "test", QUERIES, "goodness")
-    return query @ forward_change(curvatures, gradients, [s.duration for s in plan], weights)
-
-
 def run(task, states, plan=PLAN, rows=ROWS, queries=QUERIES, **settings):
     settings = {"fisher": "empirical", "untracked": "leave-out", **settings}
-    return source_scores(task, task.datasets(), states, plan, rows, queries, **settings).values
+    return fitted(task, states, plan, rows, **settings).scores(queries).values
+
+
+def fitted(task, states, plan=PLAN, rows=ROWS, *, batch_size=512, preconditioners=None, **settings):
+    run = CheckpointedRun(task, task.datasets(), states, plan, rows, batch_size=batch_size)
+    return fit_source(run, SourceSettings(**settings), preconditioners=preconditioners)
 
 
 @pytest.mark.parametrize("name", KRONECKER)
@@ -111,21 +64,21 @@ def test_ekfac_equals_the_dense_walk_with_explicit_kronecker_matrices(name: str)
     states = states_of(task)
     scores = run(task, states)
     assert scores.dtype == torch.float64
-    assert_close(scores, reference(task, states, PLAN, ROWS), 1e-8)
+    assert_close(scores, reference(task, states, PLAN, ROWS, QUERIES), 1e-8)
 
 
 @pytest.mark.parametrize("kind", ["kfac", "diagonal"])
 def test_cheaper_bases_equal_their_dense_walks(kind: str):
     task = TASKS["mlp"]
     states = states_of(task)
-    assert_close(run(task, states, basis=kind), reference(task, states, PLAN, ROWS, kind), 1e-8)
+    assert_close(run(task, states, basis=kind), reference(task, states, PLAN, ROWS, QUERIES, kind), 1e-8)
 
 
 def test_weight_decay_can_be_left_out():
     task = TASKS["mlp"]
     states = states_of(task)
     without = run(task, states, weight_decay=False)
-    assert_close(without, reference(task, states, PLAN, ROWS, decay=False), 1e-8)
+    assert_close(without, reference(task, states, PLAN, ROWS, QUERIES, decay=False), 1e-8)
     assert (without - run(task, states)).abs().max() > 1e-4 * without.abs().max()
 
 
@@ -184,28 +137,32 @@ def test_batches_and_chunks_change_nothing(name: str, basis: str):
     task = TASKS[name]
     states = states_of(task)
     settings = {"fisher": "true", "untracked": "leave-out", "basis": basis}
-    fit = fit_source(task, task.datasets(), states, PLAN, ROWS, **settings)
+    fit = fitted(task, states, **settings)
     whole = fit.scores(QUERIES).values
-    other = fit_source(task, task.datasets(), states, PLAN, ROWS, batch_size=3, **settings)
+    other = fitted(task, states, batch_size=3, **settings)
     chunked = replace(other, query_numbers=fit.layout.width * 2, gradient_numbers=fit.layout.width * 3)
     assert_close(chunked.scores(QUERIES).values, whole, 1e-9)
     assert_close(chunked.self_influence(), fit.self_influence(), 1e-9)
     assert_close(fit.scores(QUERIES[:1]).values, whole[:1], 1e-9)
     order = [3, 1, 0, 2, 9, 8, 4, 5, 7, 6]
-    shuffled = fit_source(task, task.datasets(), states, PLAN, [ROWS[i] for i in order], **settings)
+    shuffled = fitted(task, states, rows=[ROWS[i] for i in order], **settings)
     assert_close(shuffled.scores(QUERIES).values, whole[:, order], 1e-9)
 
 
 def test_layers_add_up_and_progress_is_told():
     task = TASKS["cnn"]
-    fit = fit_source(task, task.datasets(), states_of(task), PLAN, ROWS, untracked="leave-out")
+    fit = fit_source(
+        CheckpointedRun(task, task.datasets(), states_of(task), PLAN, ROWS), SourceSettings(untracked="leave-out")
+    )
     done = []
     parts = fit.layer_scores(QUERIES, lambda *p: done.append(p))
     assert sorted(parts) == ["conv", "out"]
     assert_close(sum(part.values for part in parts.values()), fit.scores(QUERIES).values, 1e-12)
     assert done == [(1, 2), (2, 2)]
     with pytest.raises(UsageError, match="no blocks"):
-        fit_source(task, task.datasets(), states_of(task), PLAN, ROWS, basis="exact").layer_scores(QUERIES)
+        fit_source(
+            CheckpointedRun(task, task.datasets(), states_of(task), PLAN, ROWS), SourceSettings(basis="exact")
+        ).layer_scores(QUERIES)
 
 
 def test_drawn_labels_follow_the_seed():
@@ -219,7 +176,7 @@ def test_drawn_labels_follow_the_seed():
 def test_self_influence_is_the_score_on_the_own_loss():
     task = TASKS["regression"]
     states = states_of(task)
-    fit = fit_source(task, task.datasets(), states, PLAN, ROWS, fisher="empirical")
+    fit = fit_source(CheckpointedRun(task, task.datasets(), states, PLAN, ROWS), SourceSettings(fisher="empirical"))
     last, response, survive = model_of(task, states[6]), [], []
     for segment in PLAN:
         h = dense_ekfac(task, [model_of(task, states[e]) for e in segment.epochs], ROWS)
@@ -264,7 +221,7 @@ def test_stages_have_their_own_curvature_and_examples(basis: str):
     plan = (replace(PLAN[0], data_indices=first), replace(PLAN[1], data_indices=second))
     scores = run(task, states, plan, basis=basis)
     if basis == "ekfac":
-        assert_close(scores, reference(task, states, plan, ROWS), 1e-8)
+        assert_close(scores, reference(task, states, plan, ROWS, QUERIES), 1e-8)
     assert not scores[:, ROWS.index(2)].any()  # in neither stage
     alone = run(task, {4: states[4], 6: states[6]}, plan[1:], list(second), basis=basis)
     columns = [ROWS.index(row) for row in second]
@@ -293,11 +250,10 @@ def test_preconditioned_kronecker_equals_its_dense_form(decay_kind: str):
         decay = preconditioned_decay(plan[index], p)
         diagonal = h.diagonal() + decay
         moments = [
-            kronecker_moments(task, m, task.datasets()["train"], ROWS, fisher="empirical") for m in models
-        ]  # fmt: skip
-        rotation = torch.block_diag(
-            *(torch.kron(b.deltas, b.inputs) for b in eigenbasis(average(moments)).layers)
-        )  # fmt: skip
+            kronecker_moments(split_probe(task, m, task.datasets()["train"], ROWS), fisher=Fisher("empirical"))
+            for m in models
+        ]
+        rotation = torch.block_diag(*(torch.kron(b.deltas, b.inputs) for b in eigenbasis(average(moments)).layers))
         values = (rotation.T @ (h + torch.diag(decay)) @ rotation).diagonal() + 1e-8
         moved = -torch.expm1(-plan[index].duration * diagonal * p) * query
         gradients = sum(rows_in_layers(task, m, "train", ROWS, "train_loss") for m in models) / 2
@@ -382,20 +338,23 @@ def test_endless_training_with_decay_is_ekfac_influence_damped_by_it(name: str):
     states = states_of(task)
     plan = (TrainingSegment((1, 2), 10, 3.0), TrainingSegment((6,), 10, 1e4, 0.0, 0.1))
     scores = run(task, states, plan, fisher="true", seed=5)
-    spectrum = ekfac_spectrum(
-        task, model_of(task, states[6]), task.datasets(), ROWS, [0], QUERIES, seed=5, untracked="leave-out"
-    )
+    probe = Probe(task, model_of(task, states[6]), task.datasets(), ROWS, [0], QUERIES)
+    spectrum = ekfac_spectrum(probe, fisher=Fisher(seed=5), untracked="leave-out")
     assert_close(scores, influence_scores([spectrum], 0.1), 1e-9)
 
 
 def test_source_of_a_real_run_follows_what_upweighting_does():
     """A small logistic regression, trained with one example's loss at weight 1 + ε: scores are n·dgoodness/dε."""
     task = TinyTask(num_epochs=6, batch_size=60, learning_rate=0.05, momentum=0.0, weight_decay=0.02)
-    task.modules = lambda: nn.Linear(WIDTH, CLASSES)  # type: ignore[method-assign]
+    task.modules = lambda: nn.Linear(WIDTH, CLASSES)
     rows, data = list(range(60)), task.datasets()
-    run_of = {c.epoch: c.state for c in train(task, data["train"], rows, 0, range(1, 7), route="loop")}
+    run_of = {c.epoch: c.state for c in train(TrainingRun(task, data, rows, 0, route="loop"), range(1, 7))}
     segments = source_segments(task.training, 60, None, 6, 6)
-    scores = source_scores(task, data, run_of, segments, rows, QUERIES, basis="exact").values
+    scores = (
+        fit_source(CheckpointedRun(task, data, run_of, segments, rows), SourceSettings(basis="exact"))
+        .scores(QUERIES)
+        .values
+    )
 
     def goodness(weights):  # gradient descent on all 60 examples at once, so that batches play no part
         model = model_of(task, task.build_model(0).state_dict())

@@ -10,16 +10,20 @@ import torch
 from scipy.stats import spearmanr
 
 from tda_backend.errors import UsageError
-from tda_backend.training.data import validate_data
-from tda_backend.training.fit import goodness_of, model_from, train
-from tda_backend.training.retraining import retrain_subsets
-from tda_backend.training.stages import attributed_rows
-from tda_backend.training.subsets import subset_masks
-from tda_backend.training.tasks import ClassificationTask
-from tda_backend.training.tasks.base import perceptron
-from tda_backend.trajectory.segments import source_segments
-from tda_backend.trajectory.source import fit_source
-from tda_backend.trajectory.staged import run_segments
+from tda_backend.models.tasks import ClassificationTask
+from tda_backend.models.tasks.base import perceptron
+from tda_backend.models.tasks.data import validate_data
+from tda_backend.models.training.fit import model_from, train
+from tda_backend.models.training.outputs import goodness_of
+from tda_backend.models.training.retraining.plan import Retraining
+from tda_backend.models.training.retraining.retraining import retrain_subsets
+from tda_backend.models.training.retraining.subsets import subset_masks
+from tda_backend.models.training.routes.stages import attributed_rows
+from tda_backend.models.training.run import TrainingRun
+from tda_backend.numerics.trajectory.source.fit import fit_source
+from tda_backend.numerics.trajectory.source.segments import source_segments
+from tda_backend.numerics.trajectory.source.settings import CheckpointedRun, SourceSettings
+from tda_backend.numerics.trajectory.source.staged import run_segments
 from tda_backend.types import Stage, TrainingSettings
 from tests.training.tiny import CLASSES, WIDTH, TinyTask, made
 
@@ -102,13 +106,15 @@ def test_staged_source_predicts_retraining_without_first_stage_examples():
     task = Linear()
     data = validate_data(task)
     rows, queries = np.arange(NUM_TRAIN), np.arange(40)
-    run = {c.epoch: c.state for c in train(task, data["train"], rows, 0, range(1, 11))}
+    run = {c.epoch: c.state for c in train(TrainingRun(task, data, rows, 0), range(1, 11))}
     drawn = attributed_rows(task, data["train"], rows)
     masks = subset_masks(NUM_TRAIN, 0.5, 24, 0, drawn)
-    outputs = retrain_subsets(task, data, rows, masks, range(24), repeats=4, seed=0, num_processes=1).mean(axis=1)
+    outputs = retrain_subsets(Retraining(task, data, rows, masks, range(24), repeats=4, seed=0), num_processes=1).mean(
+        axis=1
+    )
 
     def lds(segments):
-        fit = fit_source(task, data, run, segments, rows, basis="exact")
+        fit = fit_source(CheckpointedRun(task, data, run, segments, rows), SourceSettings(basis="exact"))
         scores = fit.scores(queries).values.numpy()
         sums = masks @ scores.T
         return scores, np.mean([spearmanr(sums[:, q], outputs[:, q]).statistic for q in queries])
@@ -121,7 +127,7 @@ def test_staged_source_predicts_retraining_without_first_stage_examples():
     whole = goodness_of(task, model_from(task, run[10]), data["test"])
     assert len(whole) == 40
     full = retrain_subsets(
-        task, data, rows, np.ones((1, NUM_TRAIN), dtype=bool), [0], repeats=8, seed=1, num_processes=1
+        Retraining(task, data, rows, np.ones((1, NUM_TRAIN), dtype=bool), [0], repeats=8, seed=1), num_processes=1
     ).mean(axis=(0, 1))
     effect = full - outputs.mean(axis=0)  # half of the first stage gone, on average over subsets
     predicted = scores[:, FIRST].sum(axis=1) / NUM_TRAIN / 2

@@ -10,10 +10,16 @@ from hypothesis import strategies as st
 from scipy.linalg import expm
 
 from tda_backend.errors import NumericalError, UsageError
-from tda_backend.trajectory.preconditioned import adam_preconditioner, preconditioned_operator
-from tda_backend.trajectory.segments import TrainingSegment
-from tda_backend.trajectory.walk import contract_walk, decay_filter, dense_operator, response_filter, walk
+from tda_backend.numerics.trajectory.source.preconditioned import adam_preconditioner, preconditioned_operator
+from tda_backend.numerics.trajectory.source.segments import TrainingSegment
+from tda_backend.numerics.trajectory.source.walk import (
+    decay_filter,
+    dense_operator,
+    response_filter,
+    walk,
+)
 from tests.helpers_numerics import assert_close, random_rows
+from tests.trajectory.contracted import contract_walk
 
 P, N, M = 5, 8, 3
 
@@ -163,7 +169,7 @@ def test_preconditioned_segments_equal_nonsymmetric_exponentials(decay_kind: str
     generator = torch.Generator().manual_seed(3)
     scales = [torch.rand(P, generator=generator, dtype=torch.float64) * 5 + 0.1 for _ in range(2)]
     curvatures = [matrix(5), matrix(6)]
-    parts = [TrainingSegment((e,), 10, 0.4, 0.0, 0.2, decay_kind) for e in (1, 2)]  # type: ignore[arg-type]
+    parts = [TrainingSegment((e,), 10, 0.4, 0.0, 0.2, decay_kind) for e in (1, 2)]
     operators = [preconditioned_operator(h, p, s) for h, p, s in zip(curvatures, scales, parts, strict=True)]
     change = torch.zeros(P, N, dtype=torch.float64)
     for h, p, g in zip(curvatures, scales, gradients, strict=True):
@@ -223,9 +229,7 @@ def test_negative_curvature_is_followed_until_it_overflows():
 
 
 def test_bad_input_is_refused():
-    gradients, query = random_rows(1, (N, P), (M, P))
-    with pytest.raises(UsageError, match="1 segments, 2 sets"):
-        contract_walk([dense_operator(matrix(2), 1.0)], [gradients] * 2, query)
+    gradients, _ = random_rows(1, (N, P), (M, P))
     with pytest.raises(UsageError, match="shape"):
         dense_operator(gradients, 1.0)
     with pytest.raises(NumericalError, match="curvature"):

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tda_backend.training.data import take, validate_data
-from tda_backend.training.optimizer import optimizer_step, torch_optimizer
-from tda_backend.training.schedule import training_settings
-from tda_backend.trajectory.unrolled.recording import Trajectory, record
+from tda_backend.models.tasks.data import take, validate_data
+from tda_backend.models.tasks.settings import training_settings
+from tda_backend.models.training.routes.optimizer import optimizer_step, torch_optimizer
+from tda_backend.models.training.run import TrainingRun
+from tda_backend.numerics.trajectory.unrolled.recording import record
+from tda_backend.numerics.trajectory.unrolled.trajectory import Trajectory
 from tests.training.tiny import TinyTask
 
 ROWS = np.arange(4, 36)
@@ -26,21 +28,41 @@ CASES: dict[str, dict[str, Any]] = {
     "sgd, L2 decay, clipped": {**PLAIN, "weight_decay": 0.2, "clip_norm": 0.3, "schedule": "linear"},
     "momentum, L2 decay": {**PLAIN, "momentum": 0.8, "weight_decay": 0.2},
     "momentum, decoupled decay, clipped": {
-        **PLAIN, "momentum": 0.8, "weight_decay": 0.2, "decoupled_decay": True, "clip_norm": 0.3
+        **PLAIN,
+        "momentum": 0.8,
+        "weight_decay": 0.2,
+        "decoupled_decay": True,
+        "clip_norm": 0.3,
     },
     "adam, L2 decay": {**MOMENTS, "optimizer": "adam", "weight_decay": 0.2},
     "adamw": {**MOMENTS, "optimizer": "adamw"},
     "adamw, decay, clipped, cosine, warm-up": {
-        **MOMENTS, "optimizer": "adamw", "weight_decay": 0.2, "clip_norm": 0.3, "schedule": "cosine", "warmup": 0.3
+        **MOMENTS,
+        "optimizer": "adamw",
+        "weight_decay": 0.2,
+        "clip_norm": 0.3,
+        "schedule": "cosine",
+        "warmup": 0.3,
     },
     "rmsprop, L2 decay": {
-        **PLAIN, "learning_rate": 0.02, "optimizer": "rmsprop", "smoothing": 0.9, "eps": 1e-3, "weight_decay": 0.2
+        **PLAIN,
+        "learning_rate": 0.02,
+        "optimizer": "rmsprop",
+        "smoothing": 0.9,
+        "eps": 1e-3,
+        "weight_decay": 0.2,
     },
     "rmsprop, decoupled decay, clipped": {
-        **PLAIN, "learning_rate": 0.02, "optimizer": "rmsprop", "smoothing": 0.9, "eps": 1e-3, "weight_decay": 0.2,
-        "decoupled_decay": True, "clip_norm": 0.3,
+        **PLAIN,
+        "learning_rate": 0.02,
+        "optimizer": "rmsprop",
+        "smoothing": 0.9,
+        "eps": 1e-3,
+        "weight_decay": 0.2,
+        "decoupled_decay": True,
+        "clip_norm": 0.3,
     },
-}  # fmt: skip
+}
 
 
 class Smooth(TinyTask):
@@ -56,7 +78,7 @@ class Smooth(TinyTask):
 def recorded(name: str) -> Trajectory:
     """Return a recorded run of two epochs of five batches, the last of four examples, in float64."""
     task = Smooth(**CASES[name])
-    return record(task, validate_data(task), ROWS, 3, dtype=torch.float64)
+    return record(TrainingRun(task, validate_data(task), ROWS, 3), dtype=torch.float64)
 
 
 def reweighted(trajectory: Trajectory, weights: Mapping[int, float], smaller: bool = False) -> Tensor:

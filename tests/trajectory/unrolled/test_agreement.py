@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from scipy.stats import pearsonr, spearmanr
 
 from tda_backend.errors import DataError, UsageError
-from tda_backend.evaluation.bootstrap import multinomial_weights
-from tda_backend.trajectory.unrolled.agreement import (
+from tda_backend.numerics.evaluation.agreement import (
     effect_agreement,
     error_agreement,
     error_size,
     matching_gain,
     mean_agreement,
 )
+from tda_backend.numerics.evaluation.bootstrap import multinomial_weights
 
 RNG = np.random.default_rng(0)
 TRUE = RNG.normal(size=(60, 4)) ** 3
@@ -93,11 +93,13 @@ def test_intervals_are_those_of_examples_drawn_again():
     for row in weights:
         chosen = np.repeat(np.arange(len(TRUE)), row)
         estimate, error = POOR[chosen].ravel(), TRUE[chosen].ravel()
-        drawn.append([
-            pearsonr(estimate, error).statistic,
-            np.abs(estimate * error).sum() / np.square(error).sum(),
-            np.abs(error - estimate).sum() / np.abs(error).sum(),
-        ])  # fmt: skip
+        drawn.append(
+            [
+                pearsonr(estimate, error).statistic,
+                np.abs(estimate * error).sum() / np.square(error).sum(),
+                np.abs(error - estimate).sum() / np.abs(error).sum(),
+            ]
+        )
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0, method="inverted_cdf")
     estimates = found.pearson, found.slope, size.relative
     np.testing.assert_allclose([each.low for each in estimates], low, rtol=1e-9)

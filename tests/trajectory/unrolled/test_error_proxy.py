@@ -10,12 +10,13 @@ from torch import nn
 from torch.func import jacrev
 
 from tda_backend.errors import NumericalError
-from tda_backend.training.tasks import ClassificationTask
-from tda_backend.training.tasks.gpt import LayerNorm
-from tda_backend.trajectory.unrolled.error_proxy import error_proxies
-from tda_backend.trajectory.unrolled.influence import unrolled_influence
-from tda_backend.trajectory.unrolled.objective import Objective
-from tda_backend.trajectory.unrolled.recording import Trajectory
+from tda_backend.models.tasks import ClassificationTask
+from tda_backend.models.tasks.built_in.gpt import LayerNorm
+from tda_backend.numerics.trajectory.unrolled.error_proxy import error_proxies
+from tda_backend.numerics.trajectory.unrolled.influence import unrolled_influence
+from tda_backend.numerics.trajectory.unrolled.objective import Objective
+from tda_backend.numerics.trajectory.unrolled.queries import Queries
+from tda_backend.numerics.trajectory.unrolled.trajectory import Trajectory
 from tests.trajectory.unrolled.reweighted import CASES, POINTS, REMOVED, outcome, recorded, reweighted
 
 HORIZONS = [10, 1, 4, 7]
@@ -24,7 +25,7 @@ ROW = 7
 
 
 def proxies(run: Trajectory, rows=REMOVED, **options):
-    return error_proxies(run, rows, run.objective_of("test"), POINTS, **options)
+    return error_proxies(run, rows, Queries(POINTS, quantity="loss"), **options)
 
 
 def differences(run: Trajectory, row: int, width: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,7 +40,7 @@ def differences(run: Trajectory, row: int, width: float) -> tuple[torch.Tensor, 
         return (more - less) / (2 * half), (more - 2 * base + less) / half**2
 
     wide, narrow = at(width), at(width / 2)
-    return tuple((4 * near - far) / 3 for near, far in zip(narrow, wide, strict=True))  # type: ignore[return-value]
+    return tuple((4 * near - far) / 3 for near, far in zip(narrow, wide, strict=True))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -59,7 +60,7 @@ def test_both_orders_are_those_of_the_training_loop(name: str):
 def test_the_prediction_is_that_of_the_backward_sweep(name: str):
     run = recorded(name)
     columns = [run.train_indices.tolist().index(row) for row in REMOVED.tolist()]
-    swept = unrolled_influence(run, POINTS, quantity="loss").scores[:, columns]
+    swept = unrolled_influence(run, Queries(POINTS, quantity="loss")).scores[:, columns]
     torch.testing.assert_close(proxies(run).prediction, swept.T, rtol=1e-10, atol=1e-14)
 
 
@@ -140,7 +141,10 @@ def test_gradients_along_a_curve_are_those_of_automatic_differentiation():
 
 def test_a_state_that_is_not_finite_is_named(monkeypatch: pytest.MonkeyPatch):
     run = recorded("sgd")
-    broken = lambda theta, rows, first, second: (first, second * torch.nan)  # noqa: E731
+
+    def broken(theta, rows, first, second):
+        return (first, second * torch.nan)
+
     monkeypatch.setattr(run.objective, "curve_gradients", broken)
     with pytest.raises(NumericalError, match="row 12"):
         proxies(run, [12])

@@ -8,17 +8,20 @@ from torch import Tensor, nn
 from torch.func import hessian
 
 from tda_backend.errors import NumericalError, TaskError, UsageError
-from tda_backend.training.data import take
-from tda_backend.trajectory.unrolled.influence import (
+from tda_backend.models.tasks.data import take
+from tda_backend.models.training.run import TrainingRun
+from tda_backend.numerics.trajectory.unrolled.influence import (
     ASSUMPTIONS,
     UnrolledInfluence,
     Variant,
     unrolled_influence,
     unrolled_influences,
 )
-from tda_backend.trajectory.unrolled.objective import BATCH_CURVATURES
-from tda_backend.trajectory.unrolled.recording import Trajectory, record
-from tda_backend.trajectory.unrolled.snapshots import GIB
+from tda_backend.numerics.trajectory.unrolled.objective import BATCH_CURVATURES
+from tda_backend.numerics.trajectory.unrolled.queries import Queries
+from tda_backend.numerics.trajectory.unrolled.recording import record
+from tda_backend.numerics.trajectory.unrolled.snapshots import GIB
+from tda_backend.numerics.trajectory.unrolled.trajectory import Trajectory
 from tda_backend.types import Task
 from tests.helpers_numerics import assert_close
 from tests.training.tiny import WIDTH
@@ -26,11 +29,11 @@ from tests.trajectory.unrolled.weighted import DECAYS, OPTIMIZERS, QUERIES, ROWS
 
 
 def run(task: WeightedTask, **options) -> Trajectory:
-    return record(task, task.datasets(), ROWS, SEED, **{"dtype": torch.float64, **options})
+    return record(TrainingRun(task, task.datasets(), ROWS, SEED), **{"dtype": torch.float64, **options})
 
 
 def scores(trajectory: Trajectory, **options) -> Tensor:
-    return unrolled_influence(trajectory, QUERIES, **{"quantity": "loss", **options}).scores
+    return unrolled_influence(trajectory, Queries(QUERIES, quantity="loss"), Variant(**options)).scores
 
 
 class SquaredTask(WeightedTask):
@@ -129,12 +132,12 @@ def test_tiny_rates_leave_no_curvature(optimizer: str):
         options["eps"] = 1e-2  # curvature acts through ∂u/∂g, which Adam's usual ε makes as large as 1e8
     trajectory = run(WeightedTask(**options))
     found = unrolled_influences(
-        trajectory, QUERIES, [Variant(curvature=kind) for kind in ("hessian", "fisher", "none")]
+        trajectory, Queries(QUERIES), [Variant(curvature=kind) for kind in ("hessian", "fisher", "none")]
     )
     exact, fisher, none = (value.scores for value in found.values())
     assert_close(exact, none, 1e-4)
     assert_close(fisher, none, 1e-4)
-    half = unrolled_influence(run(WeightedTask(**{**options, "learning_rate": 5e-8})), QUERIES).scores
+    half = unrolled_influence(run(WeightedTask(**{**options, "learning_rate": 5e-8})), Queries(QUERIES)).scores
     assert_close(2 * half, exact, 1e-4)
 
 
@@ -152,9 +155,13 @@ def test_parameters_without_any_gradient_stay_finite():
     assert int((trajectory.final_state[1] == 0).sum()) == 4
     assert torch.isfinite(scores(trajectory)).all()
     single = record(
-        DeadTask(torch.float32, momentum=0.0, optimizer="adamw", learning_rate=0.02, weight_decay=0.1),
-        trajectory.task.datasets(), ROWS, SEED,
-    )  # fmt: skip
+        TrainingRun(
+            DeadTask(torch.float32, momentum=0.0, optimizer="adamw", learning_rate=0.02, weight_decay=0.1),
+            trajectory.task.datasets(),
+            ROWS,
+            SEED,
+        )
+    )
     assert_close(scores(single), scores(trajectory), 0.02)
 
 
@@ -164,11 +171,13 @@ VARIANTS = [Variant(assume, kind) for assume in ASSUMPTIONS for kind in BATCH_CU
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_neither_chunks_nor_blocks_nor_company_matter(optimizer: str, monkeypatch):
     trajectory = run(WeightedTask(**OPTIMIZERS[optimizer], clip_norm=1.0))
-    together = unrolled_influences(trajectory, QUERIES, VARIANTS, query_chunk=3, trace_rows=[17])
-    monkeypatch.setattr("tda_backend.trajectory.unrolled.influence._GROUP_NUMBERS", 3 * trajectory.num_parameters)
-    monkeypatch.setattr("tda_backend.trajectory.unrolled.influence._BLOCK_NUMBERS", 1)
+    together = unrolled_influences(trajectory, Queries(QUERIES), VARIANTS, query_chunk=3, trace_rows=[17])
+    monkeypatch.setattr(
+        "tda_backend.numerics.trajectory.unrolled.influence._GROUP_NUMBERS", 3 * trajectory.num_parameters
+    )
+    monkeypatch.setattr("tda_backend.numerics.trajectory.unrolled.influence._BLOCK_NUMBERS", 1)
     for variant in VARIANTS:
-        alone = unrolled_influence(trajectory, QUERIES, assume=variant.assume, curvature=variant.curvature)
+        alone = unrolled_influence(trajectory, Queries(QUERIES), variant)
         assert_close(alone.scores, together[variant].scores, 1e-12)
         assert alone.traces is None
 
@@ -185,8 +194,10 @@ def test_queries_stand_alone_and_columns_follow_the_rows():
     trajectory = run(task)
     everyone = scores(trajectory)
     for number, query in enumerate(QUERIES):
-        assert_close(unrolled_influence(trajectory, [query], quantity="loss").scores[0], everyone[number], 1e-12)
-    own = unrolled_influence(trajectory, ROWS, split="train", quantity="loss").scores
+        assert_close(
+            unrolled_influence(trajectory, Queries([query], quantity="loss")).scores[0], everyone[number], 1e-12
+        )
+    own = unrolled_influence(trajectory, Queries(ROWS, split="train", quantity="loss")).scores
     assert (own.diagonal() > 0).all()  # each example's loss would rise without it
     assert own.argmax(dim=1).tolist() == list(range(len(ROWS)))
 
@@ -194,7 +205,7 @@ def test_queries_stand_alone_and_columns_follow_the_rows():
 def test_traces_add_up_to_the_scores():
     trajectory = run(WeightedTask(**OPTIMIZERS["adam"]))
     rows = [17, 4]
-    found: UnrolledInfluence = unrolled_influence(trajectory, QUERIES, quantity="loss", trace_rows=rows)
+    found: UnrolledInfluence = unrolled_influence(trajectory, Queries(QUERIES, quantity="loss"), trace_rows=rows)
     assert found.trace_rows == (17, 4)
     assert found.traces is not None
     assert found.traces.shape == (6, len(QUERIES), 2)
@@ -218,7 +229,7 @@ def test_later_steps_do_not_see_the_decay_of_earlier_influence():
         for sign in (1, -1)
     ]
     losses = [trajectory.objective_of("test").losses(end, torch.tensor(QUERIES)) for end in ends]
-    found = unrolled_influence(trajectory, QUERIES, quantity="loss", trace_rows=[row]).traces
+    found = unrolled_influence(trajectory, Queries(QUERIES, quantity="loss"), trace_rows=[row]).traces
     assert found is not None
     assert_close(found[-1, :, 0], (losses[0] - losses[1]) / (2 * weight), 1e-7)
 
@@ -226,14 +237,14 @@ def test_later_steps_do_not_see_the_decay_of_earlier_influence():
 def test_an_unstable_run_is_an_error_that_names_the_step():
     task = SquaredTask(momentum=0.0, learning_rate=1e30)  # θ grows to 1e186, and so does what looks at it
     with pytest.raises(NumericalError, match="leaves the range of numbers at step"):
-        unrolled_influence(run(task), QUERIES, quantity="loss")
+        unrolled_influence(run(task), Queries(QUERIES, quantity="loss"))
 
 
 @pytest.mark.parametrize(
     ("change", "kind", "text"),
     [
-        ({"query_rows": []}, UsageError, "no queries"),
-        ({"query_rows": [21]}, UsageError, "index 21 is out of range"),
+        ({"rows": []}, UsageError, "no queries"),
+        ({"rows": [21]}, UsageError, "index 21 is out of range"),
         ({"split": "validation"}, UsageError, "no split"),
         ({"quantity": "margin"}, UsageError, "no quantity"),
         ({"assume": "adam"}, UsageError, 'unrolling by "adam"'),
@@ -244,12 +255,15 @@ def test_an_unstable_run_is_an_error_that_names_the_step():
     ],
 )
 def test_bad_input_is_refused(change, kind, text):
-    arguments = {"query_rows": QUERIES, **change}
-    task = MuteTask() if kind is TaskError else WeightedTask()
+    asked, way, rest = (
+        {name: value for name, value in change.items() if name in names}
+        for names in (("rows", "split", "quantity"), ("assume", "curvature"), ("query_chunk", "trace_rows"))
+    )
+    trajectory = run(MuteTask() if kind is TaskError else WeightedTask())
     with pytest.raises(kind, match=text):
-        unrolled_influence(run(task), arguments.pop("query_rows"), **arguments)
+        unrolled_influence(trajectory, Queries(**{"rows": QUERIES, **asked}), Variant(**way), **rest)
 
 
 def test_no_variant_is_refused():
     with pytest.raises(UsageError, match="No way to unroll"):
-        unrolled_influences(run(WeightedTask()), QUERIES, [])
+        unrolled_influences(run(WeightedTask()), Queries(QUERIES), [])

@@ -15,19 +15,21 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tda_backend.errors import NumericalError, TaskError, UsageError
-from tda_backend.training.data import take, validate_data
-from tda_backend.training.fit import train
-from tda_backend.training.noise import flip_labels
-from tda_backend.training.optimizer import optimizer_step, torch_optimizer
-from tda_backend.training.schedule import training_settings
-from tda_backend.trajectory.unrolled.influence import unrolled_influence
-from tda_backend.trajectory.unrolled.lookahead import PlannedStep, Scorer
-from tda_backend.trajectory.unrolled.objective import Objective
-from tda_backend.trajectory.unrolled.optimizers import optimizer_of
-from tda_backend.trajectory.unrolled.recording import record
-from tda_backend.trajectory.unrolled.selection_results import SelectionData
-from tda_backend.trajectory.unrolled.selection_runs import planned_steps, select_while_training
-from tda_backend.trajectory.unrolled.selection_strategy import Strategy, keep
+from tda_backend.models.tasks.data import take, validate_data
+from tda_backend.models.tasks.noise import flip_labels
+from tda_backend.models.tasks.settings import training_settings
+from tda_backend.models.training.fit import train
+from tda_backend.models.training.routes.optimizer import optimizer_step, torch_optimizer
+from tda_backend.models.training.run import TrainingRun
+from tda_backend.numerics.trajectory.lookahead.results import SelectionData
+from tda_backend.numerics.trajectory.lookahead.runs import SelectionTask, planned_steps, select_while_training
+from tda_backend.numerics.trajectory.lookahead.scorer import PlannedStep, Scorer
+from tda_backend.numerics.trajectory.lookahead.strategy import Strategy, keep
+from tda_backend.numerics.trajectory.unrolled.influence import Variant, unrolled_influence
+from tda_backend.numerics.trajectory.unrolled.objective import Objective
+from tda_backend.numerics.trajectory.unrolled.optimizers import optimizer_of
+from tda_backend.numerics.trajectory.unrolled.queries import Queries
+from tda_backend.numerics.trajectory.unrolled.recording import record
 from tests.training.tiny import TinyTask
 from tests.trajectory.unrolled.reweighted import CASES, Smooth
 
@@ -144,9 +146,12 @@ def test_one_step_ahead_assuming_sgd_is_the_gradient_product_at_the_next_paramet
 def test_the_whole_run_is_unrolled_influence(assume: str, curvature: str):
     case = setting(ADAMW)
     trajectory = record(
-        case.task, {"train": case.candidates.data, "test": case.held_out.data}, range(NUM), SEED, dtype=torch.float64
+        TrainingRun(case.task, {"train": case.candidates.data, "test": case.held_out.data}, range(NUM), SEED),
+        dtype=torch.float64,
     )
-    influence = unrolled_influence(trajectory, range(9), quantity="loss", assume=assume, curvature=curvature)
+    influence = unrolled_influence(
+        trajectory, Queries(range(9), quantity="loss"), Variant(assume=assume, curvature=curvature)
+    )
     scores = scored(case, 1, len(case.plan), assume=assume, curvature=curvature)
     total = torch.zeros(NUM, dtype=torch.float64)
     for step, values in zip(case.plan, scores, strict=True):
@@ -224,7 +229,10 @@ def test_of_equal_scores_the_earlier_are_kept():
 
 def run(task: TinyTask, seed: int = SEED, num_evaluations: int = 10, **strategy):
     return select_while_training(
-        task, parts(task), Strategy(**strategy), seed, dtype=torch.float64, num_evaluations=num_evaluations
+        SelectionTask(task, parts(task), dtype=torch.float64),
+        Strategy(**strategy),
+        seed,
+        num_evaluations=num_evaluations,
     )
 
 
@@ -232,7 +240,7 @@ def run(task: TinyTask, seed: int = SEED, num_evaluations: int = 10, **strategy)
 def test_keeping_all_is_ordinary_training(name: str):
     task = Smooth(**CASES[name])
     full = run(task, kind="full")
-    state = train(task, parts(task).candidates, range(NUM), SEED, [2], route="loop")[0].state
+    state = train(TrainingRun(task, {"train": parts(task).candidates}, range(NUM), SEED, route="loop"), [2])[0].state
     expected = torch.cat([value.flatten() for value in state.values()])
     torch.testing.assert_close(full.theta, expected, rtol=1e-12, atol=1e-13)
     for kind in ("look-ahead", "alignment", "random"):
@@ -281,7 +289,7 @@ def test_a_run_is_its_windows_one_after_the_other(scope: str):
     """Windows of 4, 4 and 2 steps, by hand."""
     case = setting(ADAMW)
     found = select_while_training(
-        case.task, parts(case.task), Strategy(horizon=4, scope=scope), SEED, dtype=torch.float64
+        SelectionTask(case.task, parts(case.task), dtype=torch.float64), Strategy(horizon=4, scope=scope), SEED
     )
     theta = case.candidates.theta()
     state = case.optimizer.initial(theta)
@@ -303,18 +311,21 @@ def test_little_dropped_at_a_small_rate_does_what_the_scores_say():
     task = Smooth(**{**CASES["momentum, L2 decay"], "batch_size": 16})
     found = {
         rate: select_while_training(
-            task, parts(task), Strategy(horizon=3, fraction=0.94), SEED, rate=rate, dtype=torch.float64,
+            SelectionTask(task, parts(task), dtype=torch.float64),
+            Strategy(horizon=3, fraction=0.94),
+            SEED,
+            rate=rate,
             check_windows=True,
         )
         for rate in (0.01, 0.001)
-    }  # fmt: skip
+    }
     for rate, each in found.items():
         assert each.check is not None
         assert each.check.first_steps.tolist() == [1, 4]
         np.testing.assert_allclose(each.check.predicted, each.check.real, rtol=30 * rate)
         assert (each.check.predicted < 0).all()
     plain = select_while_training(
-        task, parts(task), Strategy(horizon=3, fraction=0.94), SEED, rate=0.01, dtype=torch.float64
+        SelectionTask(task, parts(task), dtype=torch.float64), Strategy(horizon=3, fraction=0.94), SEED, rate=0.01
     )
     assert plain.check is None
     assert torch.equal(plain.theta, found[0.01].theta)
@@ -354,7 +365,7 @@ def test_single_precision_gives_the_same_scores_to_its_digits(kind: str):
     for double, values in zip(scored(case, 2, 6, kind=kind), scored(single, 2, 6, kind=kind), strict=True):
         assert values.dtype == torch.float32
         assert (values - double).abs().max() <= 1e-4 * double.abs().max()
-    found = select_while_training(case.task, parts(case.task), Strategy(kind, 2), SEED)
+    found = select_while_training(SelectionTask(case.task, parts(case.task)), Strategy(kind, 2), SEED)
     assert found.theta.dtype == torch.float32
 
 
@@ -379,7 +390,7 @@ def test_selection_avoids_wrong_labels_and_helps_where_there_are_many():
     data = replace(data, candidates={**data.candidates, "y": noisy})
     for seed in range(3):
         ahead, drawn = (
-            select_while_training(task, data, Strategy(kind, 2), seed, dtype=torch.float64)
+            select_while_training(SelectionTask(task, data, dtype=torch.float64), Strategy(kind, 2), seed)
             for kind in ("look-ahead", "random")
         )
         assert ahead.courses["selection"].loss[-1] < drawn.courses["selection"].loss[-1]
@@ -388,24 +399,33 @@ def test_selection_avoids_wrong_labels_and_helps_where_there_are_many():
 
 def test_what_cannot_be_is_refused():
     task = Smooth(**CASES["sgd"])
-    for wrong in ({"horizon": 0}, {"fraction": 0.0}, {"fraction": 1.1}, {"kind": "best"}, {"scope": "epoch"},
-                  {"assume": "adam"}, {"curvature": "exact"}):  # fmt: skip
+    for wrong in (
+        {"horizon": 0},
+        {"fraction": 0.0},
+        {"fraction": 1.1},
+        {"kind": "best"},
+        {"scope": "epoch"},
+        {"assume": "adam"},
+        {"curvature": "exact"},
+    ):
         with pytest.raises(UsageError):
             Strategy(**wrong)
     with pytest.raises(UsageError, match="learning rate"):
-        select_while_training(task, parts(task), Strategy(), 0, rate=0.0)
+        select_while_training(SelectionTask(task, parts(task)), Strategy(), 0, rate=0.0)
     with pytest.raises(UsageError, match="evaluations"):
-        select_while_training(task, parts(task), Strategy(), 0, num_evaluations=0)
+        select_while_training(SelectionTask(task, parts(task)), Strategy(), 0, num_evaluations=0)
     with pytest.raises(UsageError, match="tuning"):
         replace(parts(task), tuning={"x": torch.zeros(0, 12), "y": torch.zeros(0)})
     with pytest.raises(NumericalError, match="diverged"):
-        select_while_training(Smooth(**CASES["momentum, L2 decay"]), parts(task), Strategy(), 0, rate=1e30)
+        select_while_training(
+            SelectionTask(Smooth(**CASES["momentum, L2 decay"]), parts(task)), Strategy(), 0, rate=1e30
+        )
     with pytest.raises(TaskError, match="random numbers"):
-        select_while_training(TinyTask(), parts(task), Strategy(), 0)
+        select_while_training(SelectionTask(TinyTask(), parts(task)), Strategy(), 0)
     staged = Smooth(**CASES["sgd"])
-    staged.stages = (object(),)  # type: ignore[assignment]
+    staged.stages = (object(),)
     with pytest.raises(TaskError):
-        select_while_training(staged, parts(task), Strategy(), 0)
+        select_while_training(SelectionTask(staged, parts(task)), Strategy(), 0)
 
 
 def test_planned_steps_are_those_of_ordinary_training():

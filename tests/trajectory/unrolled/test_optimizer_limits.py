@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import jvp, vjp
 
-from tda_backend.training.optimizer import optimizer_step, torch_optimizer
-from tda_backend.trajectory.unrolled.optimizers import Adam, Optimizer, RMSProp, optimizer_of
+from tda_backend.models.training.routes.optimizer import optimizer_step, torch_optimizer
+from tda_backend.numerics.trajectory.unrolled.optimizers import Adam, Optimizer, RMSProp, optimizer_of
 from tda_backend.types import TrainingSettings
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -198,9 +198,7 @@ def test_first_order_stays_finite_in_float32_down_to_the_smallest_gradients(opti
     assert all(bool(torch.isfinite(values).all()) for values in exact.curvatures.pure.values())
 
 
-@given(
-    case=st.sampled_from(CASES), step=st.integers(1, 10_000), seed=st.integers(0, 2**31), scale=st.floats(1e-6, 1e3)
-)  # fmt: skip
+@given(case=st.sampled_from(CASES), step=st.integers(1, 10_000), seed=st.integers(0, 2**31), scale=st.floats(1e-6, 1e3))
 @settings(max_examples=60, deadline=None)
 def test_backwards_is_the_transpose_of_forwards(case, step, seed, scale):
     """⟨u, push(δ, δg)⟩ = ⟨passed, δ⟩ + ⟨cov, δg⟩, dead coordinates included."""

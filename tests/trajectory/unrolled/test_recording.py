@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tda_backend.errors import MachineError, NumericalError, TaskError, UsageError
-from tda_backend.training.fit import train
-from tda_backend.training.loop import LoopTrainer
-from tda_backend.trajectory.unrolled.recording import Trajectory, record
-from tda_backend.trajectory.unrolled.snapshots import GIB, kept_states, snapshot_interval
+from tda_backend.models.training.fit import train
+from tda_backend.models.training.routes.loop import LoopTrainer
+from tda_backend.models.training.run import TrainingRun
+from tda_backend.numerics.trajectory.unrolled.recording import record
+from tda_backend.numerics.trajectory.unrolled.snapshots import GIB, kept_states, snapshot_interval
+from tda_backend.numerics.trajectory.unrolled.trajectory import Trajectory
 from tests.training.tiny import CLASSES, WIDTH, NormTask, OwnRandomnessTask, TinyTask
 from tests.trajectory.unrolled.weighted import DECAYS, OPTIMIZERS, ROWS, SEED, WeightedTask
 
@@ -27,11 +29,11 @@ def run(task: WeightedTask, states: float | None = None, **options) -> Trajector
     """Record in float64, with room for ``states`` states (``None``: for all)."""
     size = (1 + len(_slots(task))) * 67 * options.get("dtype", torch.float64).itemsize
     room = {} if states is None else {"budget_gib": states * size / GIB}
-    return record(task, task.datasets(), ROWS, SEED, **{"dtype": torch.float64, **room, **options})
+    return record(TrainingRun(task, task.datasets(), ROWS, SEED), **{"dtype": torch.float64, **room, **options})
 
 
 def _slots(task: WeightedTask) -> tuple[str, ...]:
-    from tda_backend.trajectory.unrolled.optimizers import optimizer_of
+    from tda_backend.numerics.trajectory.unrolled.optimizers import optimizer_of
 
     return optimizer_of(task.training).slots
 
@@ -45,10 +47,10 @@ def states_of(steps) -> list[Tensor]:
 def test_what_is_recorded_is_the_training_run(optimizer: str, decay: str):
     task = WeightedTask(**OPTIMIZERS[optimizer], **DECAYS[decay], **LONG, clip_norm=1.0)
     trajectory = run(task)
-    stored = train(task, task.datasets()["train"], ROWS, SEED, [10], route="loop")[0].state
+    stored = train(TrainingRun(task, task.datasets(), ROWS, SEED, route="loop"), [10])[0].state
     assert torch.equal(trajectory.final_theta, trajectory.objective.flat(stored))
     seen: list[tuple] = []
-    trainer = LoopTrainer(task, task.build_model(SEED), task.training, task.datasets()["train"], ROWS, SEED)
+    trainer = LoopTrainer(TrainingRun(task, task.datasets(), ROWS, SEED), task.build_model(SEED), task.training)
     trainer.on_step = lambda state, rows, rate: seen.append((trajectory.objective.flat(state), rows.clone(), rate))
     for epoch in range(1, 11):
         trainer.train_epoch(epoch)
@@ -217,7 +219,7 @@ def test_rows_and_steps_out_of_range():
     task = WeightedTask()
     for rows, text in (([1, 1], "named twice"), ([60], "out of range"), ([], "No training example")):
         with pytest.raises(UsageError, match=text):
-            record(task, task.datasets(), np.array(rows), SEED)
+            record(TrainingRun(task, task.datasets(), np.array(rows), SEED))
     for first, last in ((0, 3), (4, 3), (1, 31)):
         with pytest.raises(UsageError, match="steps 1…30"):
             next(_tight(40).backward(first, last))

@@ -8,16 +8,20 @@ import numpy as np
 import pytest
 
 from tda_backend.errors import UsageError
+from tda_backend.numerics.trajectory.lookahead.gain import crossed_interval, paired_difference, tune
+from tda_backend.numerics.trajectory.lookahead.strategy import Strategy
 from tda_backend.seeds import hashed_rng
-from tda_backend.trajectory.unrolled.selection_gain import crossed_interval, paired_difference, tune
-from tda_backend.trajectory.unrolled.selection_strategy import Strategy
 
 
 def made(strategy: Strategy, rate: float, seed: int, tuning: float, losses: np.ndarray) -> SimpleNamespace:
     return SimpleNamespace(
-        strategy=strategy, learning_rate=rate, seed=seed, test_losses=losses, test_correct=losses < 1,
+        strategy=strategy,
+        learning_rate=rate,
+        seed=seed,
+        test_losses=losses,
+        test_correct=losses < 1,
         courses={"tuning": SimpleNamespace(loss=np.array([9.0, tuning]))},
-    )  # fmt: skip
+    )
 
 
 def test_tuning_takes_the_lowest_mean_tuning_loss_and_never_looks_at_the_test_set():

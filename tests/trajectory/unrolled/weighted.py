@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tda_backend.training.loop import LoopTrainer
+from tda_backend.models.training.routes.loop import LoopTrainer
+from tda_backend.models.training.run import TrainingRun
 from tda_backend.types import Batch
 from tests.training.tiny import CLASSES, NUM_TRAIN, WIDTH, TinyTask
 
@@ -58,7 +59,7 @@ class WeightedTask(TinyTask):
 def trained(task: WeightedTask, weights: Tensor) -> nn.Module:
     """Return the model that the project's training loop makes of weighted examples."""
     model = task.build_model(SEED)
-    trainer = LoopTrainer(task, model, task.training, task.datasets()["train"], ROWS, SEED)
+    trainer = LoopTrainer(TrainingRun(task, task.datasets(), ROWS, SEED), model, task.training)
     task.weights = weights
     for epoch in range(1, task.training.num_epochs + 1):
         trainer.train_epoch(epoch)

@@ -1,0 +1,1 @@
+"""Training on examples that are selected while training, K steps looked ahead."""

@@ -1,0 +1,1 @@
+"""What leaving one example out changes in this very training run: predicted by unrolling, and true."""

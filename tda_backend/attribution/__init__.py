@@ -1,1 +1,0 @@
-"""From features to spectra or scores, one module a family of methods."""

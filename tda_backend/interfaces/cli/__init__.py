@@ -1,0 +1,1 @@
+"""The command ``tda``, one file a verb. Imports inside functions keep its start quick."""

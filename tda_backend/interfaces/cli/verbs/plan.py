@@ -1,0 +1,52 @@
+"""``tda plan``: what a study would compute, and what that costs, before anything is started."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from tda_backend.interfaces.cli.verb import add_json, add_request
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb\'s arguments."""
+    add_request(parser)
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Print the plan of a study; nothing is computed and nothing written."""
+    from tda_backend.interfaces.cli.printing import duration, print_json, print_line, print_table
+    from tda_backend.interfaces.cli.request import requested_plan, requested_study, retraining_line
+    from tda_backend.studies.pipeline.plan import planned_steps
+    from tda_backend.studies.store.artifacts import ArtifactStore
+    from tda_backend.studies.store.workspace import Workspace
+
+    workspace = Workspace.at(arguments.db)
+    plan, store = requested_plan(arguments, requested_study(arguments, workspace)), ArtifactStore(workspace.artifacts)
+    steps = planned_steps(plan, store)
+    waiting = [step for step in steps if not step.is_cached]
+    seconds = sum(step.seconds for step in waiting)
+    total = {
+        "study": plan.name,
+        "study_id": plan.study_id,
+        "num_steps": len(steps),
+        "num_cached": len(steps) - len(waiting),
+        "retrainings": sum(step.retrainings for step in waiting),
+        "seconds": seconds,
+    }
+    if arguments.json:
+        print_json({**total, "steps": [{"step": number + 1, **vars(step)} for number, step in enumerate(steps)]})
+        return 0
+    rows = [
+        [number + 1, step.label, step.retrainings or "–", "finished" if step.is_cached else duration(step.seconds)]
+        for number, step in enumerate(steps)
+    ]
+    print_table(console, ["step", "what", "models", "estimated time"], rows, f"{plan.name} ({plan.study_id})")
+    summary = f"{len(steps)} steps, {len(steps) - len(waiting)} finished; about {duration(seconds)} left. "
+    print_line(console, f"{summary}{retraining_line(plan, store)}".rstrip())
+    console.print("Estimates are of this project's test machine (two cores); nothing was started.", highlight=False)
+    return 0

@@ -1,0 +1,1 @@
+"""Claims of the papers: verdicts, figures and shipped results."""

@@ -1,0 +1,1 @@
+"""Reading a study: stored rows, scores at any λ, payloads for the browser."""

@@ -1,0 +1,1 @@
+"""``tda check``: does a task keep its contract?"""

@@ -1,0 +1,1 @@
+"""From features and curvature to spectra or scores, one module per family."""

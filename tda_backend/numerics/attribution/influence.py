@@ -1,0 +1,164 @@
+"""Influence functions on the empirical Fisher (IFFIM) and TRAK: from features of a checkpoint to a spectrum.
+
+Signs: scores are [query, train] and positive helps (METHODS §0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tda_backend.errors import TaskError, UsageError
+from tda_backend.numerics.features.checkpoint_features import CheckpointFeatures
+from tda_backend.numerics.spectral.coordinates import Spectrum, squares_outside
+from tda_backend.numerics.spectral.decompose import RotatedRows, dual_coordinates, row_coordinates
+
+
+def influence_spectrum(
+    features: CheckpointFeatures,
+    *,
+    gram: Tensor | None = None,
+    projected: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Spectrum:
+    """Decompose the empirical Fisher of the training loss at one checkpoint (IFFIM); every λ is then a filter.
+
+    Args:
+        features: The checkpoint's features (row order, weights).
+        gram: ``[N, N]`` float64 raw inner products for the unprojected answer (dual); left intact.
+        projected: ``[N, k]`` projected features; primal k × k, or dual where n ≤ k. Exactly one of the two.
+        dtype: Storage type of the coordinates; eigenvalues are float64.
+
+    Raises:
+        UsageError: Not exactly one of ``gram`` and ``projected`` is given.
+        NumericalError: The curvature is not finite, zero, or cannot be decomposed.
+    """
+    rows = _rows(features, train_rows(features), gram, projected)
+    return _spectrum(features, rows, None, "iffim", dtype)
+
+
+def trak_spectrum(
+    features: CheckpointFeatures,
+    *,
+    gram: Tensor | None = None,
+    projected: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Spectrum:
+    """Decompose the mean Gram of the margins' gradients at one checkpoint (TRAK); every λ is then a filter.
+
+    Arguments are those of :func:`influence_spectrum`; ``train_weights`` are Q_i = 1 − p_i.
+
+    Raises:
+        UsageError: Not exactly one of ``gram`` and ``projected`` is given.
+        TaskError: The task has no margin identity.
+        NumericalError: The curvature is not finite, zero, or cannot be decomposed.
+    """
+    weights = features.train_weights
+    if weights is None:
+        raise TaskError(
+            "TRAK needs a measurement with the margin identity ∇ℓ = −(1−p)∇f.",
+            "Set margin_identity on a classification task, or use iffim or tracin.",
+        )
+    rows = _rows(features, (features.rows("train"), None), gram, projected)
+    return _spectrum(features, rows, weights, "trak", dtype)
+
+
+class _Rows(Protocol):
+    """Inner products or projections of a checkpoint's gradients, in the order of its rows."""
+
+    def coordinates(self, others: Sequence[slice], what: str, dtype: torch.dtype) -> RotatedRows:
+        """Return the train rows' eigenbasis, and the other rows in it."""
+        ...
+
+    def squares(self, rows: slice) -> Tensor:
+        """Return the squared norms of some rows, ``[b]`` float64."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class _Projected:
+    """Projected gradients ``[N, k]``; the train rows are multiplied by a factor each, or by 1."""
+
+    values: Tensor
+    train: slice
+    scale: Tensor | None
+
+    def coordinates(self, others: Sequence[slice], what: str, dtype: torch.dtype) -> RotatedRows:
+        train = self.values[self.train]
+        if self.scale is not None:
+            train = train * self.scale[:, None].to(self.values.dtype)
+        return row_coordinates(train, torch.cat([self.values[part] for part in others]), what=what, dtype=dtype)
+
+    def squares(self, rows: slice) -> Tensor:
+        return self.values[rows].to(torch.float64).square().sum(1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Gram:
+    """Inner products ``[N, N]`` of whole gradients; the train rows are multiplied by a factor each, or by 1."""
+
+    values: Tensor
+    train: slice
+    scale: Tensor | None
+
+    def coordinates(self, others: Sequence[slice], what: str, dtype: torch.dtype) -> RotatedRows:
+        mean_gram = self.values[self.train, self.train] / (self.train.stop - self.train.start)
+        cross = torch.cat([self.values[part, self.train] for part in others])
+        if self.scale is not None:
+            factor = self.scale.to(torch.float64)
+            mean_gram *= factor
+            mean_gram *= factor[:, None]
+            cross *= factor
+        return dual_coordinates(mean_gram, cross, what=what, dtype=dtype)
+
+    def squares(self, rows: slice) -> Tensor:
+        return self.values.diagonal()[rows].clone()
+
+
+def _rows(
+    features: CheckpointFeatures, train: tuple[slice, Tensor | None], gram: Tensor | None, projected: Tensor | None
+) -> _Rows:
+    if projected is not None and gram is None:
+        check_rows(projected, features)
+        return _Projected(projected, *train)
+    if gram is not None and projected is None:
+        check_rows(gram, features)
+        return _Gram(gram, *train)
+    raise UsageError("Give exactly one of gram and projected.", "gram: unprojected; projected: [N, k] features.")
+
+
+def _spectrum(
+    features: CheckpointFeatures, rows: _Rows, weights: Tensor | None, what: str, dtype: torch.dtype
+) -> Spectrum:
+    query = features.rows("query")
+    basis = rows.coordinates([query, features.rows("validation")], what, dtype)
+    num_query = query.stop - query.start
+    return Spectrum(
+        eigenvalues=basis.eigenvalues,
+        train=basis.train,
+        query=basis.others[:num_query],
+        validation=basis.others[num_query:],
+        train_weights=None if weights is None else weights.to(dtype),
+        num_cut=basis.num_cut,
+        query_outside=squares_outside(rows.squares(query), basis.others[:num_query]),
+    )
+
+
+def train_rows(features: CheckpointFeatures) -> tuple[slice, Tensor]:
+    """Return the rows to take as train features and the factor on each that makes them −∇ℓ, ``[n]``."""
+    if features.loss_scale is not None:
+        return features.rows("train"), -features.loss_scale
+    return features.rows("train_loss"), -torch.ones(features.num_train, dtype=features.goodness.dtype)
+
+
+def check_rows(rows: Tensor, features: CheckpointFeatures) -> None:
+    """Raise a UsageError unless there is one row per vector of the checkpoint."""
+    if rows.shape[0] != features.num_vectors:
+        raise UsageError(
+            f"Got {rows.shape[0]} feature rows for a checkpoint of {features.num_vectors} vectors.",
+            "Rows are train, validation, query and, without the margin identity, train losses.",
+        )

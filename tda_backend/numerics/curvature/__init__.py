@@ -1,0 +1,1 @@
+"""The curvature of the training loss: its products with vectors, its matrix and its Kronecker factors."""

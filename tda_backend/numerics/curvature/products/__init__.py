@@ -1,0 +1,1 @@
+"""Products of vectors with a curvature that is never formed."""

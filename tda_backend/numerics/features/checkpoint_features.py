@@ -1,0 +1,198 @@
+"""What is taken from the model at one checkpoint, once, and shared by every method, projection and λ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tda_backend.errors import ArtifactError, NumericalError, TaskError
+from tda_backend.models.probe import GROUPS, Group, Probe
+from tda_backend.numerics.features.dense import Request, dense_gram
+from tda_backend.numerics.features.factors import (
+    GradientFactors,
+    LayerFactors,
+    concatenate,
+    linear_factors,
+    untracked_parameters,
+)
+from tda_backend.numerics.features.gram import gram_matrix
+from tda_backend.numerics.features.streaming import Quantity, batches, evaluation_mode, naming_group, values_of
+from tda_backend.numerics.spectral.arrays import stored_tensor
+from tda_backend.types import Task
+
+ROW_GROUPS = (*GROUPS, "train_loss")
+"""Groups of rows in their order; gradients of the training loss come last, where they have rows of their own."""
+
+
+@dataclass(frozen=True)
+class CheckpointFeatures:
+    """Gradients of goodness at one checkpoint for train, validation and query examples, in this row order.
+
+    For a classification margin ``∇ℓ_i = loss_scale_i·∇goodness_i`` (METHODS §0), so loss gradients need no rows of
+    their own; otherwise n rows of loss gradients follow at the end.
+
+    Attributes:
+        counts: Rows per group: ``train``, ``validation``, ``query`` and, without the margin identity, ``train_loss``.
+        goodness: ``[train + validation + query]`` goodness of each example.
+        train_loss: ``[n]`` training loss of the train examples.
+        factors: Rank-one factors of all N rows, or ``None`` for models with other layers.
+        gram: ``[N, N]`` float64 raw inner products where there are no factors.
+        margin_identity: Whether ``loss_scale`` and ``train_weights`` exist.
+    """
+
+    counts: Mapping[str, int]
+    goodness: Tensor
+    train_loss: Tensor
+    factors: GradientFactors | None
+    gram: Tensor | None
+    margin_identity: bool
+
+    @property
+    def num_train(self) -> int:
+        return self.counts["train"]
+
+    @property
+    def num_vectors(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def train_weights(self) -> Tensor | None:
+        """Q_i = 1 − p_i = sigmoid(−goodness_i), ``[n]``; ``None`` without the margin identity."""
+        return torch.sigmoid(-self.goodness[: self.num_train]) if self.margin_identity else None
+
+    @property
+    def loss_scale(self) -> Tensor | None:
+        """−(1 − p_i), with ``∇ℓ_i = loss_scale_i·∇goodness_i``, ``[n]``; ``None`` without the margin identity."""
+        weights = self.train_weights
+        return None if weights is None else -weights
+
+    def rows(self, group: str) -> slice:
+        """Return the rows of a group."""
+        start = 0
+        for name in ROW_GROUPS:
+            size = self.counts.get(name, 0)
+            if name == group:
+                return slice(start, start + size)
+            start += size
+        raise KeyError(group)
+
+    def full_gram(self) -> Tensor:
+        """Return all raw inner products, ``[N, N]`` float64; a copy that may be destroyed."""
+        if self.factors is not None:
+            return gram_matrix(self.factors)
+        assert self.gram is not None
+        return self.gram.to(torch.float64, copy=True)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Return everything as NumPy arrays for storing."""
+        arrays = {
+            "goodness": self.goodness.numpy(),
+            "train_loss": self.train_loss.numpy(),
+            "margin_identity": np.array(self.margin_identity),
+            "counts": np.array([self.counts.get(name, 0) for name in ROW_GROUPS], dtype=np.int64),
+        }
+        if self.gram is not None:
+            arrays["gram"] = self.gram.numpy()
+        if self.factors is not None:
+            arrays["layers"] = np.array([layer.name for layer in self.factors.layers], dtype=np.str_)
+            for index, layer in enumerate(self.factors.layers):
+                arrays[f"inputs.{index}"] = layer.inputs.numpy()
+                arrays[f"deltas.{index}"] = layer.deltas.numpy()
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> CheckpointFeatures:
+        """Return the features stored by :meth:`to_arrays`.
+
+        Raises:
+            ArtifactError: An array is missing, or the rows do not add up.
+        """
+        try:
+            result = cls(
+                {n: int(c) for n, c in zip(ROW_GROUPS, arrays["counts"], strict=True) if c or n != "train_loss"},
+                stored_tensor(arrays["goodness"]),
+                stored_tensor(arrays["train_loss"]),
+                _stored_factors(arrays) if "layers" in arrays else None,
+                stored_tensor(arrays["gram"]) if "gram" in arrays else None,
+                bool(arrays["margin_identity"]),
+            )
+        except KeyError as error:
+            raise ArtifactError(f"Stored features lack the array {error}.", "Remove the artifact; rerun.") from error
+        if result.factors is not None:
+            present = result.factors.num_vectors
+        else:
+            present = 0 if result.gram is None else result.gram.shape[0]
+        if present != result.num_vectors:
+            raise ArtifactError(
+                f"Stored features hold {present} rows where {result.num_vectors} belong.", "Remove the artifact; rerun."
+            )
+        return result
+
+
+def _stored_factors(arrays: Mapping[str, np.ndarray]) -> GradientFactors:
+    layers = []
+    for index, name in enumerate(arrays["layers"]):
+        inputs, deltas = (stored_tensor(arrays[f"{side}.{index}"]) for side in ("inputs", "deltas"))
+        layers.append(LayerFactors(str(name), inputs, deltas))
+    return GradientFactors(tuple(layers))
+
+
+def gradient_requests(task: Task) -> list[Request]:
+    """Return which gradients are taken, in row order."""
+    requests = [Request(group, "goodness") for group in GROUPS]
+    if not task.margin_identity:
+        requests.append(Request("train", "train_loss"))
+    return requests
+
+
+def checkpoint_features(probe: Probe) -> CheckpointFeatures:
+    """Take the gradients of goodness (and, where needed, of the loss) at one checkpoint.
+
+    Models made of plain Linear layers keep rank-one factors; any other model falls back to dense per-example
+    gradients, streamed by parameter block, of which only the Gram matrix is kept.
+
+    Raises:
+        NumericalError: Goodness, loss or a gradient is not finite; names the group, the count and the first row.
+        TaskError: The task breaks its contract, or a group has no examples.
+    """
+    task = probe.task
+    if task.margin_identity and task.measurement_sign != 1:
+        raise TaskError(
+            f"Task {task.name!r} states the margin identity with measurement_sign {task.measurement_sign}.",
+            "The identity holds for the classification margin, which is better when larger: use +1.",
+        )
+    probe.refuse_empty()
+    requests = gradient_requests(task)
+    counts = {name: probe.count(request.group) for name, request in zip(ROW_GROUPS, requests, strict=False)}
+    goodness = torch.cat([_values(probe, group, "goodness") for group in GROUPS])
+    train_loss = _values(probe, "train", "train_loss")
+    factors, gram = None, None
+    if not untracked_parameters(probe.model):
+        parts = []
+        for name, request in zip(ROW_GROUPS, requests, strict=False):
+            with naming_group(name):
+                parts.append(linear_factors(probe, *request)[0])
+        factors = concatenate(parts)
+    else:
+        gram = dense_gram(probe, requests)
+    return CheckpointFeatures(counts, goodness, train_loss, factors, gram, task.margin_identity)
+
+
+def _values(probe: Probe, group: Group, quantity: Quantity) -> Tensor:
+    with evaluation_mode(probe.model), torch.no_grad():
+        stream = batches(probe, group)
+        parts = [values_of(probe.task, probe.model, batch, quantity).cpu() for _, batch in stream]
+        values = torch.cat(parts).to(probe.dtype)
+    bad = ~torch.isfinite(values)
+    if bool(bad.any()):
+        first = int(bad.nonzero()[0])
+        raise NumericalError(
+            f"The {quantity} of {int(bad.sum())} of {len(values)} {group} examples is not finite "
+            f"(first at index {int(probe.rows(group)[first])}).",
+            "Look for NaN in the data, or for a training run that diverged.",
+        )
+    return values

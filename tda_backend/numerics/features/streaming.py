@@ -1,0 +1,65 @@
+"""Passing examples through a model in eval mode, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, TypeAlias
+
+from torch import Tensor, nn
+
+from tda_backend.errors import NumericalError, TaskError
+from tda_backend.models.probe import Group, Probe
+from tda_backend.types import Batch, Task, to_device
+
+Quantity: TypeAlias = Literal["goodness", "train_loss"]
+
+
+def values_of(task: Task, model: nn.Module, batch: Batch, quantity: Quantity) -> Tensor:
+    """Return goodness (measurement times its sign) or the training loss of each example, ``[b]``.
+
+    Raises:
+        TaskError: The task returned another shape.
+    """
+    if quantity == "goodness":
+        values = task.measurement_sign * task.measurement(model, batch)
+    else:
+        values = task.train_loss(model, batch)
+    size = len(next(iter(batch.values())))
+    if values.shape != (size,):
+        raise TaskError(
+            f"Task {task.name!r} returned {quantity} of shape {tuple(values.shape)} for a batch of {size}.",
+            "train_loss and measurement return one number per example, [b], not reduced.",
+        )
+    return values
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put every module in eval mode and restore each one's own mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def batches(probe: Probe, group: Group) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+    """Yield (positions among the group's rows, batch on the device); the model is moved there first."""
+    probe.model.to(probe.device)
+    data, rows = probe.split(group), probe.rows(group)
+    for start in range(0, len(rows), probe.batch_size):
+        part = rows[start : start + probe.batch_size]
+        batch = {key: value[part] for key, value in data.items()}
+        yield slice(start, start + len(part)), to_device(batch, probe.device)
+
+
+@contextmanager
+def naming_group(group: str) -> Iterator[None]:
+    """Say in the error of a value that is not finite which group of examples it lies in."""
+    try:
+        yield
+    except NumericalError as error:
+        raise NumericalError(f"In the {group} examples: {error.message}", error.hint) from error

@@ -1,0 +1,1 @@
+"""Filters φ(σ; λ) on eigenvalues."""

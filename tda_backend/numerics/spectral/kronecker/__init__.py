@@ -1,0 +1,1 @@
+"""Spectra in one Kronecker basis per layer."""

@@ -1,0 +1,1 @@
+"""Selection while training: K steps looked ahead."""

@@ -1,0 +1,1 @@
+"""SOURCE: a training run shortened to segments (arXiv 2405.12186)."""

@@ -1,1 +1,0 @@
-"""Studies: their files, plans, execution, jobs, and the public interface for scripts and pages."""

@@ -1,0 +1,1 @@
+"""What a study says, as types: its sections, its configurations, and the checks of single values."""

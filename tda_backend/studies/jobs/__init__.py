@@ -1,0 +1,1 @@
+"""Runs that somebody started: job files, heartbeat, ingest."""

@@ -1,0 +1,168 @@
+"""What steps work with: the plan, the data, the store, and what the spectra of one checkpoint share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tda_backend.models.probe import Probe
+from tda_backend.models.tasks.data import validate_data
+from tda_backend.models.tasks.examples import Draw, split_indices, study_labels
+from tda_backend.models.training.fit import model_from
+from tda_backend.numerics.features.checkpoint_features import CheckpointFeatures
+from tda_backend.studies.config.study import Study
+from tda_backend.studies.pipeline.facts import TaskFacts
+from tda_backend.studies.store.artifact import Artifact
+from tda_backend.studies.store.artifacts import ArtifactStore
+from tda_backend.types import Batch, Task
+
+Progress = Callable[[int, int], None]
+
+
+class Keyed(Protocol):
+    """What has a content key: a step."""
+
+    @property
+    def key(self) -> str:
+        """Key of its artifact."""
+        ...
+
+
+def no_progress(done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+@dataclass
+class Memo:
+    """What the spectra of one checkpoint share and nothing stores: its Gram matrix and its random features.
+
+    Attributes:
+        features_key: Of the checkpoint's gradients.
+        features: These.
+        gram: Their inner products.
+        projected: What is projected at k_max, by draw.
+    """
+
+    features_key: str = ""
+    features: CheckpointFeatures | None = None
+    gram: Tensor | None = None
+    projected: dict[tuple[str, int, int], Tensor] = field(default_factory=dict)
+
+    def clear(self) -> None:
+        """Free everything."""
+        self.features_key, self.features, self.gram, self.projected = "", None, None, {}
+
+
+@dataclass
+class RunContext:
+    """What steps work with.
+
+    Attributes:
+        study: What is computed.
+        facts: The task's.
+        device: Where passes run.
+        data: The task's train and test splits.
+        store: Where artifacts lie.
+        on_progress: Called with (done, total) units of the present step.
+        later: Steps still to be computed here after the present one; decides when shared matrices are freed.
+        clean_labels: Labels of the train split before the study flipped some, ``[N]``; ``None``: it flips none.
+    """
+
+    study: Study
+    facts: TaskFacts
+    device: str
+    data: dict[str, Batch]
+    store: ArtifactStore
+    on_progress: Progress = no_progress
+    memo: Memo = field(default_factory=Memo)
+    later: Sequence[Keyed] = ()
+    clean_labels: Tensor | None = None
+
+    @property
+    def train_split(self) -> Batch:
+        """The task's training split."""
+        return self.data["train"]
+
+    @property
+    def test_split(self) -> Batch:
+        """The task's test split."""
+        return self.data["test"]
+
+    @classmethod
+    def begin(cls, study: Study, facts: TaskFacts, device: str, store: ArtifactStore) -> RunContext:
+        """Return the context of a study, its task's data loaded and the study's labels flipped."""
+        task, flips = facts.task, study.data.flip_labels
+        data: dict[str, Batch] = dict(validate_data(task))
+        if flips is None:
+            return cls(study, facts, device, data, store)
+        draw = Draw(study.data.train, study.data.validation, study.data.queries, study.seed, flips)
+        rows = split_indices(draw, facts.num_train, facts.num_test).train
+        train, key = data["train"], task.label_key
+        noisy = {**train, key: study_labels(task, train[key], draw, rows)}
+        return cls(study, facts, device, {**data, "train": noisy}, store, clean_labels=train[key])
+
+    @property
+    def task(self) -> Task:
+        """The task."""
+        return self.facts.task
+
+    def open(self, step: Keyed) -> Artifact:
+        """Return the result of a step."""
+        return self.store.open(step.key)
+
+    def open_all(self, steps: Sequence[Keyed]) -> list[Artifact]:
+        """Return the results of several steps."""
+        return [self.store.open(step.key) for step in steps]
+
+    def positions(self, examples: Keyed) -> Positions:
+        """Return which rows of the task's data take part."""
+        return Positions.of(self.open(examples))
+
+    def model(self, trained: Keyed, epoch: int) -> nn.Module:
+        """Return the model of a training run at the end of an epoch."""
+        return model_from(self.task, self.open(trained).tensors(checkpoint_name(epoch)))
+
+    def probe(self, examples: Keyed, model: nn.Module) -> Probe:
+        """Return the question that a pass over ``model`` asks: of all examples that take part."""
+        train, validation, queries = self.positions(examples).tensors()
+        return Probe(self.task, model, self.data, train, validation, queries, self.device)
+
+    def snapshot_folder(self, step: Keyed) -> Path:
+        """Return where a step may lay snapshots; a run that is killed leaves them to be cleared by the next one."""
+        return self.store.folder / "tmp" / f"steps-{os.getpid()}-{step.key[:12]}"
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Rows of the task's data that take part, int64.
+
+    Attributes:
+        train: ``[n]``, of the train split.
+        validation: ``[v]``, of the test split.
+        queries: ``[m]``, of the test split.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    queries: np.ndarray
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> Positions:
+        """Return the rows that the step of examples has stored."""
+        return cls(*(artifact.array(name, mmap=False) for name in ("train", "validation", "queries")))
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return train, validation and queries as tensors."""
+        return torch.from_numpy(self.train), torch.from_numpy(self.validation), torch.from_numpy(self.queries)
+
+
+def checkpoint_name(epoch: int) -> str:
+    """Return what a training run's artifact calls its checkpoint of an epoch."""
+    return f"epoch-{epoch:04d}"

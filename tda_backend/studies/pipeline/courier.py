@@ -1,0 +1,95 @@
+"""The way of finished steps from a run to the catalogue."""
+
+from __future__ import annotations
+
+import time
+
+from tda_backend.errors import CatalogueError
+from tda_backend.studies.pipeline.plan import Plan
+from tda_backend.studies.pipeline.step import Step
+from tda_backend.studies.store import catalogue, faults, owners, repository
+from tda_backend.studies.store.drop import Kinds
+from tda_backend.studies.store.inbox import FinishedStep, pending_drops, write_drop
+from tda_backend.studies.store.ingest import check_writable, ingest_inbox
+from tda_backend.studies.store.workspace import Workspace
+
+FINAL_PATIENCE_SECONDS = 10.0
+STUDY = "study"
+
+
+def take_in(workspace: Workspace, kinds: Kinds, patience: float = 0.0) -> None:
+    """Ingest what waits in the inbox, unless a server does or somebody has the catalogue open: then it waits on."""
+    if owners.server_lives(workspace):
+        return
+    try:
+        with catalogue.writing(workspace, patience) as connection:
+            ingest_inbox(workspace, connection, kinds)
+    except catalogue.LockedError:
+        return
+
+
+class Courier:
+    """Brings finished steps to the catalogue: drops them, and ingests them if no server does.
+
+    Args:
+        workspace: Whose catalogue.
+        plan: Whose steps.
+        kinds: What each kind of step says about its rows.
+
+    Raises:
+        CatalogueError: The catalogue cannot be used.
+    """
+
+    def __init__(self, workspace: Workspace, plan: Plan, kinds: Kinds) -> None:
+        self._workspace, self._plan, self._kinds = workspace, plan, kinds
+        self._known = self._prepare()
+
+    def _prepare(self) -> set[str]:
+        """Check the catalogue (creating it where nobody else has it) and return what it holds of this study."""
+        if not owners.server_lives(self._workspace):
+            try:
+                with catalogue.writing(self._workspace, patience=1.0) as connection:
+                    check_writable(self._workspace, connection)
+                    ingest_inbox(self._workspace, connection, self._kinds)
+            except catalogue.LockedError:
+                pass  # somebody reads or owns it at the moment: drops wait
+        try:
+            known = repository.ingested(self._workspace, self._plan.study_id)
+        except catalogue.LockedError:
+            return set()
+        except CatalogueError:
+            if owners.server_lives(self._workspace):
+                return set()
+            raise
+        # Another plan of the same study (the task's code changed) replaces it: then everything is delivered again.
+        return known if self._plan.key in known else set()
+
+    def deliver_study(self) -> None:
+        """Drop the study itself, which the catalogue takes in before its steps."""
+        if self._drop(STUDY, FinishedStep(self._plan.study_id, self._plan.key, STUDY)):
+            take_in(self._workspace, self._kinds)
+
+    def deliver(self, step: Step, ingest: bool = True) -> None:
+        """Drop one finished step unless the catalogue has it; without ``ingest`` it is taken in with the next one."""
+        is_new = self._drop(step.NAME, FinishedStep(self._plan.study_id, step.key, step.label, step.context()))
+        if is_new and ingest:
+            take_in(self._workspace, self._kinds)
+
+    def _drop(self, name: str, drop: FinishedStep) -> bool:
+        """Return whether there was something to drop."""
+        if drop.key in self._known and not drop.provisional:
+            return False
+        faults.reach(name, "undropped")
+        write_drop(self._workspace, drop)
+        self._known.add(drop.key)
+        return True
+
+    def finish(self) -> int:
+        """Wait a little until everything is in the catalogue; return how many drops still wait."""
+        deadline = time.monotonic() + FINAL_PATIENCE_SECONDS
+        while pending_drops(self._workspace) and time.monotonic() < deadline:
+            if owners.server_lives(self._workspace):
+                time.sleep(0.1)
+            else:
+                take_in(self._workspace, self._kinds, deadline - time.monotonic())
+        return len(pending_drops(self._workspace))

@@ -1,0 +1,87 @@
+"""What a plan needs to know of a task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from tda_backend.models.tasks.contract import built
+from tda_backend.models.tasks.data import num_rows, validate_data
+from tda_backend.models.tasks.identity.identity import task_identity
+from tda_backend.models.tasks.registry import task_spec
+from tda_backend.numerics.features.factors import untracked_parameters
+from tda_backend.numerics.features.layers import untracked
+from tda_backend.types import Task
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """What the plan needs to know of a task.
+
+    Attributes:
+        task: The task.
+        spec: How to load it again.
+        fingerprint: SHA-256 of what it computes: its code, its data and, of a person's own task, its values.
+        num_train: Rows of its train set.
+        num_test: Rows of its test set.
+        num_epochs: Epochs of a full training run, or the number of given checkpoints.
+        trains: False for an already trained model.
+        num_parameters: p, trainable.
+        without_factors: Trainable parameters outside plain Linear layers: no rank-one factors.
+        untracked: (name, size) of trainable parameters that no Kronecker factors describe.
+        displays: SHA-256 of how it shows examples; ``None``: it is a task of the program.
+    """
+
+    task: Task
+    spec: str
+    fingerprint: str
+    num_train: int
+    num_test: int
+    num_epochs: int
+    trains: bool
+    num_parameters: int
+    without_factors: tuple[str, ...]
+    untracked: tuple[tuple[str, int], ...]
+    displays: str | None = None
+
+
+def task_facts(task: Task, spec: str) -> TaskFacts:
+    """Check a task's data and return its facts.
+
+    Raises:
+        TaskError: A checkpoint file is missing, or the task breaks its contract.
+        DataError: The data are not usable.
+    """
+    data = validate_data(task)
+    spec = task_spec(task) or spec
+    model = built(task, 0)
+    identity = task_identity(task, spec, model, data)
+    trains = task.training is not None
+    num_epochs = task.training.num_epochs if task.training is not None else len(task.checkpoint_files)
+    return TaskFacts(
+        task,
+        spec,
+        identity.fingerprint,
+        num_rows(data["train"]),
+        num_rows(data["test"]),
+        num_epochs,
+        trains,
+        sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        tuple(untracked_parameters(model)),
+        tuple(untracked(model)),
+        identity.displays,
+    )
+
+
+def num_parameters(task: Task) -> int:
+    """Return how many trainable parameters a task's model has."""
+    model = built(task, 0)
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def device_type(device: str) -> str:
+    """Return the device to use for ``auto``, ``cpu``, ``cuda`` or ``mps``."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device

@@ -1,0 +1,136 @@
+"""A plan: the steps of a study in order, each once, with their keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+
+from tda_backend.errors import StudyError
+from tda_backend.studies.config.study import Study
+from tda_backend.studies.pipeline.facts import TaskFacts
+from tda_backend.studies.pipeline.step import Step
+from tda_backend.studies.store.artifacts import ArtifactStore
+
+DTYPE = "float32"
+MOST_STEPS = 20_000
+PROGRAM_GIB = 0.7
+"""Memory of the program itself."""
+
+S = TypeVar("S", bound=Step)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All steps of a study, in order, and the record that the catalogue takes in first.
+
+    Attributes:
+        study_id: Twelve hex digits.
+        study: What is computed.
+        facts: The task's.
+        device: Where.
+        steps: In order of computing.
+        record: JSON-compatible.
+        key: Of the record's artifact: changes with every step.
+    """
+
+    study_id: str
+    study: Study
+    facts: TaskFacts
+    device: str
+    steps: tuple[Step, ...]
+    record: Mapping[str, Any]
+    key: str
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.study.name
+
+    def memory_gib(self) -> float:
+        """Return the estimated peak of a run: the largest step beside the program and all projected gradients."""
+        projection = self.study.projection
+        projected = self.study.data.num_vectors * projection.max_dim * (projection.draws or 1) * 16 / 1024.0**3
+        return PROGRAM_GIB + max((step.cost.memory_gib for step in self.steps), default=0.0) + projected
+
+
+def torch_release() -> str:
+    """Return torch's version, as far as results depend on it, e.g. ``2.13``."""
+    return ".".join(torch.__version__.split("+")[0].split(".")[:2])
+
+
+class Steps:
+    """Collects the steps of a plan; what has the same key is one step.
+
+    Args:
+        fingerprint: Of the task.
+        device: Where steps are computed.
+    """
+
+    def __init__(self, fingerprint: str, device: str) -> None:
+        self._common = {
+            "task": fingerprint,
+            "dtype": DTYPE,
+            "device": torch.device(device).type,
+            "torch": torch_release(),
+        }
+        self._steps: dict[str, Step] = {}
+
+    def add(self, step: S) -> S:
+        """Add a step, unless its like is there, and return it with its key.
+
+        Raises:
+            StudyError: There are more than ``MOST_STEPS``.
+        """
+        keyed = step.keyed(self._common)
+        known: Any = self._steps.get(keyed.key)
+        self._steps[keyed.key] = keyed if known is None else known.joined(keyed)
+        if len(self._steps) > MOST_STEPS:
+            raise StudyError(f"The study has more than {MOST_STEPS} steps.", "Sweep less, or make several studies.")
+        return keyed
+
+    def all(self) -> tuple[Step, ...]:
+        """Return all steps, in the order in which they were first added."""
+        return tuple(self._steps.values())
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One step and what it costs.
+
+    Attributes:
+        name: Of its kind.
+        label: For people.
+        retrainings: Models that it trains, at most.
+        seconds: Estimated cost, if nothing stops early.
+        is_cached: Whether it is finished already.
+    """
+
+    name: str
+    label: str
+    retrainings: int
+    seconds: float
+    is_cached: bool
+
+
+def planned_steps(plan: Plan, store: ArtifactStore) -> list[PlannedStep]:
+    """Return the steps of a plan in order, with their cost."""
+    return [
+        PlannedStep(step.NAME, step.label, step.cost.models, step.cost.seconds, store.usable(step.key))
+        for step in plan.steps
+    ]
+
+
+def may_end_early(plan: Plan, store: ArtifactStore) -> bool:
+    """Return whether a step that waits may train fewer models than it counts."""
+    return any(step.ENDS_EARLY and not store.usable(step.key) for step in plan.steps)
+
+
+def retraining_counts(steps: Sequence[PlannedStep]) -> tuple[int, int, float]:
+    """Return how many models wait to be trained, how many are trained, and the seconds of those that wait."""
+    training = [step for step in steps if step.retrainings]
+    waiting = [step for step in training if not step.is_cached]
+    done = sum(step.retrainings for step in training if step.is_cached)
+    return sum(step.retrainings for step in waiting), done, sum(step.seconds for step in waiting)

@@ -1,0 +1,1 @@
+"""From a study to its plan, its record and its run; Ray is here."""

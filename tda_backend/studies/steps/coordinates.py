@@ -1,0 +1,208 @@
+"""The steps that make coordinates by passes over a model: dense ones, or one Kronecker basis per layer."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from tda_backend.numerics.spectral.coordinates import Spectrum
+from tda_backend.numerics.spectral.kronecker.spectrum import KroneckerSpectrum
+from tda_backend.seeds import hashed_seed
+from tda_backend.studies.config.configuration import Configuration, Parameters
+from tda_backend.studies.contract.method import Method, method
+from tda_backend.studies.pipeline.context import RunContext
+from tda_backend.studies.pipeline.planning import Planning
+from tda_backend.studies.pipeline.step import Cost, Step, needs, setting
+from tda_backend.studies.steps.source import FilterOf, SourceStep
+from tda_backend.studies.steps.spectrum import DRAWN_FROM_GRAM, STRUCTURED, Draw, SpectralStep, draw_of, write_spectrum
+from tda_backend.studies.store.artifact import Artifact
+from tda_backend.studies.store.artifacts import ArtifactStore, ArtifactWriter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curvature(SpectralStep):
+    """Dense coordinates of one checkpoint's curvature.
+
+    Attributes:
+        recipe: The method that makes them.
+        epoch: Of the checkpoint.
+        parameters: Its hyper-parameters but those of the filter.
+        seed: Of its draws.
+        draw: The projection, if any.
+        method_version: Of the method's code, from 2 on.
+    """
+
+    NAME: ClassVar[str] = "curvature"
+    VERSION: ClassVar[int] = 1
+
+    recipe: str
+    epoch: int
+    parameters: Parameters
+    seed: int
+    draw: Draw
+    method_version: int | None = setting(None)
+    examples: Step = needs()
+    train: Step = needs()
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings, those of the draw among them."""
+        settings = super().settings()
+        return settings | settings.pop("draw")
+
+    def run(self, context: RunContext, writer: ArtifactWriter) -> None:
+        """Let the method make its coordinates, and store them."""
+        context.memo.clear()
+        maker = method(self.recipe)
+        assert isinstance(maker, CoordinateMethod)
+        write_spectrum(writer, maker.coordinates(context, self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kronecker(SourceStep):
+    """Kronecker factors of one checkpoint's curvature, and all gradients rotated into their basis.
+
+    Attributes:
+        kind: The method that fits them.
+        epoch: Of the checkpoint.
+        parameters: Its hyper-parameters.
+        seed: Of the labels that the true Fisher draws.
+        method_version: Of the method's code, from 2 on.
+    """
+
+    NAME: ClassVar[str] = "kronecker"
+    VERSION: ClassVar[int] = 1
+
+    kind: str
+    epoch: int
+    parameters: Parameters
+    seed: int
+    method_version: int | None = setting(None)
+    examples: Step = needs()
+    train: Step = needs()
+
+    @classmethod
+    def read(cls, store: ArtifactStore, keys: Sequence[str], filter_of: FilterOf | None = None) -> Any:
+        """Return the spectrum of each training seed with its filter, its factors memory-mapped."""
+        return [_kronecker_spectrum(store.open(key), filter_of) for key in keys]
+
+    def run(self, context: RunContext, writer: ArtifactWriter) -> None:
+        """Let the method fit its factors, and store them."""
+        context.memo.clear()
+        maker = method(self.kind)
+        assert isinstance(maker, KroneckerMethod)
+        spectrum = maker.factors(context, self)
+        for name, values in spectrum.to_arrays().items():
+            writer.array(name, values)
+        writer.array("eigenvalues", spectrum.eigenvalues)
+        writer.facts["num_cut"] = int(spectrum.num_cut)
+
+
+def _kronecker_spectrum(artifact: Artifact, filter_of: FilterOf | None) -> KroneckerSpectrum:
+    """Return a stored spectrum with a filter (default: the damped inverse)."""
+    spectrum = KroneckerSpectrum.from_arrays(artifact.arrays())
+    if filter_of is None:
+        return spectrum
+    num_eigenvalues = len(spectrum.eigenvalues) + sum(layer.num_null for layer in spectrum.layers)
+    return replace(spectrum, filter=filter_of(spectrum.num_cut, num_eigenvalues))
+
+
+class CoordinateMethod(Method):
+    """A method that makes dense coordinates by passes over the model."""
+
+    RECIPE = "curvature"
+    RANK = 2
+    HAS_REGULARIZATION = True
+
+    @abstractmethod
+    def coordinates(self, context: RunContext, step: Curvature) -> Spectrum:
+        """Return the coordinates of one training seed."""
+
+    def sources(self, planning: Planning, configuration: Configuration) -> tuple[Step, ...]:
+        """Add the coordinates of every training seed."""
+        return plan_coordinates(planning, configuration, self, self.name)
+
+    def projection_kind(self, parameters: Parameters, kind: str) -> str:
+        """Return how a configuration projects: what is not drawn from a Gram matrix is structured."""
+        return structured(kind)
+
+
+class KroneckerMethod(Method):
+    """A method with one Kronecker basis per layer."""
+
+    RECIPE = "kronecker"
+    RANK = 1
+    HAS_REGULARIZATION = True
+    SLOW_PER_QUERY = True
+
+    @abstractmethod
+    def factors(self, context: RunContext, step: Kronecker) -> KroneckerSpectrum:
+        """Return the spectrum of one training seed."""
+
+    def sources(self, planning: Planning, configuration: Configuration) -> tuple[Step, ...]:
+        """Add the factors of every training seed."""
+        return tuple(self._source(planning, configuration, seed) for seed in range(len(planning.trained)))
+
+    def _source(self, planning: Planning, configuration: Configuration, seed: int) -> Kronecker:
+        return planning.steps.add(
+            Kronecker(
+                kind=self.name,
+                epoch=configuration.training_epoch,
+                parameters=_of_coordinates(self, configuration),
+                seed=hashed_seed("labels", planning.study.seed, seed),
+                method_version=self.key_version,
+                examples=planning.examples,
+                train=planning.trained[seed],
+                configurations=planning.serves(configuration),
+                seed_index=seed,
+                label=f"factors {configuration.label}{planning.of_seed(seed)}",
+                cost=Cost(6 * planning.size),
+            )
+        )
+
+
+def _of_coordinates(spec: Method, configuration: Configuration) -> dict[str, Any]:
+    """Return the hyper-parameters that coordinates depend on: all but those of the filter."""
+    inside = {item.name for item in spec.hyperparameters if item.in_filter}
+    return {name: value for name, value in configuration.parameters.items() if name not in inside}
+
+
+def structured(kind: str) -> str:
+    """Return the kind of projection of what is not drawn from a Gram matrix."""
+    return kind if kind != DRAWN_FROM_GRAM else STRUCTURED
+
+
+def plan_coordinates(
+    planning: Planning, configuration: Configuration, spec: Method, recipe: str
+) -> tuple[Curvature, ...]:
+    """Add the coordinates of a configuration for every training seed.
+
+    Args:
+        planning: The plan in the making.
+        configuration: Whose.
+        spec: Its method; hyper-parameters of its filter need no new coordinates.
+        recipe: The method that makes them.
+    """
+    parameters = _of_coordinates(spec, configuration)
+    parameters.pop("projection", None)
+    kind = configuration.parameters.get("projection", "")
+    return tuple(
+        planning.steps.add(
+            Curvature(
+                recipe=recipe,
+                epoch=configuration.training_epoch,
+                parameters=parameters,
+                seed=hashed_seed(recipe, planning.study.seed, seed),
+                draw=draw_of(planning, configuration, (seed,), kind),
+                method_version=method(recipe).key_version,
+                examples=planning.examples,
+                train=trained,
+                configurations=planning.serves(configuration),
+                seed_index=seed,
+                label=f"coordinates {configuration.label}{planning.of_seed(seed)}{planning.of_draw}",
+                cost=Cost(30 * planning.size**3),
+            )
+        )
+        for seed, trained in enumerate(planning.trained)
+    )

@@ -1,0 +1,49 @@
+"""The step that takes gradients at one checkpoint, once for every method, projection and λ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tda_backend.numerics.features.checkpoint_features import CheckpointFeatures, checkpoint_features
+from tda_backend.studies.pipeline.context import RunContext
+from tda_backend.studies.pipeline.planning import Planning
+from tda_backend.studies.pipeline.step import Cost, Step, needs
+from tda_backend.studies.store.artifact import Artifact
+from tda_backend.studies.store.artifacts import ArtifactWriter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features(Step):
+    """Gradients of goodness (and, where needed, of the loss) at the end of an epoch."""
+
+    NAME: ClassVar[str] = "features"
+    VERSION: ClassVar[int] = 1
+
+    epoch: int
+    examples: Step = needs()
+    train: Step = needs()
+
+    def run(self, context: RunContext, writer: ArtifactWriter) -> None:
+        """Take the gradients and store them."""
+        probe = context.probe(self.examples, context.model(self.train, self.epoch))
+        for name, values in checkpoint_features(probe).to_arrays().items():
+            writer.array(name, values)
+
+    @staticmethod
+    def read(artifact: Artifact) -> CheckpointFeatures:
+        """Return stored features."""
+        return CheckpointFeatures.from_arrays(artifact.arrays())
+
+
+def plan_features(planning: Planning, trained: Step, epoch: int, of: str) -> Features:
+    """Add the features of a training run's checkpoint; ``of`` names the run in the label."""
+    return planning.steps.add(
+        Features(
+            epoch=epoch,
+            examples=planning.examples,
+            train=trained,
+            label=f"features epoch {epoch}{of}",
+            cost=Cost(1.0 * planning.size),
+        )
+    )

@@ -1,0 +1,273 @@
+"""The step that decomposes one checkpoint's Gram matrix or projected features; every λ is a filter on its result."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from tda_backend.models.probe import Probe
+from tda_backend.numerics.features.checkpoint_features import CheckpointFeatures, gradient_requests
+from tda_backend.numerics.features.dense import project_gradients
+from tda_backend.numerics.features.projection import Projection, gaussian_from_gram, nested, project_factors
+from tda_backend.numerics.spectral.coordinates import Block, Spectrum
+from tda_backend.numerics.spectral.filters.damped import DampedInverse
+from tda_backend.seeds import hashed_seed
+from tda_backend.studies.config.configuration import Configuration
+from tda_backend.studies.contract.method import Method, method
+from tda_backend.studies.pipeline.context import Memo, RunContext
+from tda_backend.studies.pipeline.planning import Planning
+from tda_backend.studies.pipeline.step import Cost, Step, needs, setting
+from tda_backend.studies.steps.features import Features, plan_features
+from tda_backend.studies.steps.source import FilterOf, SourceStep
+from tda_backend.studies.store.artifacts import ArtifactStore, ArtifactWriter
+
+DRAWN_FROM_GRAM = "gaussian"
+"""The kind of projection that is drawn from the Gram matrix; all others take the gradients themselves."""
+STRUCTURED = "sparse"
+"""The kind of projection that takes its place where nothing is drawn from a Gram matrix."""
+GIB = 1024.0**3
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A random projection of a step.
+
+    Attributes:
+        dim: k, or ``None``: unprojected.
+        kind: How it is drawn.
+        max_dim: k_max, of which k is a prefix.
+        draw: Seed.
+    """
+
+    dim: int | None = None
+    kind: str = DRAWN_FROM_GRAM
+    max_dim: int = 0
+    draw: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as steps store it."""
+        if self.dim is None:
+            return {"dim": None}
+        return {"dim": self.dim, "kind": self.kind, "max_dim": self.max_dim, "draw": self.draw}
+
+    @property
+    def projection(self) -> Projection:
+        """The projection to k_max."""
+        return Projection(self.kind, self.max_dim, self.draw)  # type: ignore[arg-type]  # checked by the study's rules
+
+    @property
+    def whole(self) -> tuple[str, int, int]:
+        """What the draw at k_max depends on, whose prefixes are those of smaller k."""
+        return self.kind, self.max_dim, self.draw
+
+    @property
+    def words(self) -> str:
+        """What labels call it."""
+        return "unprojected" if self.dim is None else f"k={self.dim}"
+
+
+def draw_of(planning: Planning, configuration: Configuration, place: Sequence[Any], kind: str = "") -> Draw:
+    """Return the projection of a configuration.
+
+    Args:
+        planning: The study's projection settings.
+        configuration: Its k and epoch.
+        place: What the draw is hashed from, beside the epoch: training seed or model of an ensemble.
+        kind: How it is drawn; empty: as the study says.
+    """
+    if configuration.projection_dim is None:
+        return Draw()
+    settings = planning.study.projection
+    seed = hashed_seed("projection", settings.seed, *place, configuration.training_epoch)
+    return Draw(configuration.projection_dim, kind or settings.kind, settings.max_dim, seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectralStep(SourceStep):
+    """A step whose result is a :class:`Spectrum`."""
+
+    @classmethod
+    def read(cls, store: ArtifactStore, keys: Sequence[str], filter_of: FilterOf | None = None) -> list[Spectrum]:
+        """Return the coordinates of each training seed, memory-mapped."""
+        return [read_spectrum(store, key, filter_of) for key in keys]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectrumStep(SpectralStep):
+    """The decomposition of one checkpoint's mean Gram, or of its projected features.
+
+    Attributes:
+        gradients: Whose gradients are decomposed: those of the loss or, with the margin identity, of the margin.
+        draw: The projection.
+        epoch: Of the checkpoint, where models without factors take their gradients again.
+        method_version: Of the code of the method whose gradients these are, from 2 on.
+        features: The checkpoint's.
+        examples: Where gradients are taken again.
+        train: The training run, where gradients are taken again.
+    """
+
+    NAME: ClassVar[str] = "spectrum"
+    VERSION: ClassVar[int] = 2
+
+    gradients: str
+    draw: Draw
+    epoch: int | None = setting(None)
+    method_version: int | None = setting(None)
+    features: Features = needs()
+    examples: Step | None = needs(default=None)
+    train: Step | None = needs(default=None)
+
+    def settings(self) -> dict[str, Any]:
+        """Return gradients and draw, and the epoch where it is needed."""
+        given = {"epoch": self.epoch, "method_version": self.method_version}
+        more = {name: value for name, value in given.items() if value is not None}
+        return {"method": self.gradients, **self.draw.to_json(), **more}
+
+    def affinity(self) -> str:
+        """Return the features' key: spectra of one checkpoint share its Gram matrix and draw."""
+        return self.features.key
+
+    def run(self, context: RunContext, writer: ArtifactWriter) -> None:
+        """Decompose; Gram matrix and draw are shared through the memo."""
+        memo = context.memo
+        if memo.features_key != self.features.key:
+            memo.clear()
+            memo.features_key = self.features.key
+            memo.features = Features.read(context.open(self.features))
+        assert memo.features is not None
+        owner = method(self.gradients)
+        assert isinstance(owner, DecomposesGradients)
+        decompose = owner.decompose
+        later = [
+            step for step in context.later if isinstance(step, SpectrumStep) and step.features.key == self.features.key
+        ]
+        needed = {step.draw.whole for step in later if step.draw.dim is not None}
+        wants_gram = any(step.draw.dim is None for step in later) or bool(needed - {self.draw.whole, *memo.projected})
+        if self.draw.dim is None:
+            gram = _gram(memo)
+            if not wants_gram:
+                memo.gram = None
+            spectrum = decompose(memo.features, gram=gram)
+        else:
+            projected = nested(self._projected(context, keep_gram=wants_gram), self.draw.dim)
+            spectrum = decompose(memo.features, projected=projected)
+        memo.projected = {whole: values for whole, values in memo.projected.items() if whole in needed}
+        write_spectrum(writer, spectrum)
+        if not later:
+            memo.clear()
+
+    def _projected(self, context: RunContext, keep_gram: bool) -> Tensor:
+        """Return the features at k_max; a Gaussian draw takes the Gram matrix, the other kinds project gradients."""
+        memo, whole = context.memo, self.draw.whole
+        if whole not in memo.projected:
+            assert memo.features is not None
+            if self.draw.kind == DRAWN_FROM_GRAM:
+                gram = _gram(memo)
+                if not keep_gram:
+                    memo.gram = None
+                found = gaussian_from_gram(gram, self.draw.max_dim, self.draw.draw, overwrite=not keep_gram)
+            elif memo.features.factors is not None:
+                found = project_factors(memo.features.factors, self.draw.projection)
+            else:
+                assert self.examples is not None
+                assert self.train is not None
+                assert self.epoch is not None
+                probe = context.probe(self.examples, context.model(self.train, self.epoch))
+                found = project_model(probe, self.draw.projection)
+            memo.projected[whole] = found
+        return memo.projected[whole]
+
+
+class DecomposesGradients(Method):
+    """A method on the eigenvectors of a checkpoint's gradients."""
+
+    @abstractmethod
+    def decompose(
+        self, features: CheckpointFeatures, *, gram: Tensor | None = None, projected: Tensor | None = None
+    ) -> Spectrum:
+        """Return the spectrum of its gradients, from their inner products or from projected ones."""
+
+
+def plan_spectrum(
+    planning: Planning,
+    configuration: Configuration,
+    trained: Step,
+    place: Sequence[Any],
+    gradients: tuple[str, str],
+    of: str = "",
+) -> SpectrumStep:
+    """Add the spectrum of one training run for a configuration.
+
+    Args:
+        planning: The plan in the making.
+        configuration: Its epoch and k.
+        trained: The training run.
+        place: What its draw is hashed from; the last part is its place in the ensemble.
+        gradients: Whose gradients are decomposed: key, and title for the label.
+        of: Names the run in labels.
+    """
+    epoch, draw = configuration.training_epoch, draw_of(planning, configuration, place)
+    dim, size = draw.dim, planning.size
+    again = dim is not None and draw.kind != DRAWN_FROM_GRAM  # models without factors take their gradients again
+    num = planning.study.data.num_vectors
+    return planning.steps.add(
+        SpectrumStep(
+            gradients=gradients[0],
+            draw=draw,
+            epoch=epoch if again else None,
+            method_version=method(gradients[0]).key_version,
+            features=plan_features(planning, trained, epoch, of),
+            examples=planning.examples if again else None,
+            train=trained if again else None,
+            configurations=planning.serves(configuration),
+            seed_index=place[-1],
+            label=f"spectrum {gradients[1]} · {draw.words} · epoch {epoch}{of}{planning.of_draw}",
+            cost=Cost(
+                18 * size**3 if dim is None else 0.5 + 4 * (dim / 2048) ** 2 * size, memory_gib=3.0 * num**2 * 8 / GIB
+            ),
+        )
+    )
+
+
+def project_model(probe: Probe, projection: Projection) -> Tensor:
+    """Project the gradients of a model that has no factors, parameter block by parameter block."""
+    return project_gradients(probe, gradient_requests(probe.task), projection)
+
+
+def _gram(memo: Memo) -> Tensor:
+    if memo.gram is None:
+        assert memo.features is not None
+        memo.gram = memo.features.full_gram()
+    return memo.gram
+
+
+def write_spectrum(writer: ArtifactWriter, spectrum: Spectrum) -> None:
+    """Store a spectrum as arrays that can be memory-mapped; its filter is the configuration's, not stored."""
+    writer.array("eigenvalues", spectrum.eigenvalues)
+    for name in ("train", "query", "validation"):
+        writer.array(name, getattr(spectrum, name))
+    for name in ("train_weights", "query_outside"):
+        values = getattr(spectrum, name)
+        if values is not None:
+            writer.array(name, values)
+    writer.facts["num_cut"] = int(spectrum.num_cut)
+    writer.facts["blocks"] = [[block.name, block.size, block.scale] for block in spectrum.blocks]
+
+
+def read_spectrum(store: ArtifactStore, key: str, filter_of: FilterOf | None = None) -> Spectrum:
+    """Return a stored spectrum with a filter (default: the damped inverse); its coordinates are memory-mapped."""
+    artifact = store.open(key)
+    arrays: dict[str, Any] = {name: torch.from_numpy(values) for name, values in artifact.arrays().items()}
+    num_cut, eigenvalues = int(artifact.fact("num_cut")), arrays.pop("eigenvalues")
+    return Spectrum(
+        eigenvalues=eigenvalues,
+        num_cut=num_cut,
+        filter=DampedInverse() if filter_of is None else filter_of(num_cut, num_cut + len(eigenvalues)),
+        blocks=tuple(Block(str(n), int(size), float(scale)) for n, size, scale in artifact.fact("blocks", [])),
+        **{"train_weights": None, **arrays},
+    )

@@ -1,0 +1,1 @@
+"""The study file, from text to typed objects."""

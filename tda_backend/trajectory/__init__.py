@@ -1,1 +1,0 @@
-"""Attribution along a training run: SOURCE, its preconditioned form, and HyDRA."""
