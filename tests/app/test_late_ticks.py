@@ -21,20 +21,26 @@ def asked(page: str, fragment: str = "", tick: bool = False) -> bytes:
     return message.SerializeToString()
 
 
-def begun(page: str) -> bytes:
+def begun(page: str, part: str = "") -> bytes:
     message = ForwardMsg()
     message.new_session.page_script_hash = page
+    message.metadata.run.fragment_ids.extend([part] if part else [])
     return message.SerializeToString()
 
 
-def ended(status: Any) -> bytes:
-    return ForwardMsg(script_finished=status).SerializeToString()
+def ended(status: Any, part: str = "") -> bytes:
+    message = ForwardMsg(script_finished=status)
+    message.metadata.run.fragment_ids.extend([part] if part else [])
+    return message.SerializeToString()
 
 
 TICK = asked("old", "clock", tick=True)
 CLICK = asked("new")
 DONE, MAKES_WAY = ended(ForwardMsg.FINISHED_SUCCESSFULLY), ended(ForwardMsg.FINISHED_EARLY_FOR_RERUN)
-PART_DONE = ended(ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCESSFULLY)
+PART_DONE = ended(ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCESSFULLY, "clock")
+TOUCH = asked("old", "part")
+TOUCH_DONE = ended(ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCESSFULLY, "part")
+TOUCH_LEADS = (begun("old", "part"), ended(ForwardMsg.FINISHED_EARLY_FOR_RERUN, "part"), begun("new"))
 
 
 def reached(*events: tuple[str, bytes]) -> list[bytes]:
@@ -92,9 +98,31 @@ def test_a_second_click_waits_for_its_own_run():
     assert reached(*events) == [CLICK, asked("third"), CLICK]
 
 
-def test_a_part_of_a_page_that_is_touched_stops_no_clock():
-    touch = asked("old", "part")
-    assert reached(("<", touch), ("<", TICK)) == [touch, TICK]
+@pytest.mark.parametrize(
+    "told",
+    [
+        [],
+        [begun("old", "clock")],
+        [begun("old", "clock"), PART_DONE],
+        [begun("old", "part")],
+        TOUCH_LEADS[:2],
+        TOUCH_LEADS,
+        [*TOUCH_LEADS, begun("new", "clock"), PART_DONE],
+    ],
+)
+def test_a_tick_behind_what_a_visitor_touched_is_dropped(told: list[bytes]):
+    assert reached(("<", TOUCH), *((">", content) for content in told), ("<", TICK), ("<", CLICK)) == [TOUCH, CLICK]
+
+
+@pytest.mark.parametrize("told", [[begun("old", "part"), TOUCH_DONE], [*TOUCH_LEADS, DONE]])
+def test_ticks_arrive_again_once_what_was_touched_is_drawn(told: list[bytes]):
+    assert reached(("<", TOUCH), *((">", content) for content in told), ("<", TICK)) == [TOUCH, TICK]
+
+
+def test_a_part_that_is_never_run_stops_no_clock(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("app.late_ticks.PATIENCE_SECONDS", 0.0)
+    assert reached(("<", TOUCH), ("<", TICK)) == [TOUCH, TICK]
+    assert reached(("<", TOUCH), (">", begun("old", "part")), ("<", TICK)) == [TOUCH]
 
 
 def test_what_is_no_message_of_a_page_passes():

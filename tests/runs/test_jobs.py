@@ -227,6 +227,35 @@ def test_a_run_beside_a_program_that_holds_the_catalogue_leaves_its_results_in_t
     assert list_studies(workspace)["status"].tolist() == ["complete"]
 
 
+SLOW_PUBLISHER = """
+import sys
+from tda_backend.studies.jobs import ingest_loop
+from tda_backend.studies.store.workspace import Workspace
+ingest_loop.SNAPSHOT_SECONDS = 4.0
+with ingest_loop.IngestLoop(Workspace.at(sys.argv[1])):
+    print("owns", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_run_waits_until_readers_see_what_a_server_has_taken_in(tmp_path: Path, cli):
+    """The server has taken everything in, and has not published it yet, when the run has computed its last step."""
+    study = make_study(tmp_path)
+    workspace = Workspace.at(tmp_path / "c.duckdb")
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW_PUBLISHER, str(workspace.catalogue)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as server:
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == b"owns\n"
+            code, out, err = cli("run", study, "--db", workspace.catalogue, "--set", "ground_truth.subsets=0")
+            assert code == 0, err
+            assert "results wait" not in out
+            assert list_studies(workspace)["status"].tolist() == ["complete"]
+        finally:
+            server.kill()
+
+
 def test_a_study_is_not_computed_by_two_processes_at_once(copied: Workspace, cli):
     job_record(copied, study_id=open_study("tiny", copied).study_id)
     code, _, err = cli("run", "tiny", "--db", copied.catalogue)

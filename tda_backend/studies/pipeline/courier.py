@@ -85,11 +85,24 @@ class Courier:
         return True
 
     def finish(self) -> int:
-        """Wait a little until everything is in the catalogue; return how many drops still wait."""
+        """Wait a little until readers see everything; return how many drops, or studies, still wait."""
         deadline = time.monotonic() + FINAL_PATIENCE_SECONDS
-        while pending_drops(self._workspace) and time.monotonic() < deadline:
+        while self._is_awaited() and time.monotonic() < deadline:
             if owners.server_lives(self._workspace):
                 time.sleep(0.1)
             else:
                 take_in(self._workspace, self._kinds, deadline - time.monotonic())
-        return len(pending_drops(self._workspace))
+        return len(pending_drops(self._workspace)) or int(self._plan.key not in self._seen())
+
+    def _is_awaited(self) -> bool:
+        """Return whether drops wait, or a server has taken them in and not published what readers see meanwhile."""
+        if pending_drops(self._workspace):
+            return True
+        return owners.server_lives(self._workspace) and not self._known <= self._seen()
+
+    def _seen(self) -> set[str]:
+        """Return what readers see of this study."""
+        try:
+            return repository.ingested(self._workspace, self._plan.study_id)
+        except CatalogueError:
+            return set()
