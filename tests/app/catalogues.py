@@ -111,6 +111,8 @@ def compute_quick(folder: Path) -> None:
 def compute_failed(folder: Path) -> None:
     """Compute a part of the tiny study, as a job that is killed on the way."""
     from tda_backend.studies.jobs import jobs
+    from tda_backend.studies.pipeline.courier import take_in
+    from tda_backend.studies.steps.table import KINDS
 
     workspace = Workspace.at(folder / "workspace" / "catalogue.duckdb")
     os.environ["TDA_FAULT"] = "evaluate:computed"
@@ -121,6 +123,7 @@ def compute_failed(folder: Path) -> None:
     process = jobs._children[-1]
     process.wait(timeout=400)
     assert jobs.job(job_id, workspace).status == "stale"
+    take_in(workspace, KINDS)  # what the killed run had dropped; the next one, or a server, would
 
 
 def copy_of(workspace: Workspace, folder: Path) -> Workspace:

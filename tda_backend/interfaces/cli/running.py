@@ -28,6 +28,7 @@ from tda_backend.studies.pipeline.executor import execute
 from tda_backend.studies.runs.ray import RayBackend
 from tda_backend.studies.steps.table import KINDS
 from tda_backend.studies.store.artifacts import ArtifactStore
+from tda_backend.studies.store.catalogue import held
 from tda_backend.studies.store.inbox import EndedJob, write_drop
 from tda_backend.studies.store.locks import Planning
 from tda_backend.studies.store.workspace import Workspace
@@ -87,9 +88,10 @@ def _run(arguments: argparse.Namespace, workspace: Workspace, job: JobFile, repo
     job.close("done", message)
     _drop_job(workspace, job, "done", computed, cached, outcome.seconds)
     if not outcome.num_waiting:
-        opened = open_study(plan.study_id, workspace)
-        print_verdicts(console, records(opened.verdicts(), Verdict), arguments.quick)
-        print_remarks(opened, console)
+        with held(workspace):
+            opened = open_study(plan.study_id, workspace)
+            print_verdicts(console, records(opened.verdicts(), Verdict), arguments.quick)
+            print_remarks(opened, console)
     tail = f"; peak memory {outcome.peak_memory_mib:.0f} MiB" if computed else ""
     db = f" --db {shlex.quote(arguments.db)}" if arguments.db else ""
     console.print(f"{message} in {duration(outcome.seconds)}{tail}.", highlight=False, markup=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from tda_backend.errors import CatalogueError
@@ -14,6 +15,10 @@ from tda_backend.studies.store.ingest import check_writable, ingest_inbox
 from tda_backend.studies.store.workspace import Workspace
 
 FINAL_PATIENCE_SECONDS = 10.0
+INGEST_SECONDS = 0.5
+"""Between two openings of the catalogue: each takes longer than a short step, so those are taken in together."""
+LONG_SECONDS = 5.0
+"""What a step may take, as its plan expects, for which results wait."""
 STUDY = "study"
 
 
@@ -43,6 +48,7 @@ class Courier:
     def __init__(self, workspace: Workspace, plan: Plan, kinds: Kinds) -> None:
         self._workspace, self._plan, self._kinds = workspace, plan, kinds
         self._known = self._prepare()
+        self._is_due, self._ingested = False, -math.inf
 
     def _prepare(self) -> set[str]:
         """Check the catalogue (creating it where nobody else has it) and return what it holds of this study."""
@@ -66,14 +72,23 @@ class Courier:
 
     def deliver_study(self) -> None:
         """Drop the study itself, which the catalogue takes in before its steps."""
-        if self._drop(STUDY, FinishedStep(self._plan.study_id, self._plan.key, STUDY)):
-            take_in(self._workspace, self._kinds)
+        self._is_due = self._drop(STUDY, FinishedStep(self._plan.study_id, self._plan.key, STUDY))
 
-    def deliver(self, step: Step, ingest: bool = True) -> None:
-        """Drop one finished step unless the catalogue has it; without ``ingest`` it is taken in with the next one."""
+    def deliver(self, step: Step) -> None:
+        """Drop one finished step unless the catalogue has it; :meth:`take_in` has it taken in."""
         is_new = self._drop(step.NAME, FinishedStep(self._plan.study_id, step.key, step.label, step.context()))
-        if is_new and ingest:
+        self._is_due = self._is_due or is_new
+
+    def take_in(self, expected_seconds: float) -> None:
+        """Have taken in what was dropped, unless the last time was just now.
+
+        Args:
+            expected_seconds: How long nothing else will come, as far as one knows.
+        """
+        is_time = time.monotonic() - self._ingested >= INGEST_SECONDS or expected_seconds >= LONG_SECONDS
+        if self._is_due and is_time:
             take_in(self._workspace, self._kinds)
+            self._is_due, self._ingested = False, time.monotonic()
 
     def _drop(self, name: str, drop: FinishedStep) -> bool:
         """Return whether there was something to drop."""
@@ -92,7 +107,7 @@ class Courier:
                 time.sleep(0.1)
             else:
                 take_in(self._workspace, self._kinds, deadline - time.monotonic())
-        return len(pending_drops(self._workspace)) or int(self._plan.key not in self._seen())
+        return len(pending_drops(self._workspace)) or int(self._is_awaited())
 
     def _is_awaited(self) -> bool:
         """Return whether drops wait, or a server has taken them in and not published what readers see meanwhile."""

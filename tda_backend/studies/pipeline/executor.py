@@ -5,6 +5,8 @@ There is one loop. Where steps are computed is the backend's affair: in this pro
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -135,10 +137,13 @@ class _Run:
                     backend.start([each.step for each in ready], later)
                 assert self._started or not self._waiting, "a step reads one that its plan does not have before it"
                 if self._started:
+                    self._courier.take_in(min(each.step.cost.seconds for each in self._started.values()))
                     for ended in backend.wait():
                         self._take(ended)
         except BaseException:
             backend.cancel()
+            with contextlib.suppress(TDAError):
+                self._courier.take_in(math.inf)
             raise
         finally:
             backend.close()
@@ -163,7 +168,7 @@ class _Run:
 
     def _skip(self, step: Step) -> None:
         self._done.add(step.key)
-        self._courier.deliver(step, ingest=False)
+        self._courier.deliver(step)
         self._listener.step_finished(step, 0.0, True)
         self.skipped.append(step.label)
 
