@@ -574,7 +574,7 @@ class SmoothedInTraining(Smoothed):
 
 WRONG = {
     SmoothedInTraining: ("determinism", "train_loss is another one while the model trains"),
-    Weighted: ("margin identity", r"weighs classes \(1 for 0, .*10 for 3\)"),
+    Weighted: ("margin identity", r"weighs classes \(10 for class 3, 1 for others\)"),
     Smoothed: ("margin identity", "label smoothing"),
     Focal: ("margin identity", "focal"),
     LogProbability: ("margin identity", "log-probability"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,9 +32,10 @@ from tda_backend.studies.store.workspace import Workspace
 from tda_backend.types import Task
 from tests.helpers_numerics import dense_gradients, influence_reference
 from tests.training import contract_tasks
-from tests.training.contract_tasks import RIGHT, WRONG, Points, Smoothed, SmoothedUnclaimed, Weighted
+from tests.training.contract_tasks import RIGHT, Points, Smoothed, SmoothedUnclaimed, Weighted
+from tests.training.ordinary_mistakes import MISTAKES
 
-FILE = Path(contract_tasks.__file__)
+WRONG = {**contract_tasks.WRONG, **MISTAKES}
 STUDY = """
 name = "own"
 task = "{task}"
@@ -64,7 +66,7 @@ def whole_probe(task: Task, model: nn.Module | None = None) -> Probe:
 def run(folder: Path, kind: type, methods: str = UNPROJECTED) -> tuple[int, Workspace]:
     """Run a small study of a task of the table; returns exit code and workspace."""
     file = folder / "own.toml"
-    file.write_text(STUDY.format(task=f"{FILE}:{kind.__name__}", methods=methods))
+    file.write_text(STUDY.format(task=f"{inspect.getfile(kind)}:{kind.__name__}", methods=methods))
     db = folder / "catalogue.duckdb"
     return main(["run", str(file), "--db", str(db)]), Workspace.at(db)
 

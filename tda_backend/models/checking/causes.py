@@ -1,26 +1,23 @@
-"""Why a promise is broken: the causes that fit what was found, each with what to do."""
+"""Why the margin identity fails: which loss or measurement has such gradients and values."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
-from tda_backend.errors import TDAError
 from tda_backend.models.checking.gradients import RowSlopes
 from tda_backend.models.checking.promises import in_float64
 from tda_backend.models.tasks.base import margin
-from tda_backend.models.tasks.contract import persons_code
-from tda_backend.models.tasks.data import num_rows
 from tda_backend.types import Batch, Task
 
 _SAME = 1e-2
 """Relative difference of factors that are called the same; also of gradients that are called parallel."""
+_SHOWN_CLASSES = 5
 
 
 def why_identity_fails(task: Task, model: nn.Module, batch: Batch, rows: Sequence[RowSlopes]) -> str:
@@ -33,18 +30,49 @@ def why_identity_fails(task: Task, model: nn.Module, batch: Batch, rows: Sequenc
     if np.allclose(factors * [row.weight for row in known], 1, rtol=_SAME):
         return "∇measurement is −∇train_loss (a log-probability or the loss itself is measured, not the margin)"
     if np.ptp(factors) <= _SAME * np.abs(factors).max():
-        return f"train_loss is {factors.mean():.3g} times the cross-entropy"
+        return _why_one_factor(task, model, batch, float(factors.mean()))
     labels = batch.get(task.label_key)
     if labels is not None and labels.ndim == 1:
         found = labels[[row.row for row in known]].cpu().numpy()
         by_label = {label: factors[found == label] for label in np.unique(found).tolist()}
         if all(np.ptp(each) <= _SAME * np.abs(each).max() for each in by_label.values()):
-            weights = ", ".join(f"{each.mean():.3g} for {label}" for label, each in list(by_label.items())[:4])
-            return f"the loss weighs classes ({weights})"
+            return f"the loss weighs classes ({_weights_text({k: float(v.mean()) for k, v in by_label.items()})})"
     return (
-        f"the loss weighs examples (factors {factors.min():.2g} to {factors.max():.2g}, as a focal loss or weights of "
-        "examples give)"
+        f"the loss weighs examples (factors {factors.min():.2g} to {factors.max():.2g}, as a focal loss, weights of "
+        "examples or a softmax before the cross-entropy give)"
     )
+
+
+@torch.no_grad()
+def _why_one_factor(task: Task, model: nn.Module, batch: Batch, factor: float) -> str:
+    """Return why all gradients are ``factor`` times those of the cross-entropy, by the values that go with them."""
+    losses = in_float64(task.train_loss(model, batch))
+    plain = functional.softplus(-in_float64(task.measurement(model, batch)))
+    if abs(factor - 1) <= _SAME:
+        beside = losses - plain
+        if float(beside.std()) <= _SAME * float(beside.abs().mean()):
+            return (
+                f"train_loss is the cross-entropy plus {float(beside.mean()):.3g} for every example, as a penalty on "
+                "the parameters is (weight decay belongs in training.weight_decay)"
+            )
+        return "train_loss is nearly the cross-entropy, with something beside it (label smoothing, a penalty)"
+    if torch.allclose(losses, factor * plain, rtol=_SAME):
+        return f"train_loss is {factor:.3g} times the cross-entropy"
+    smoothing = f", as with label smoothing of {1 - factor:.2g}" if 0 < factor < 1 else ""
+    return f"the gradients are {factor:.3g} times those of the cross-entropy, the values are not{smoothing}"
+
+
+def _weights_text(weights: Mapping[int, float]) -> str:
+    """Return the weights of classes as text: those that few classes have, and that of the others."""
+    texts = {label: f"{weight:.3g}" for label, weight in weights.items()}
+    counted = Counter(texts.values())
+    common, count = counted.most_common(1)[0]
+    odd = [label for label, text in texts.items() if text != common] if count > 1 else list(texts)
+    odd.sort(key=lambda label: counted[texts[label]])
+    shown = [f"{texts[label]} for class {label}" for label in odd[:_SHOWN_CLASSES]]
+    more = [f"{len(odd) - _SHOWN_CLASSES} more"] if len(odd) > _SHOWN_CLASSES else []
+    others = [f"{common} for {'others' if odd else 'all'}"] if count > 1 else []
+    return ", ".join([*shown, *more, *others])
 
 
 @torch.no_grad()
@@ -66,74 +94,3 @@ def _odd_functions(task: Task, model: nn.Module, batch: Batch) -> str:
     }
     odd = [name for name, (one, other) in expected.items() if not torch.allclose(in_float64(one), other, rtol=_SAME)]
     return " and ".join(odd)
-
-
-def why_shape(task: Task, batch: Batch, value: Any) -> str:
-    """Return what to do where a function of a task gives ``value`` instead of one number for each of b rows."""
-    rows = num_rows(batch)
-    if not isinstance(value, Tensor):
-        return "Return a tensor [b], one number per example."
-    labels = batch.get(task.label_key)
-    column = labels is not None and labels.shape == (rows, 1)
-    target = f'The target "{task.label_key}" has shape [n, 1]. ' if column else ""
-    if value.shape == (rows, 1):
-        return f"{target}The last axis of [n, 1] is one too many: take squeeze(-1) of the model's output and target."
-    if value.shape == (rows, rows) and rows > 1:
-        return (
-            f"{target}[n] combined with [n, 1] gives [n, n]: take squeeze(-1) of whichever of the model's output and "
-            "the target has shape [n, 1]."
-        )
-    if value.ndim == 0 or value.shape == (1,):
-        return 'It is summed or averaged over the batch. Use reduction="none".'
-    if value.ndim > 1 and len(value) == rows:
-        return "Sum or average the axes after the first, e.g. .flatten(1).mean(1)."
-    return 'Give one number per example, with reduction="none".'
-
-
-class Returned:
-    """Notes what kind of thing a model returns."""
-
-    def __init__(self) -> None:
-        self.value: Any = None
-
-    def __call__(self, module: nn.Module, arguments: Any, output: Any) -> None:
-        self.value = output
-
-
-@torch.no_grad()
-def why_raises(task: Task, model: nn.Module, batch: Batch, name: str) -> str:
-    """Return the causes that fit a function of a task that raises, with what to do; empty where none is known."""
-    returned = Returned()
-    hook = model.register_forward_hook(returned)
-    try:
-        with contextlib.suppress(TDAError), persons_code(task, name):  # it raises again, after the model has returned
-            getattr(task, name)(model, batch)
-    finally:
-        hook.remove()
-    return " ".join(_causes(task, model, batch, returned.value))
-
-
-def _causes(task: Task, model: nn.Module, batch: Batch, output: Any) -> Iterator[str]:
-    if output is not None and not isinstance(output, Tensor):
-        kind = type(output).__name__
-        if isinstance(output, Mapping):
-            keys = ", ".join(map(str, list(output)[:5]))
-            yield f'The model returns a {kind} of {keys}: take the tensor out, e.g. model(batch["x"])["logits"].'
-        else:
-            where = ".logits" if hasattr(output, "logits") else "[0]"
-            yield f'The model returns a {kind}: take the tensor out, e.g. model(batch["x"]){where}.'
-    labels, classes = batch.get(task.label_key), task.num_classes
-    key = task.label_key
-    if labels is not None and classes is not None:
-        if classes > 1 and labels.ndim == 2 and labels.shape[1] == classes:
-            yield f'The labels "{key}" are one-hot, [n, {classes}]: take argmax(1) in datasets().'
-        elif labels.ndim == 2 and labels.shape[1] == 1:
-            yield f'The labels "{key}" have shape [n, 1]: take squeeze(-1) in datasets().'
-        if not labels.is_floating_point() and labels.dtype != torch.int64:
-            yield f'The labels "{key}" are {labels.dtype}, where torch\'s losses want int64: use .long() in datasets().'
-    dtypes = {parameter.dtype for parameter in model.parameters()}
-    if output is None and len(dtypes) == 1:
-        (own,) = dtypes
-        for name, value in batch.items():
-            if name != key and value.dtype != own and (value.is_floating_point() or value.dtype == torch.uint8):
-                yield f'batch["{name}"] is {value.dtype}, the parameters are {own}: convert it in datasets().'

@@ -6,14 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import nn
 
 from tda_backend.errors import TaskError, TDAError
-from tda_backend.models.checking import slopes, values
+from tda_backend.models.checking import independence, slopes, values
+from tda_backend.models.checking.building import Built, built_right, whole_in_its_state
 from tda_backend.models.checking.elsewhere import same_elsewhere
+from tda_backend.models.checking.goodness import sign
 from tda_backend.models.checking.promises import MOST_ROWS, ROWS, BrokenPromise
-from tda_backend.models.checking.verification import SEEDS, fit_for_passes, obeys_seed, same_data
+from tda_backend.models.checking.verification import same_data
 from tda_backend.models.tasks.contract import built, one_line
 from tda_backend.models.tasks.data import num_rows, take, validate_data
 from tda_backend.models.tasks.settings import training_settings
@@ -42,7 +43,7 @@ class Check:
 
 
 def check_task(task: Task, spec: str | None = None) -> list[Check]:
-    """Return the verdicts on every promise of the :class:`Task` contract; stops early if data or model fail.
+    """Return the verdicts on every promise of the :class:`Task` contract; what rests on a broken one is not tried.
 
     Works on a few examples, in seconds, with any model. Nothing of the task is changed.
 
@@ -58,13 +59,15 @@ def check_task(task: Task, spec: str | None = None) -> list[Check]:
         except BrokenPromise as failure:
             checks.append(Check(name, False, str(failure)))
         except TDAError as error:
-            checks.append(Check(name, False, str(error)))
+            hint = "" if "tda check" in error.hint else error.hint
+            checks.append(Check(name, False, f"{error.message} {hint}".strip()))
         except Exception as error:  # a person's code may raise anything: that is the finding
             checks.append(Check(name, False, f"Raises {one_line(error)}"))
         return checks[-1].passed
 
     with reproducible():
-        if not run("data", lambda: _data(task)) or not run("model", lambda: _model(task)):
+        made: list[Built] = []
+        if not run("data", lambda: _data(task)) or not run("model", lambda: _model(task, made)):
             return checks
         if spec is not None:
             run("another process", lambda: same_elsewhere(task, spec))
@@ -73,13 +76,19 @@ def check_task(task: Task, spec: str | None = None) -> list[Check]:
         batch = take(train, slice(0, ROWS))
         if not run("shapes", lambda: values.shapes(task, model, batch)):
             return checks
-        run("determinism", lambda: values.determinism(task, model, batch))
-        run("per-example values", lambda: values.per_example(task, model, train))
-        copy = slopes.exact_copy(task, model, batch)
-        run("gradients", lambda: slopes.gradients(task, copy, batch))
-        run("margin identity", lambda: slopes.margin_identity(task, copy, train))
-        run("outputs", lambda: values.outputs(task, model, take(train, slice(0, MOST_ROWS))))
-        run("sign", lambda: slopes.sign(task, train))
+        rests = [
+            run("finite", lambda: values.finite(task, model, take(train, slice(0, MOST_ROWS)))),
+            run("determinism", lambda: independence.determinism(task, model, batch)),
+        ]
+        if rests[-1]:
+            rests.append(run("state", lambda: whole_in_its_state(task, made[0].models, batch)))
+            rests.append(run("per-example values", lambda: independence.per_example(task, model, train)))
+        if all(rests):
+            copy = slopes.exact_copy(task, model, batch)
+            run("gradients", lambda: slopes.gradients(task, copy, batch))
+            run("margin identity", lambda: slopes.margin_identity(task, copy, train))
+            run("sign", lambda: sign(task, train))
+            run("outputs", lambda: values.outputs(task, model, take(train, slice(0, MOST_ROWS))))
         run("prediction", lambda: values.prediction(task, model, batch))
         run("display", lambda: _display(task))
         if task.checkpoint_files:
@@ -106,23 +115,9 @@ def _data(task: Task) -> str:
     return f"{rows} examples of {shapes}; no NaN{classes}."
 
 
-def _model(task: Task) -> str:
-    first, other = (built(task, seed) for seed in SEEDS)
-    fit_for_passes(first)
-    obeys_seed(task)
-    states = [model.state_dict() for model in (first, other)]
-    count = sum(p.numel() for p in first.parameters())
-    if task.pretrained:
-        return f"{count:,} parameters; every seed starts from the same pre-trained weights."
-    if all(bool((p == p.flatten()[0]).all()) for p in first.parameters() if p.numel()):
-        return f"{count:,} parameters, all of them constant at first; the seed decides the order of the examples."
-    equal = all(torch.equal(value, states[1][name]) for name, value in states[0].items())
-    if not task.checkpoint_files and equal:
-        raise BrokenPromise(
-            "build_model(11) and build_model(12) are equal. Initialise the parameters from the seed, or set "
-            "pretrained = True if they start from given weights."
-        )
-    return f"{count:,} parameters; the seed decides them."
+def _model(task: Task, made: list[Built]) -> str:
+    made.append(built_right(task))
+    return made[0].detail
 
 
 def _display(task: Task) -> str:

@@ -1,4 +1,4 @@
-"""Checks of a task's derivatives: autograd by finite differences, the margin identity, the sign of the measurement."""
+"""Checks of a task's derivatives: autograd by finite differences, and the margin identity."""
 
 from __future__ import annotations
 
@@ -23,14 +23,9 @@ from tda_backend.models.checking.verification import identity_everywhere
 from tda_backend.models.probe import Probe
 from tda_backend.models.tasks.contract import built, one_line
 from tda_backend.models.tasks.data import num_rows, take
-from tda_backend.models.tasks.settings import training_settings
-from tda_backend.models.training.routes.optimizer import torch_optimizer
 from tda_backend.seeds import hashed_rng
-from tda_backend.types import Batch, Task, TrainingSettings
+from tda_backend.types import Batch, Task
 
-_SIGN_STEPS, _SIGN_ROWS = 20, 64
-_SLOWER = (1.0, 0.1, 0.01)
-"""Factors on the learning rate, until a few steps lower the loss."""
 _MOVED = 1e-2
 """How far parameters are moved first, relative to their size: units that are exactly 0 lie on the kink of a ReLU."""
 _NOISY = 0.05
@@ -224,58 +219,3 @@ def margin_identity(task: Task, copy: Copy, train: Batch) -> str:
             f"It holds (to {error:.1g}) but is not claimed: set margin_identity = True to use TRAK and halve the work."
         )
     return "Not claimed, and does not hold: TRAK is not available for this task."
-
-
-def sign(task: Task, train: Batch) -> str:
-    """A few steps down the training loss must raise the goodness of those examples whose loss falls."""
-    if task.measurement_sign not in (1, -1):
-        raise BrokenPromise(f"measurement_sign is {task.measurement_sign!r}. Use +1 (larger is better) or −1.")
-    if task.training is None:
-        return f"Not tried on a trained model; measurement_sign is {task.measurement_sign:+d}."
-    batch, settings = take(train, slice(0, _SIGN_ROWS)), training_settings(task)
-    text = ""
-    for factor in _SLOWER:
-        before, after = _before_and_after(task, batch, settings, factor * settings.learning_rate)
-        loss, goodness = (after[number].mean() - before[number].mean() for number in (0, 1))
-        text = (
-            f"{_SIGN_STEPS} steps on {num_rows(batch)} examples take the mean loss from {float(before[0].mean()):.4g} "
-            f"to {float(after[0].mean()):.4g}"
-        )
-        if float(loss) < 0:
-            break
-    else:
-        raise BrokenPromise(f"{text}: training does not lower the loss.", "Look at train_loss and the learning rate.")
-    text += f", the mean goodness from {float(before[1].mean()):.4g} to {float(after[1].mean()):.4g}"
-    together = float(((after[0] - before[0]) * (after[1] - before[1])).sum())
-    # Example by example: a loss that weighs some more may lower the mean goodness, and be right.
-    if together > 0 or (together == 0 and float(goodness) < 0):
-        raise BrokenPromise(
-            f"{text}, and goodness falls where the loss does.",
-            f"measurement_sign should be {-task.measurement_sign:+d}.",
-        )
-    return f"{text}."
-
-
-def _before_and_after(
-    task: Task, batch: Batch, settings: TrainingSettings, rate: float
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Return (losses, goodness) of each example before some steps, and after."""
-    model = built(task, 1).eval()
-    if settings.optimizer == "sgd" or settings.finds_optimum:
-        optimizer = torch.optim.SGD(model.parameters(), lr=rate)
-    else:
-        optimizer = torch_optimizer(settings, list(model.parameters()))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-
-    @torch.no_grad()
-    def values() -> tuple[Tensor, Tensor]:
-        goodness = task.measurement_sign * task.measurement(model, batch)
-        return task.train_loss(model, batch).double(), goodness.double()
-
-    before = values()
-    for _ in range(_SIGN_STEPS):
-        optimizer.zero_grad(set_to_none=True)
-        task.train_loss(model, batch).mean().backward()
-        optimizer.step()
-    return before, values()

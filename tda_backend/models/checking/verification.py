@@ -7,28 +7,26 @@ right only where examples do not interact, where nothing is left to chance, and 
 from __future__ import annotations
 
 import contextlib
-import random
 from collections.abc import Iterator
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from tda_backend.models.checking import values
+from tda_backend.models.checking import independence, values
+from tda_backend.models.checking.building import built_right, other_chance, whole_in_its_state
+from tda_backend.models.checking.goodness import opposes_loss
 from tda_backend.models.checking.identity import refuse_wrong_identity
-from tda_backend.models.checking.promises import ROWS, BrokenPromise, precision_of, same_bits
+from tda_backend.models.checking.promises import ROWS, BrokenPromise, precision_of
 from tda_backend.models.probe import Probe
-from tda_backend.models.tasks.contract import blamed, built
+from tda_backend.models.tasks.contract import blamed
 from tda_backend.models.tasks.data import as_batch, loaded, take, validate_data
 from tda_backend.models.training.run import reproducible
-from tda_backend.seeds import hashed_rng, hashed_seed
-from tda_backend.types import Task, to_device
+from tda_backend.seeds import hashed_rng
+from tda_backend.types import Batch, Task, to_device
 
 _BLOCK_BYTES, _MOST_ROWS = 2**29, 512
 """What a backward pass may keep of a block of rows on which the margin identity is proved, and bounds on its rows."""
-SEEDS = (11, 12)
-"""Seeds that models are built from to compare them."""
 
 
 def verify_before_training(probe: Probe) -> None:
@@ -45,11 +43,12 @@ def verify_before_training(probe: Probe) -> None:
     """
     with _refusing(probe):
         same_data(probe.task)
-        obeys_seed(probe.task)
-        fit_for_passes(probe.model)
+        models = built_right(probe.task).models
         _small(probe)
+        whole_in_its_state(probe.task, models, _few(probe, ROWS))
+        opposes_loss(probe.task, probe.model, _few(probe, ROWS))
         for split, rows in _used(probe).items():
-            values.anywhere(probe.task, probe.model, to_device(probe.data[split], probe.device), rows)
+            independence.anywhere(probe.task, probe.model, to_device(probe.data[split], probe.device), rows)
         identity_everywhere(probe)
 
 
@@ -99,11 +98,16 @@ def _used(probe: Probe) -> dict[str, Tensor]:
 def _small(probe: Probe) -> None:
     """Check shapes, chance and independence on a few rows."""
     task, model = probe.task, probe.model
-    data = to_device(take(probe.data["train"], probe.rows("train")[: 2 * ROWS]), probe.device)
+    data = _few(probe, 2 * ROWS)
     batch = take(data, slice(0, ROWS))
-    values.shapes(task, model, batch)
-    values.determinism(task, model, batch)
-    values.per_example(task, model, data)
+    values.shapes(task, model, batch, probe.rows("train")[:ROWS].tolist())
+    independence.determinism(task, model, batch)
+    independence.per_example(task, model, data)
+
+
+def _few(probe: Probe, rows: int) -> Batch:
+    """Return the first rows of the train split that take part, on the probe's device."""
+    return to_device(take(probe.data["train"], probe.rows("train")[:rows]), probe.device)
 
 
 def identity_everywhere(probe: Probe) -> float | None:
@@ -147,25 +151,10 @@ def _block_rows(probe: Probe) -> int:
     return min(_MOST_ROWS, max(1, _BLOCK_BYTES // max(1, sum(kept.values()))))
 
 
-@contextlib.contextmanager
-def _other_chance(seed: int) -> Iterator[None]:
-    """Put all global random states where they would not be by themselves: what draws from them shows."""
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(hashed_seed("chance", seed))
-        random.seed(hashed_seed("chance", seed))
-        np.random.seed(hashed_seed("chance", seed) % 2**32)
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-
-
 def same_data(task: Task) -> None:
     """Raise a BrokenPromise unless ``datasets()``, called again, gives the same numbers."""
     known = validate_data(task)
-    with _other_chance(1):
+    with other_chance(1):
         again = loaded(task)
     for split, batch in known.items():
         other = as_batch(again[split])
@@ -183,40 +172,3 @@ def _differing(one: Tensor, other: Tensor) -> str:
         return f" (shape {tuple(one.shape)}, then {tuple(other.shape)})"
     rows = (one != other).reshape(len(one), -1).any(1)
     return f" ({int(rows.sum())} of {len(one)} rows)"
-
-
-def obeys_seed(task: Task) -> None:
-    """Raise a BrokenPromise unless ``build_model`` gives the same bits for the same seed."""
-    first, again = (_state(task, SEEDS[0], chance) for chance in (1, 2))
-    odd = [name for name, value in first.items() if name not in again or not same_bits(value, again[name])]
-    if odd:
-        raise BrokenPromise(
-            f"build_model({SEEDS[0]}) twice gives different parameters ({', '.join(odd[:3])}).",
-            "Call torch.manual_seed(seed) first, draw from nothing else, and fill what torch.empty makes: torch.zeros.",
-        )
-    if task.pretrained:
-        other = _state(task, SEEDS[1], 1)
-        if any(not same_bits(value, other[name]) for name, value in first.items()):
-            raise BrokenPromise(
-                f"build_model({SEEDS[0]}) and build_model({SEEDS[1]}) differ, though pretrained = True.",
-                "Set pretrained = False, or load all weights.",
-            )
-
-
-def _state(task: Task, seed: int, chance: int) -> dict[str, Tensor]:
-    with _other_chance(chance):
-        state = built(task, seed).state_dict()
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
-
-
-def fit_for_passes(model: nn.Module) -> None:
-    """Raise a BrokenPromise for models whose gradients cannot be taken example by example."""
-    for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            where = f'module "{name}" of build_model' if name else "build_model"
-            raise BrokenPromise(
-                f"{where} is scripted (torch.jit): gradients of single examples cannot be taken.",
-                "Return the nn.Module itself, without torch.jit.script or trace: the numbers are the same.",
-            )
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise BrokenPromise("The model has no trainable parameters.", "Nothing can be attributed without gradients.")

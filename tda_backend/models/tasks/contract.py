@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 from torch import nn
@@ -12,10 +13,13 @@ from tda_backend.models.tasks.patience import patience
 from tda_backend.models.tasks.threads import one_thread
 from tda_backend.types import Task
 
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+"""What colours a text in a terminal."""
+
 
 def one_line(error: BaseException) -> str:
     """Return ``Kind: first line of the message``."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    text = next((line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -52,6 +52,8 @@ def load_task(spec: str, folder: str | Path | None = None) -> Task:
         return task
     # The last colon separates: a Windows path has one of its own.
     where, colon, name = spec.rpartition(":")
+    if spec.endswith(".py"):
+        raise UsageError(f'"{spec}" names a file, and not what in it makes the task.', f"{spec}:factory, e.g. {_FORMS}")
     if not colon or not where or not name:
         guess = get_close_matches(spec, BUILT_IN, 1)
         meant = f' Did you mean "{guess[0]}"?' if guess else ""
@@ -154,9 +156,10 @@ def _make(module: ModuleType, name: str, spec: str) -> Task:
             "It must return a Task when called without an argument.",
         ) from error
     if not isinstance(task, Task):
+        what = f"the class {task.__name__}" if isinstance(task, type) else f"a {type(task).__name__}"
         raise TaskError(
-            f'"{spec}" returned a {type(task).__name__}, not a Task.',
-            "Subclass tda_backend.types.Task (or training.tasks.ClassificationTask) and return an instance.",
+            f'"{spec}" returned {what}, not a Task.',
+            "Subclass tda_backend.models.tasks.ClassificationTask (or tda_backend.types.Task), and return an instance.",
         )
     identifier = getattr(task, "name", None)
     if not isinstance(identifier, str) or not re.fullmatch(r"[a-z0-9-]+", identifier):

@@ -34,9 +34,11 @@ def check_finite(states: Sequence[Mapping[str, Tensor]], epoch: int) -> None:
     for state in states:
         for name, value in state.items():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                half = "Let build_model return float32: an optimizer's steps leave the range of float16. "
                 raise NumericalError(
                     f"Training diverged: {name} is not finite after epoch {epoch}.",
-                    "Lower the learning rate, or look for extreme values in the inputs.",
+                    (half if value.dtype == torch.float16 else "")
+                    + "Lower the learning rate, or look for extreme values in the inputs.",
                 )
 
 

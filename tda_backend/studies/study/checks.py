@@ -35,8 +35,9 @@ def _check_counts(study: Study, facts: TaskFacts) -> None:
         )
     late = [epoch for epoch in study.training.epochs if epoch > facts.num_epochs]
     if late:
-        what = "trains" if facts.trains else "gives checkpoints for"
-        raise StudyError(f"training.epochs has {late}.", f"The task {what} {facts.num_epochs} epochs.")
+        what = "trains" if facts.trains else "gives checkpoints of"
+        count = "epoch 1 alone" if facts.num_epochs == 1 else f"epochs 1 to {facts.num_epochs}"
+        raise StudyError(f"training.epochs has {late}.", f"The task {what} {count}: name some of these.")
 
 
 def _check_trained(study: Study, facts: TaskFacts) -> None:
