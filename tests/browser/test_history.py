@@ -41,6 +41,25 @@ def test_back_goes_through_the_pages_that_were_seen(page, address):
         at_page(page, name, lam)
 
 
+def test_back_and_forward_are_kept_from_who_does_not_wait(page, address):
+    """What the server says of a page comes when the visitor is a page further."""
+    page.goto(f"{address}/explorer?{START}")
+    page.wait_for_selector(".card")
+    settled(page)
+    page.get_by_role("button", name="λ = 0", exact=True).click()
+    wait_for_url(page, "lam", "0")
+    rested(page)
+    for name in ("Sensitivity", "Methods"):
+        follow_link(page, name)
+    for _ in range(2):
+        for _ in range(3):
+            page.go_back()
+        at_page(page, "Explorer", "0.01")
+        for _ in range(3):
+            page.go_forward()
+        at_page(page, "Methods", "0")
+
+
 def test_completing_an_address_is_no_step(chromium: Browser, address):
     with visitor(chromium, viewport={"width": 1440, "height": 1000}) as page:
         for query in ("", f"?{BARE}&epoch=99&lam=many"):

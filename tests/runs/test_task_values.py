@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -362,6 +363,26 @@ def test_a_changed_display_computes_nothing_and_is_shown(tmp_path: Path, cli):
     assert line.startswith("0 steps computed")
     assert rows(db, "SELECT DISTINCT caption FROM examples") == [("a point",)]
     assert rows(db, "SELECT count(DISTINCT label) FROM examples WHERE label = 'ant'") == [(1,)]
+
+
+def test_a_run_says_that_its_task_is_another_one_than_last_time(tmp_path: Path, cli):
+    (tmp_path / "tiny.toml").write_text(STUDY)
+
+    def out(code: str) -> str:
+        (tmp_path / "tiny_task.py").write_text(code)
+        status, printed, err = cli("run", tmp_path / "tiny.toml", "--db", tmp_path / "c.duckdb")
+        assert status == 0, err
+        return printed
+
+    words = "computes other things than when tiny was last run"
+    assert words not in out(TASK)
+    assert words not in out(TASK.replace("a point", "one point"))
+    changed = out(TASK.replace("torch.randn(num, 6, generator=generator)", "torch.rand(num, 6, generator=generator)"))
+    assert words in changed
+    assert re.search(r"tda check \S*tiny_task\.py:factory", changed)
+    assert words not in out(
+        TASK.replace("torch.randn(num, 6, generator=generator)", "torch.rand(num, 6, generator=generator)")
+    )
 
 
 def rows(db: Path, sql: str) -> list[tuple]:

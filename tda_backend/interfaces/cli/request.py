@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tda_backend.errors import MachineError, UsageError
+from tda_backend.errors import MachineError, TDAError, UsageError, command
 from tda_backend.interfaces.cli.printing import duration
 from tda_backend.models.tasks.data import num_rows, validate_data
 from tda_backend.models.tasks.registry import load_task
@@ -117,3 +118,18 @@ def retraining_line(plan: Plan, store: ArtifactStore) -> str:
     most, tail = ("Up to ", ", fewer where queries flip early") if early else ("", "")
     models = "model" if num == 1 else "models"
     return f"{most}{num} {models} to train, about {duration(seconds)}{tail}{known}."
+
+
+def changed_task_line(plan: Plan, workspace: Workspace) -> str:
+    """Return one sentence where the task is another one than when the study was last computed; empty elsewhere."""
+    if not workspace.catalogue.exists():
+        return ""
+    known = None
+    with contextlib.suppress(TDAError):  # what is wrong with the catalogue is said where it is needed
+        known = repository.newest_fingerprint(workspace, plan.name)
+    if known is None or known == plan.facts.fingerprint:
+        return ""
+    return (
+        f"The task computes other things than when {plan.name} was last run (its code, data or model changed), so all "
+        f"is computed anew. If you changed nothing, see {command('check', plan.study.task)}."
+    )

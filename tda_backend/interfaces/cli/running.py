@@ -15,7 +15,7 @@ from tda_backend.interfaces.cli.interruption import interruptible
 from tda_backend.interfaces.cli.overview import print_remarks
 from tda_backend.interfaces.cli.printing import duration, print_line
 from tda_backend.interfaces.cli.report import RunReport
-from tda_backend.interfaces.cli.request import requested_plan, requested_study, retraining_line
+from tda_backend.interfaces.cli.request import changed_task_line, requested_plan, requested_study, retraining_line
 from tda_backend.interfaces.cli.verb import EXIT_INTERRUPTED
 from tda_backend.interfaces.cli.verdicts import print_verdicts
 from tda_backend.interfaces.reading.records.base import records
@@ -77,6 +77,9 @@ def _run(arguments: argparse.Namespace, workspace: Workspace, job: JobFile, repo
     _refuse_twice(workspace, plan.study_id, plan.name)
     job.update(study_id=plan.study_id)
     print_line(console, f"Study {plan.name} ({plan.study_id}): {len(plan.steps)} steps in {workspace.folder}")
+    changed = changed_task_line(plan, workspace)
+    if changed:
+        print_line(console, changed)
     cost = retraining_line(plan, ArtifactStore(workspace.artifacts))
     if cost:
         print_line(console, cost)

@@ -152,6 +152,19 @@ def ingested_steps(workspace: Workspace, study_id: str) -> list[IngestedStep]:
     return [IngestedStep(str(key), str(label)) for key, label in found.itertuples(index=False, name=None)]
 
 
+def newest_fingerprint(workspace: Workspace, name: str) -> str | None:
+    """Return the fingerprint of the task of the newest study of a name; ``None``: there is no such study."""
+    found = query(
+        workspace,
+        """
+        SELECT t.fingerprint FROM studies s JOIN tasks t ON t.study_id = s.study_id
+        WHERE s.name = ? ORDER BY s.created DESC LIMIT 1
+        """,
+        [name],
+    )
+    return None if found.empty else str(found["fingerprint"][0])
+
+
 def configurations(workspace: Workspace, study_id: str) -> pd.DataFrame:
     """Return the configurations whose spectra (or scores) are complete, in the order of the plan."""
     frame = query(
