@@ -17,6 +17,7 @@ from tda_backend.models.checking.promises import MOST_ROWS, ROWS, BrokenPromise
 from tda_backend.models.checking.verification import same_data
 from tda_backend.models.tasks.contract import built, one_line
 from tda_backend.models.tasks.data import num_rows, take, validate_data
+from tda_backend.models.tasks.registry import BUILT_IN
 from tda_backend.models.tasks.settings import training_settings
 from tda_backend.models.training.checkpoints import load_checkpoints
 from tda_backend.models.training.fit import model_from
@@ -49,7 +50,8 @@ def check_task(task: Task, spec: str | None = None) -> list[Check]:
 
     Args:
         task: The task.
-        spec: What it was loaded by; ``None``: whether another process gets the same is not tried.
+        spec: What it was loaded by; ``None``: whether another process gets the same is not tried. Of a task of the
+            program a release decides that.
     """
     checks: list[Check] = []
 
@@ -69,7 +71,7 @@ def check_task(task: Task, spec: str | None = None) -> list[Check]:
         made: list[Built] = []
         if not run("data", lambda: _data(task)) or not run("model", lambda: _model(task, made)):
             return checks
-        if spec is not None:
+        if spec is not None and spec not in BUILT_IN:
             run("another process", lambda: same_elsewhere(task, spec))
         train = validate_data(task)["train"]
         model = (_trained(task) or built(task, 0)).eval()
