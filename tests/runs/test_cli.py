@@ -149,7 +149,7 @@ def test_methods_prints_formulas_whole(cli):
                 "methods.tracin.epochs=[1]",
             ],
             2,
-            "50 epochs",
+            "epochs 1 to 50",
         ),
         (["run", "--task", "mnist-cnn"], 2, "mnist-mlp"),
         (["run", "--task", "none.py:factory"], 1, "none.py"),

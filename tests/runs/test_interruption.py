@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -30,6 +31,19 @@ print("ended", flush=True)
 DEAFNESS = "sum(range(10**13))"  # one call that takes hours and looks at no signal
 
 
+_started: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """End what a failing test has started: it would go on for hours."""
+    yield
+    while _started:
+        process = _started.pop()
+        process.kill()
+        process.wait()
+
+
 def started(folder: Path, work: str) -> subprocess.Popen:
     job = folder / "job.json"
     job.write_text(json.dumps({"job_id": "j", "status": "running"}))
@@ -40,6 +54,7 @@ def started(folder: Path, work: str) -> subprocess.Popen:
         text=True,
         cwd=ROOT,
     )
+    _started.append(process)
     assert process.stdout is not None
     assert process.stdout.readline() == "working\n"
     return process

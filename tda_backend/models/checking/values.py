@@ -116,6 +116,11 @@ def _refuse_gradients(task: Task, model: nn.Module, batch: Batch) -> None:
 
 
 def value_of(task: Task, model: nn.Module, batch: Batch, name: str) -> object:
+    """Return what a function of a task gives.
+
+    Raises:
+        BrokenPromise: It raises; names the causes that fit.
+    """
     try:
         return getattr(task, name)(model, batch)
     except TDAError:
