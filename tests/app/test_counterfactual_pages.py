@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -30,6 +31,7 @@ from tda_backend.interfaces.reading.records.removals import QueryBrittleness, Re
 from tda_backend.studies.store.workspace import Workspace
 from tda_backend.studies.study.file import resolve
 from tests.app import catalogues
+from tests.app.conftest import opened_once
 from tests.app.counterfactual_catalogue import compute_counter
 from tests.app.test_pages import texts
 
@@ -37,8 +39,8 @@ PAGES = ("counterfactuals", "health")
 
 
 @pytest.fixture(scope="session")
-def counter(tmp_path_factory) -> Workspace:
-    return catalogues.once(tmp_path_factory, "counter", compute_counter)
+def counter(tmp_path_factory) -> Iterator[Workspace]:
+    yield from opened_once(catalogues.once(tmp_path_factory, "counter", compute_counter))
 
 
 def figures(test) -> list:

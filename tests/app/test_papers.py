@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -14,12 +14,13 @@ from tda_backend.interfaces.reading.study import open_study
 from tda_backend.studies.store.workspace import Workspace
 from tests.app import catalogues
 from tests.app.claims_catalogue import KINDS, compute_claims
+from tests.app.conftest import opened_once
 from tests.app.test_pages import button, texts
 
 
 @pytest.fixture(scope="session")
-def claims(tmp_path_factory) -> Workspace:
-    return catalogues.once(tmp_path_factory, "claims", compute_claims)
+def claims(tmp_path_factory) -> Iterator[Workspace]:
+    yield from opened_once(catalogues.once(tmp_path_factory, "claims", compute_claims))
 
 
 @pytest.fixture

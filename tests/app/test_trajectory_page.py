@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import tomllib
+from collections.abc import Iterator
 from dataclasses import replace
 
 import duckdb
@@ -40,6 +41,7 @@ from tda_backend.studies.store.workspace import Workspace
 from tda_backend.studies.study.file import resolve
 from tests.app import catalogues
 from tests.app.catalogues import copy_of
+from tests.app.conftest import opened_once
 from tests.app.test_pages import button, texts
 from tests.app.trajectory_catalogue import compute_unrolled
 
@@ -57,8 +59,8 @@ KINDS = [kind for module in (trajectory, lookahead) for kind in vars(module).val
 
 
 @pytest.fixture(scope="session")
-def unrolled(tmp_path_factory) -> Workspace:
-    return catalogues.once(tmp_path_factory, "unrolled", compute_unrolled)
+def unrolled(tmp_path_factory) -> Iterator[Workspace]:
+    yield from opened_once(catalogues.once(tmp_path_factory, "unrolled", compute_unrolled))
 
 
 @pytest.fixture

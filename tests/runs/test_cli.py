@@ -14,6 +14,7 @@ from tda_backend.interfaces.cli.main import build_parser, main
 from tda_backend.interfaces.cli.verbs import studies
 from tda_backend.studies.store.artifacts import ArtifactStore
 from tda_backend.studies.store.workspace import Workspace
+from tests.app import catalogues
 from tests.runs.conftest import TASK, make_study, tda
 
 COMMANDS = [
@@ -324,10 +325,8 @@ def test_a_foreign_app_on_the_path_comes_after_ours(tmp_path: Path, monkeypatch)
 
 @pytest.mark.slow
 @pytest.mark.shipped_data
-def test_the_quick_demo_study_runs_whole(tmp_path: Path):
-    db = tmp_path / "workspace" / "catalogue.duckdb"
-    result = tda("run", "mnist-mlp", "--quick", "--set", "data.train=300", "--set", "ground_truth.subsets=4", db=db)
-    assert result.returncode == 0, result.stderr
-    result = tda("select", "mnist-mlp", "--json", db=db)
+def test_the_quick_demo_study_runs_whole(tmp_path_factory: pytest.TempPathFactory):
+    shared = catalogues.once(tmp_path_factory, "quick", catalogues.compute_quick)  # `tda run mnist-mlp --quick`
+    result = tda("select", "mnist-mlp-quick", "--json", db=shared.catalogue)
     assert result.returncode == 0, result.stderr
     assert len(json.loads(result.stdout)) == 8
