@@ -30,8 +30,8 @@ from tests.runs.conftest import ROOT, tda
 SECONDS = 240.0
 
 
-class Serving:
-    """``tda serve`` in a process of its own."""
+class Starting:
+    """``tda serve`` in a process of its own that has just begun."""
 
     def __init__(self, folder: Path) -> None:
         self.workspace = Workspace.at(folder / "w" / "c.duckdb")
@@ -48,14 +48,6 @@ class Serving:
                 cwd=ROOT,
                 start_new_session=True,
             )
-        self.wait_for(lambda: "Dashboard:" in self.said.read_text())
-        self.wait_for(lambda: len(self._dashboards()) == 1)  # a child has its own command line a moment after its start
-        (self.child,) = self._dashboards()
-
-    def _dashboards(self) -> list[psutil.Process]:
-        with contextlib.suppress(psutil.NoSuchProcess):  # a helper of its start that has just ended: look again
-            return [each for each in psutil.Process(self.process.pid).children() if "streamlit" in each.cmdline()]
-        return []
 
     def wait_for(self, holds: Callable[[], bool]) -> None:
         deadline = time.monotonic() + SECONDS
@@ -67,12 +59,18 @@ class Serving:
                 continue
             psutil.wait_procs([], timeout=0.1)
 
-    def is_gone(self) -> bool:
-        return not self.child.is_running() or self.child.status() == psutil.STATUS_ZOMBIE
+    def is_free(self) -> bool:
+        """Return whether no process has the port or the catalogue on its command line."""
+        own = {str(self.port), str(self.workspace.catalogue)}
+        running = [
+            each
+            for each in psutil.process_iter(["cmdline", "status"])
+            if each.info["status"] != psutil.STATUS_ZOMBIE and own & {*(each.info["cmdline"] or [])}
+        ]
+        return not running
 
     def check_free(self) -> None:
-        """Wait until the dashboard has ended; then port and catalogue can be taken at once."""
-        self.wait_for(self.is_gone)
+        """Take port and catalogue at once."""
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((processes.ADDRESS, self.port))
@@ -80,6 +78,29 @@ class Serving:
         with catalogue.writing(self.workspace):
             pass
         assert servers.servers_of(self.workspace) == []
+
+
+class Serving(Starting):
+    """``tda serve`` that answers."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.wait_for(lambda: "Dashboard:" in self.said.read_text())
+        self.wait_for(lambda: len(self._dashboards()) == 1)  # a child has its own command line a moment after its start
+        (self.child,) = self._dashboards()
+
+    def _dashboards(self) -> list[psutil.Process]:
+        with contextlib.suppress(psutil.NoSuchProcess):  # a helper of its start that has just ended: look again
+            return [each for each in psutil.Process(self.process.pid).children() if "streamlit" in each.cmdline()]
+        return []
+
+    def is_gone(self) -> bool:
+        return not self.child.is_running() or self.child.status() == psutil.STATUS_ZOMBIE
+
+    def check_free(self) -> None:
+        """Wait until the dashboard has ended; then port and catalogue can be taken at once."""
+        self.wait_for(self.is_gone)
+        super().check_free()
 
     def end(self) -> None:
         for process in (self.process, self.child):
@@ -98,6 +119,24 @@ def serving(tmp_path: Path) -> Iterator[Serving]:
         yield found
     finally:
         found.end()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "number"),
+    [(0.1, signal.SIGTERM), (0.6, signal.SIGHUP), (1.3, signal.SIGTERM), (2.2, signal.SIGHUP), (3.5, signal.SIGTERM)],
+)
+def test_a_server_that_is_ended_while_it_starts_leaves_nothing(tmp_path: Path, seconds: float, number: signal.Signals):
+    starting = Starting(tmp_path)
+    try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            starting.process.wait(seconds)
+        starting.process.send_signal(number)
+        starting.process.wait(SECONDS)
+        starting.wait_for(starting.is_free)
+        starting.check_free()
+    finally:
+        starting.process.kill()
+        starting.process.wait()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM])
