@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,13 @@ import pytest
 from tda_backend.errors import IncompleteError, MachineError, NumericalError
 from tda_backend.studies.pipeline.backend import Backend, Ended, LocalBackend
 from tda_backend.studies.pipeline.context import RunContext
+from tda_backend.studies.pipeline.courier import FINAL_PATIENCE_SECONDS, Courier
 from tda_backend.studies.pipeline.executor import Outcome, execute
 from tda_backend.studies.pipeline.plan import Plan
 from tda_backend.studies.pipeline.step import Step
-from tda_backend.studies.store import repository
+from tda_backend.studies.store import catalogue, owners, repository
 from tda_backend.studies.store.artifacts import ArtifactStore, provisional_key
+from tda_backend.studies.store.tables.bookkeeping import INGESTED
 from tda_backend.studies.store.workspace import Workspace
 from tests.runs.fake_plans import Base, Judge, Notes, Number, fake_plan
 
@@ -146,6 +149,19 @@ def test_a_failure_takes_along_what_needs_it_and_nothing_else(tmp_path: Path, ro
     run(ladder(tmp_path), tmp_path, Notes(), Several(room))
     assert number(plan, tmp_path, "judge") == 9
     assert not store.has(provisional_key(plan.steps[-1].key))
+
+
+def test_a_run_does_not_wait_for_what_its_own_results_have_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(IncompleteError):
+        run(ladder(tmp_path, two="fail"), tmp_path, Notes())
+    mended = ladder(tmp_path)
+    courier = Courier(Workspace.at(tmp_path / "w" / "c.duckdb"), mended, KINDS)  # it knows of the provisional judge
+    with catalogue.writing(Workspace.at(tmp_path / "w" / "c.duckdb")) as connection:  # as the whole judgement does
+        INGESTED.delete(connection, study_id=mended.study_id, label="judge")
+    monkeypatch.setattr(owners, "server_lives", lambda workspace: True)
+    begun = time.monotonic()
+    assert courier.finish() == 0
+    assert time.monotonic() - begun < FINAL_PATIENCE_SECONDS / 2
 
 
 @pytest.mark.parametrize("room", [1, 3])

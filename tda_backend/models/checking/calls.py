@@ -110,19 +110,15 @@ class _Deepest:
 def why_raises(task: Task, model: nn.Module, batch: Batch, name: str) -> str:
     """Return the causes that fit a function of a task that raises, with what to do; empty where none is known."""
     returned = Returned()
-    hook, deepest = None, None
-    with contextlib.suppress(RuntimeError):  # hooks are no part of a scripted module
-        hook, deepest = model.register_forward_hook(returned), _Deepest(model)
+    hook, deepest = model.register_forward_hook(returned), _Deepest(model)
     try:
         with contextlib.suppress(TDAError), persons_code(task, name):  # it raises again, after the model has returned
             getattr(task, name)(model, batch)
     finally:
-        if hook is not None:
-            hook.remove()
-        if deepest is not None:
-            deepest.close()
+        hook.remove()
+        deepest.close()
     causes = list(_causes(task, model, batch, returned.value))
-    if deepest is not None and deepest.failed is not None:
+    if deepest.failed is not None:
         causes.append(_why_module_fails(*deepest.failed))
     return " ".join(causes)
 

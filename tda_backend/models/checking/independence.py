@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -166,7 +167,7 @@ def determinism(task: Task, model: nn.Module, batch: Batch) -> str:
         one, other = function(model, batch), function(model, batch)
         same = torch.equal(one, other) if on_cpu else torch.allclose(one, other, rtol=1e-5, atol=1e-6)
         if not same:
-            run = lambda function=function: function(model, batch)  # noqa: E731
+            run = functools.partial(function, model, batch)
             place = culprit(model, run, run, rows, rows)
             raise BrokenPromise(
                 f"{name} in eval mode differs between two calls{f': look at {place}' if place else ''}.", _RANDOM

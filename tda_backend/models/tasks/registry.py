@@ -53,7 +53,9 @@ def load_task(spec: str, folder: str | Path | None = None) -> Task:
     # The last colon separates: a Windows path has one of its own.
     where, colon, name = spec.rpartition(":")
     if spec.endswith(".py"):
-        raise UsageError(f'"{spec}" names a file, and not what in it makes the task.', f"{spec}:factory, e.g. {_FORMS}")
+        raise UsageError(
+            f'"{spec}" names a file, not what in it makes the task.', f"Write {spec}:factory; it takes no argument."
+        )
     if not colon or not where or not name:
         guess = get_close_matches(spec, BUILT_IN, 1)
         meant = f' Did you mean "{guess[0]}"?' if guess else ""

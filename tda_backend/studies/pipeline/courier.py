@@ -48,6 +48,7 @@ class Courier:
     def __init__(self, workspace: Workspace, plan: Plan, kinds: Kinds) -> None:
         self._workspace, self._plan, self._kinds = workspace, plan, kinds
         self._known = self._prepare()
+        self._dropped: set[str] = set()  # of this run; what was known may be replaced by it
         self._is_due, self._ingested = False, -math.inf
 
     def _prepare(self) -> set[str]:
@@ -97,6 +98,7 @@ class Courier:
         faults.reach(name, "undropped")
         write_drop(self._workspace, drop)
         self._known.add(drop.key)
+        self._dropped.add(drop.key)
         return True
 
     def finish(self) -> int:
@@ -113,7 +115,7 @@ class Courier:
         """Return whether drops wait, or a server has taken them in and not published what readers see meanwhile."""
         if pending_drops(self._workspace):
             return True
-        return owners.server_lives(self._workspace) and not self._known <= self._seen()
+        return owners.server_lives(self._workspace) and not self._dropped <= self._seen()
 
     def _seen(self) -> set[str]:
         """Return what readers see of this study."""
