@@ -15,8 +15,9 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from playwright.sync_api import Browser, Locator, Page, TimeoutError, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, TimeoutError, ViewportSize, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = [
@@ -31,6 +32,8 @@ START_SECONDS = 240.0
 POINT_ATTEMPTS = 20
 TIMEOUT = 60_000
 """Milliseconds that anything on a page may take: a machine under load is far slower than a quiet one."""
+_contexts: WeakKeyDictionary[Browser, dict[bool, list[BrowserContext]]] = WeakKeyDictionary()
+"""Browser → whether policies are bypassed → contexts without a visitor."""
 
 
 def chromium_path() -> str | None:
@@ -142,21 +145,49 @@ def watch(page: Page) -> list[str]:
 
 
 @contextlib.contextmanager
-def visitor(chromium: Browser, **options: Any) -> Iterator[Page]:
+def visitor(
+    chromium: Browser, *, viewport: ViewportSize | None = None, bypass_csp: bool = True, **media: Any
+) -> Iterator[Page]:
     """A fresh visitor; an error in the console is an error of whoever looks.
 
-    The page's policy forbids code from text, by which Playwright waits for functions: it does not hold here unless a
-    test asks for it (``bypass_csp=False``); ``test_policy.py`` looks at every page under it.
+    Visitors come one after the other in one context, which forgets each: loading and compiling the scripts of the
+    pages anew costs two seconds of processor time.
+
+    Args:
+        chromium: The browser.
+        viewport: The window.
+        bypass_csp: The page's policy forbids code from text, by which Playwright waits for functions: it does not hold
+            here unless a test asks for it; ``test_policy.py`` looks at every page under it.
+        **media: What the visitor prefers, e.g. ``color_scheme="dark"``.
     """
-    context = chromium.new_context(**{"bypass_csp": True, **options})
+    kept = _contexts.setdefault(chromium, {}).setdefault(bypass_csp, [])
+    context = kept.pop() if kept else chromium.new_context(bypass_csp=bypass_csp)
     context.set_default_timeout(TIMEOUT)
     try:
         page = context.new_page()
+        if viewport is not None:
+            page.set_viewport_size(viewport)
+        page.emulate_media(**media)
         wrong = watch(page)
         yield page
-    finally:
+        _forget(context)
+    except BaseException:
         context.close()
+        raise
+    kept.append(context)
     assert not wrong, "\n".join(wrong[:5])
+
+
+def _forget(context: BrowserContext) -> None:
+    """Close a visitor's pages and forget what they have stored and may do; only files and compiled scripts stay."""
+    for page in context.pages:
+        page.close()
+    blank = context.new_page()
+    stored = "cookies,local_storage,indexeddb,service_workers,websql,file_systems,shader_cache"
+    context.new_cdp_session(blank).send("Storage.clearDataForOrigin", {"origin": "*", "storageTypes": stored})
+    context.clear_cookies()
+    context.clear_permissions()
+    blank.close()
 
 
 def settled(page: Page) -> None:

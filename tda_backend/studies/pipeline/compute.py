@@ -9,6 +9,7 @@ import time
 import torch
 
 from tda_backend.errors import MachineError, NumericalError, TDAError, ran_out_of_memory
+from tda_backend.models.memory import keep_freed_memory
 from tda_backend.studies.pipeline.context import Progress, RunContext
 from tda_backend.studies.pipeline.step import Step
 from tda_backend.studies.store import faults
@@ -25,6 +26,7 @@ def compute(context: RunContext, step: Step, on_progress: Progress) -> float:
         on_progress(done, total)
         faults.reach(step.NAME, "progress")
 
+    keep_freed_memory()
     context.on_progress = progress
     started = time.perf_counter()
     inputs = [each.key for each in step.all_inputs()]

@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 
 from tda_backend.errors import TaskError, TDAError
+from tda_backend.models.memory import keep_freed_memory
 from tda_backend.models.tasks.contract import one_line
 from tda_backend.models.tasks.registry import load_task
 from tda_backend.models.training.fit import check_finite, run_trainer
@@ -64,6 +65,7 @@ class _Work:
 
 def serve(inbox: Any, outbox: Connection) -> None:
     """Answer messages from ``inbox`` (a queue filled by the watching thread) until the parent goes away."""
+    keep_freed_memory()
     torch.set_num_threads(1)
     with contextlib.suppress(RuntimeError):  # only the first call in a process may set it
         torch.set_num_interop_threads(1)
