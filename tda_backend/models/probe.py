@@ -19,6 +19,12 @@ SPLIT_OF: Mapping[Group, str] = {"train": "train", "validation": "test", "query"
 """Group of examples → split of the task's data that holds them."""
 
 
+def home_of(device: torch.device | str) -> torch.device:
+    """Return where float64 numbers of a run lie: its device, or the CPU beside a device that has no float64 (MPS)."""
+    device = torch.device(device)
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 @dataclass(frozen=True, eq=False)
 class Probe:
     """Task, model at a checkpoint, data, rows and device: the one argument of a pass over a model.
@@ -48,6 +54,11 @@ class Probe:
         """The precision of what passes give: that of the model's trainable parameters, float32 at least."""
         own = next(parameter.dtype for parameter in self.model.parameters() if parameter.requires_grad)
         return torch.promote_types(own, torch.float32)
+
+    @property
+    def home(self) -> torch.device:
+        """Where what passes give is kept."""
+        return home_of(self.device)
 
     def split(self, group: Group) -> Batch:
         """Return the split of the data that holds a group's examples."""

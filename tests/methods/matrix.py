@@ -197,7 +197,7 @@ def answer(folder: Path, name: str, settings: Mapping[str, Any], asked: Asked | 
         if not store.has(step.key):
             compute(context, step, no_progress)
     return Answer(
-        read_configuration(store, scorer(configuration), sources), context, sources[0], configuration.parameters
+        read_configuration(context, scorer(configuration), sources), context, sources[0], configuration.parameters
     )
 
 

@@ -18,6 +18,8 @@ from tda_backend.studies.runs.planning import build_plan
 from tda_backend.studies.steps.evaluate import Evaluate
 from tda_backend.studies.steps.rules import Rules
 from tda_backend.studies.steps.source import SourceStep
+from tests.device.standin import NAME as STAND_IN
+from tests.device.standin import watching
 from tests.helpers_numerics import assert_close
 from tests.methods.matrix import (
     COPIES,
@@ -39,6 +41,8 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 SAME = 2e-6
 """Largest difference, relative to the largest score, of what is the same but for float32 in the artifacts."""
 BASE = Asked()
+SHARE = 0.95
+"""Of the products and decompositions, those of training among them, that run on the study's device."""
 
 pytestmark = pytest.mark.parametrize("name", ROWS)
 
@@ -79,6 +83,16 @@ def test_scores_are_those_of_a_dense_reference(name: str, device: str, ask, trut
     row, found = ROWS[name], ask(name, "settings", replace(BASE, device=device))
     for value in row.values:
         assert_close(found.scores(value), row.reference(truth, found, value).detach(), row.tolerance)
+
+
+def test_another_device_gives_the_same_scores_and_does_the_work(name: str, ask):
+    row, expected = ROWS[name], ask(name, "settings", BASE)
+    with watching() as watch:
+        found = ask(name, "settings", replace(BASE, device=STAND_IN))
+        values = {value: found.scores(value) for value in row.values}
+    for value, scores in values.items():
+        assert_close(scores, expected.scores(value), max(row.tolerance, SAME))
+    assert watch.cpu <= (1 - SHARE) * (watch.cpu + watch.device), f"{watch.share:.2f} on the device; {watch.most}"
 
 
 def test_a_copy_of_a_query_helps_it_and_one_with_another_label_hurts_it(name: str, ask):

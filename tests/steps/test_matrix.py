@@ -15,9 +15,11 @@ import pytest
 
 from tda_backend.interfaces.papers.shipped import ShippedResults, export_results, shipped_results
 from tda_backend.interfaces.reading.study import open_study
+from tda_backend.studies.pipeline.compute import compute
 from tda_backend.studies.pipeline.executor import Outcome
 from tda_backend.studies.pipeline.plan import DTYPE
 from tda_backend.studies.pipeline.step import Cost, Step
+from tda_backend.studies.runs.recompute import recompute
 from tda_backend.studies.steps.table import KINDS
 from tda_backend.studies.store import catalogue, repository
 from tda_backend.studies.store.artifact import Artifact
@@ -27,9 +29,13 @@ from tda_backend.studies.store.ingest import apply_drop
 from tda_backend.studies.store.tables.all import ALL
 from tda_backend.studies.store.tables.base import Table
 from tda_backend.studies.store.workspace import Workspace
+from tests.device.standin import NAME as STAND_IN
+from tests.device.standin import Watch, watching
 from tests.steps.changes import is_about, is_input, others
 from tests.steps.conftest import Everything
 
+SHARE = 0.95
+"""Of the products and decompositions of a kind of step that run on the study's device."""
 COMMON = {"task": "a task", "dtype": DTYPE, "device": "cpu", "torch": "2.0"}
 """What the key of every step depends on."""
 WRITTEN = [(kind, table) for kind, owner in KINDS.items() for table in owner.TABLES]
@@ -298,3 +304,22 @@ def test_exported_results_are_those_of_the_catalogue(
 
 def test_nothing_else_is_exported_than_what_tables_say(exported: ShippedResults):
     assert set(exported.tables) <= {table.name for table in ALL if table.shipped}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_device_gives_the_same_results_and_does_the_work(
+    kind: str, everything: Everything, monkeypatch: pytest.MonkeyPatch
+):
+    watches: list[Watch] = []
+
+    def watched(*given) -> float:
+        with watching() as watch:
+            watches.append(watch)
+            return compute(*given)
+
+    monkeypatch.setattr("tda_backend.studies.runs.recompute.compute", watched)
+    found = list(recompute(replace(everything.plan, device=STAND_IN), everything.store, everything.of(kind)))
+    assert [(each.label, each.where, each.deviation) for each in found if not each.agrees] == []
+    assert found
+    device, cpu = sum(watch.device for watch in watches), sum(watch.cpu for watch in watches)
+    assert cpu <= (1 - SHARE) * (device + cpu), f"{device:g} on the device; {[watch.most for watch in watches]}"

@@ -50,13 +50,13 @@ def krylov_basis(product: CurvatureProduct, num_iterations: int, *, seed: int = 
         raise UsageError(
             f"Arnoldi got {num_iterations} iterations for {size} parameters.", f"Give a number from 1 to {size}."
         )
-    basis = torch.zeros(num_iterations, size, dtype=product.dtype)
-    projected = torch.zeros(num_iterations, num_iterations, dtype=torch.float64)
+    basis = torch.zeros(num_iterations, size, dtype=product.dtype, device=product.device)
+    projected = basis.new_zeros(num_iterations, num_iterations, dtype=torch.float64)
     epsilon = torch.finfo(product.dtype).eps
     basis[0] = _fresh_direction(basis[:0], seed, 0)
     largest = 0.0
     for step in range(num_iterations):
-        image = product(basis[step : step + 1])[0].cpu()
+        image = product(basis[step : step + 1])[0]
         known = basis[: step + 1]
         coefficients = known @ image
         projected[: step + 1, step] = coefficients.to(torch.float64)
@@ -77,7 +77,7 @@ def krylov_basis(product: CurvatureProduct, num_iterations: int, *, seed: int = 
 def _fresh_direction(known: Tensor, seed: int, step: int) -> Tensor:
     """Return a random unit vector orthogonal to the known ones."""
     size = known.shape[1]
-    vector = torch.from_numpy(hashed_rng("arnoldi", seed, step).standard_normal(size)).to(known.dtype)
+    vector = torch.from_numpy(hashed_rng("arnoldi", seed, step).standard_normal(size)).to(known)
     vector /= torch.linalg.vector_norm(vector)
     for _ in range(3):
         vector -= (known @ vector) @ known

@@ -13,7 +13,10 @@ _SHOWN = 8
 
 
 def empirical_influence(
-    masks: Tensor | np.ndarray, outputs: Tensor | np.ndarray, evaluation_masks: Tensor | np.ndarray | None = None
+    masks: Tensor | np.ndarray,
+    outputs: Tensor | np.ndarray,
+    evaluation_masks: Tensor | np.ndarray | None = None,
+    device: torch.device | str = "cpu",
 ) -> ScoreMatrix:
     """Return mean goodness over subsets with z_i minus mean goodness over subsets without (arXiv 2008.03703, §2).
 
@@ -25,6 +28,7 @@ def empirical_influence(
             correlates with, it would predict them from themselves.
         outputs: ``[S, m]`` goodness of each query under the model trained on each subset.
         evaluation_masks: ``[S', n]`` subsets of the evaluation; a subset in both is refused.
+        device: Where to compute.
 
     Returns:
         Values ``[m, n]`` float64.
@@ -34,8 +38,8 @@ def empirical_influence(
             the evaluation.
         NumericalError: An output is not finite (naming the subset).
     """
-    chosen = torch.as_tensor(masks).to("cpu")
-    values = torch.as_tensor(outputs).to("cpu", torch.float64)
+    chosen = torch.as_tensor(masks).to(device)
+    values = torch.as_tensor(outputs).to(device, torch.float64)
     if chosen.ndim != 2 or values.ndim != 2 or len(chosen) != len(values):
         raise UsageError(
             f"Masks {tuple(chosen.shape)} and outputs {tuple(values.shape)} do not fit.",
@@ -59,7 +63,7 @@ def empirical_influence(
                 "Each needs a subset with it and one without: train more subsets, or use α nearer 0.5.",
             )
     if evaluation_masks is not None:
-        _refuse_shared(chosen, torch.as_tensor(evaluation_masks).to("cpu"))
+        _refuse_shared(chosen.cpu(), torch.as_tensor(evaluation_masks).cpu())
     centred = values - values.mean(0)  # the difference of means does not change, its rounding does
     weights = chosen.to(torch.float64)
     with_it = centred.T @ weights

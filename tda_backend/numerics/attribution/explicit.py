@@ -153,4 +153,4 @@ def _eigenpairs(matrix: Tensor, what: str) -> tuple[Tensor, Tensor]:
         raise NumericalError(
             f"The eigendecomposition of the {what} did not converge ({error}).", "Use a projection, or iffim."
         ) from error
-    return torch.from_numpy(values), torch.from_numpy(vectors)
+    return values, vectors

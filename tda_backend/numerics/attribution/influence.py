@@ -152,7 +152,7 @@ def train_rows(features: CheckpointFeatures) -> tuple[slice, Tensor]:
     """Return the rows to take as train features and the factor on each that makes them −∇ℓ, ``[n]``."""
     if features.loss_scale is not None:
         return features.rows("train"), -features.loss_scale
-    return features.rows("train_loss"), -torch.ones(features.num_train, dtype=features.goodness.dtype)
+    return features.rows("train_loss"), -torch.ones_like(features.goodness[: features.num_train])
 
 
 def check_rows(rows: Tensor, features: CheckpointFeatures) -> None:

@@ -84,28 +84,29 @@ def logra_spectrum(
             projections = pca_projections(probe, rank, untracked=untracked)
     check_projections(projections, layers)
     chosen = {layer.name: projections[layer.name] for layer in layers}
-    rows = _empty_rows(chosen, probe.count("train"), probe.dtype)
+    rows = _empty_rows(chosen, probe, "train")
     for batch in loss_batches(probe, untracked):
         for name, part in batch.layers.items():
-            rows[name][batch.rows] = chosen[name].apply(part, batch.scale).cpu()
+            rows[name][batch.rows] = chosen[name].apply(part, batch.scale)
     others = [_projected(probe, group, chosen, untracked) for group in ("query", "validation")]
     joined = {name: torch.cat([part[name] for part in others]) for name in chosen}
     return _assemble(rows, joined, probe.count("query"), damping, probe.dtype)
 
 
-def _empty_rows(projections: Mapping[str, LayerProjection], num: int, dtype: torch.dtype) -> dict[str, Tensor]:
+def _empty_rows(projections: Mapping[str, LayerProjection], probe: Probe, group: Group) -> dict[str, Tensor]:
     # A layer that takes no part in a value has the gradient 0.
-    return {name: torch.zeros(num, projection.dim, dtype=dtype) for name, projection in projections.items()}
+    num, dtype, device = probe.count(group), probe.dtype, probe.home
+    return {name: torch.zeros(num, each.dim, dtype=dtype, device=device) for name, each in projections.items()}
 
 
 def _projected(
     probe: Probe, group: Group, projections: Mapping[str, LayerProjection], untracked: UntrackedPolicy
 ) -> dict[str, Tensor]:
-    """Return the projected gradients of goodness by layer, ``[N, dim]`` on the CPU."""
-    rows = _empty_rows(projections, probe.count(group), probe.dtype)
+    """Return the projected gradients of goodness by layer, ``[N, dim]`` at the probe's home."""
+    rows = _empty_rows(projections, probe, group)
     for batch in layer_batches(probe, group, "goodness", untracked=untracked):
         for name, part in batch.layers.items():
-            rows[name][batch.rows] = projections[name].apply(part).cpu()
+            rows[name][batch.rows] = projections[name].apply(part)
     return rows
 
 

@@ -73,12 +73,14 @@ def pca_projections(probe: Probe, rank: int, *, untracked: UntrackedPolicy = "re
         NumericalError: A moment is not finite, or a value or gradient is not.
     """
     layers = tracked_layers(probe.model, untracked)
-    moments = {layer.name: [torch.zeros(d, d, dtype=torch.float64) for d in layer.shape] for layer in layers}
+    moments = {
+        layer.name: [torch.zeros(d, d, dtype=torch.float64, device=probe.home) for d in layer.shape] for layer in layers
+    }
     for batch in loss_batches(probe, untracked):
         for name, factors in batch.layers.items():
             d = factors.deltas * batch.scale.reshape(-1, *[1] * (factors.deltas.ndim - 1)).to(factors.deltas)
             for moment, part in zip(moments[name], (d, factors.inputs), strict=True):
-                rows = part.reshape(-1, part.shape[-1]).to("cpu", torch.float64)
+                rows = part.reshape(-1, part.shape[-1]).to(moment)
                 moment.addmm_(rows.T, rows)
     result = {}
     for layer in layers:
@@ -89,7 +91,7 @@ def pca_projections(probe: Probe, rank: int, *, untracked: UntrackedPolicy = "re
                     f"The {side} moment of layer {layer.name!r} is not finite.", "Look for overflow in the gradients."
                 )
             size = len(moment)
-            full = torch.eye(size, dtype=torch.float64) if dim == size else torch.linalg.eigh(moment).eigenvectors
+            full = torch.eye(size).to(moment) if dim == size else torch.linalg.eigh(moment).eigenvectors
             sides.append(full if dim == size else full[:, -dim:].flip(1).T.contiguous())
         result[layer.name] = LayerProjection(*sides)
     return result

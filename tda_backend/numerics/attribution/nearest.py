@@ -61,7 +61,12 @@ class InputMeasure:
 
 
 def nearest_inputs(
-    task: Task, data: Mapping[str, Batch], train: Indices, query: Indices, measure: InputMeasure | None = None
+    task: Task,
+    data: Mapping[str, Batch],
+    train: Indices,
+    query: Indices,
+    measure: InputMeasure | None = None,
+    device: torch.device | str = "cpu",
 ) -> ScoreMatrix:
     """Return how close each train input is to each query's.
 
@@ -71,6 +76,7 @@ def nearest_inputs(
         train: Rows of the train split, n.
         query: Rows of the test split, m.
         measure: Of closeness; ``None`` for the Euclidean distance of standardised inputs.
+        device: Where to compare.
 
     Returns:
         Values ``[m, n]`` in the inputs' dtype.
@@ -83,7 +89,7 @@ def nearest_inputs(
     measure = InputMeasure() if measure is None else measure
     key = _input_key(task, data["train"], measure.input_key)
     chosen = {"train": torch.as_tensor(train, dtype=torch.long), "test": torch.as_tensor(query, dtype=torch.long)}
-    sides = [data[split][key][rows].flatten(1).to("cpu", torch.float64) for split, rows in chosen.items()]
+    sides = [data[split][key][rows].flatten(1).to(device, torch.float64) for split, rows in chosen.items()]
     for group, values in zip(("train", "query"), sides, strict=True):
         bad = ~torch.isfinite(values).all(1)
         if bool(bad.any()):
@@ -98,7 +104,7 @@ def nearest_inputs(
         sides = [(values - mean) / spread for values in sides]
     scores = measure.closeness(sides[1], sides[0])
     if measure.signed:
-        own, others = (_labels(task, data[split], rows) for split, rows in chosen.items())
+        own, others = (_labels(task, data[split], rows).to(device) for split, rows in chosen.items())
         scores = torch.where(others[:, None] == own, scores, -scores)
     return ScoreMatrix(scores.to(data["train"][key].dtype))
 
@@ -126,4 +132,4 @@ def _labels(task: Task, batch: Batch, rows: Tensor) -> Tensor:
             f"Signed nearest inputs need one class per example; task {task.name!r} has none under {task.label_key!r}.",
             "Use signed = false.",
         )
-    return values[rows].cpu()
+    return values[rows]

@@ -48,7 +48,7 @@ def unit_rows(rows: Tensor) -> Tensor:
 
 
 def _hidden(probe: Probe, group: Group, layer: str | None) -> Tensor:
-    """Return the inputs of one layer, ``[N, d]`` float64 on the CPU."""
+    """Return the inputs of one layer, ``[N, d]`` float64."""
     parts = []
     with _watched(probe.model, layer) as seen, evaluation_mode(probe.model), torch.no_grad():
         for rows, batch in batches(probe, group):
@@ -104,5 +104,5 @@ def _rows_of(seen: list[Tensor], size: int, layer: str | None) -> Tensor:
             f"The representation has shape {tuple(hidden.shape)} for a batch of {size} examples.",
             "Its first axis must enumerate examples; name another layer.",
         )
-    hidden = hidden.to("cpu", torch.float64)
+    hidden = hidden.to(torch.float64)
     return hidden if hidden.ndim == 2 else hidden.flatten(1, -2).mean(1)

@@ -68,7 +68,7 @@ def tracin_self_influence(
     Returns:
         ``[n]`` float64, ≥ 0.
     """
-    total = torch.zeros(checkpoints[0].num_train, dtype=torch.float64)
+    total = checkpoints[0].goodness.new_zeros(checkpoints[0].num_train, dtype=torch.float64)
     for index, (features, rate) in enumerate(zip(checkpoints, learning_rates, strict=True)):
         rows, scale = train_rows(features)
         if projected is not None:

@@ -82,7 +82,7 @@ def matrix_in_float64(probe: Probe, curvature: Curvature) -> Tensor:
         if matrix is not None:
             return matrix
     size = ParameterLayout.of(probe.model).num_parameters
-    matrix = torch.zeros(size, size, dtype=torch.float64)
+    matrix = torch.zeros(size, size, dtype=torch.float64, device=probe.home)
     for part in pseudo.parts:
         for rows in part.rows("train").split(_ROWS):
             gradients = flat_gradients(part.only("train", rows), "train", "train_loss")
@@ -105,7 +105,7 @@ def projected_matrix(probe: Probe, curvature: Curvature, projection: Projection,
     """
     pseudo = pseudo_gradients(probe, curvature)
     known = curvature.kind == "empirical-fisher"
-    matrix = torch.zeros(projection.max_dim, projection.max_dim, dtype=torch.float64)
+    matrix = losses.new_zeros(projection.max_dim, projection.max_dim, dtype=torch.float64)
     for part in pseudo.parts:
         values = losses if known else projected_gradients(part, "train", "train_loss", projection)
         for rows in values.split(_ROWS):
@@ -125,11 +125,11 @@ def _from_products(probe: Probe) -> Tensor:
     """Return the Hessian column by column, from products with unit vectors."""
     product = curvature_product(probe, Curvature("hessian"))
     size = product.num_parameters
-    matrix = torch.empty(size, size, dtype=torch.float64)
+    matrix = torch.empty(size, size, dtype=torch.float64, device=product.device)
     for start in range(0, size, _COLUMNS):
-        units = torch.zeros(min(_COLUMNS, size - start), size, dtype=torch.float64)
+        units = matrix.new_zeros(min(_COLUMNS, size - start), size)
         units[:, start : start + len(units)].fill_diagonal_(1.0)
-        matrix[start : start + len(units)] = product(units).cpu()
+        matrix[start : start + len(units)] = product(units)
     matrix += matrix.T.clone()
     return matrix.div_(2)
 
@@ -149,14 +149,17 @@ def _from_factors(pseudo: PseudoGradients) -> Tensor | None:
     layout = ParameterLayout.of(pseudo.parts[0].model)
     inputs = [layer.inputs for layer in parts[0]]
     deltas = [torch.stack([layers[index].deltas for layers in parts], 1) for index in range(len(inputs))]
-    places = [_places(layout, layer.name, layer.inputs.shape[1], layer.deltas.shape[1]) for layer in parts[0]]
-    matrix = torch.zeros(layout.num_parameters, layout.num_parameters, dtype=torch.float64)
+    places = [
+        _places(layout, layer.name, layer.inputs.shape[1], layer.deltas.shape[1]).to(layer.inputs.device)
+        for layer in parts[0]
+    ]
+    matrix = inputs[0].new_zeros(layout.num_parameters, layout.num_parameters, dtype=torch.float64)
     for index, (a, delta) in enumerate(zip(inputs, deltas, strict=True)):
         for output in range(delta.shape[2]):
             # Only pairs at or after (layer, output); the others follow by symmetry.
             firsts = [output] + [0] * (len(inputs) - index - 1)
             columns = torch.cat([p[f:].flatten() for p, f in zip(places[index:], firsts, strict=True)])
-            block = torch.zeros(a.shape[1], len(columns), dtype=torch.float64)
+            block = matrix.new_zeros(a.shape[1], len(columns))
             for start in range(0, num, _ROWS):
                 rows = slice(start, start + _ROWS)
                 slabs = []

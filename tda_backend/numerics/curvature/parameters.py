@@ -68,7 +68,7 @@ def differentiable_attention():
 
 
 def flat_gradients(probe: Probe, group: Group, quantity: Quantity) -> Tensor:
-    """Return per-example gradients as rows ``[N, p]`` on the CPU, in the model's dtype; N·p numbers are held.
+    """Return per-example gradients as rows ``[N, p]`` at the probe's home; N·p numbers of the model's dtype are held.
 
     Args:
         probe: Any model without interaction between examples in eval mode.
@@ -82,7 +82,7 @@ def flat_gradients(probe: Probe, group: Group, quantity: Quantity) -> Tensor:
     if not untracked_parameters(probe.model):
         return factor_rows(linear_factors(probe, group, quantity)[0], layout)
     spans = layout.spans()
-    rows = torch.zeros(probe.count(group), layout.num_parameters, dtype=probe.dtype)
+    rows = torch.zeros(probe.count(group), layout.num_parameters, dtype=probe.dtype, device=probe.home)
     with differentiable_attention():
         for block in dense_gradient_blocks(probe, [Request(group, quantity)]):
             start = spans[block.parameter].start + block.start
@@ -92,8 +92,7 @@ def flat_gradients(probe: Probe, group: Group, quantity: Quantity) -> Tensor:
 
 def factor_rows(factors: GradientFactors, layout: ParameterLayout) -> Tensor:
     """Return the gradient vectors that factors stand for, ``[N, p]`` in the layout's order."""
-    dtype = factors.layers[0].inputs.dtype
-    rows = torch.zeros(factors.num_vectors, layout.num_parameters, dtype=dtype)
+    rows = factors.layers[0].inputs.new_zeros(factors.num_vectors, layout.num_parameters)
     for layer in factors.layers:
         gradient = _outer(layer)
         weight, bias = layout.layer_spans(layer.name)

@@ -67,8 +67,8 @@ def _block(spectrum: Spectrum, number: int) -> Spectrum:
 
 
 def _rescaled(spectrum: Spectrum, regularizations: Sequence[float]) -> Spectrum:
-    sizes = torch.tensor([block.size for block in spectrum.blocks])
-    factors = torch.repeat_interleave(torch.tensor(regularizations, dtype=torch.float64), sizes)
+    sizes = torch.tensor([block.size for block in spectrum.blocks], device=spectrum.device)
+    factors = torch.repeat_interleave(spectrum.eigenvalues.new_tensor(regularizations), sizes)
     root = factors.sqrt().to(spectrum.dtype)
     blocks = tuple(
         replace(block, scale=block.scale * value) for block, value in zip(spectrum.blocks, regularizations, strict=True)

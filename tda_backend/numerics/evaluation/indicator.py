@@ -54,8 +54,8 @@ class Indicator:
         if not spectra:
             raise UsageError("The indicator needs at least one spectrum.", "Give one spectrum per training seed.")
         self.largest_eigenvalue = max(float(spectrum.eigenvalues.max()) for spectrum in spectra)
-        self._models: list[tuple[np.ndarray, np.ndarray]] = []
-        kept = torch.ones(spectra[0].num_validation, dtype=torch.bool)
+        self._models: list[tuple[torch.Tensor, torch.Tensor]] = []
+        kept = torch.ones(spectra[0].num_validation, dtype=torch.bool, device=spectra[0].device)
         for spectrum in spectra:
             sigma, power = _power(spectrum)
             if not bool(torch.isfinite(power).all()):
@@ -63,11 +63,11 @@ class Indicator:
                     "Validation coordinates are not finite.", "Look for NaN in the gradients of this checkpoint."
                 )
             # ξ does not depend on the length of φ': scaling each point to a largest term of 1 prevents underflow.
-            largest = power.abs().amax(dim=1, keepdim=True) if power.numel() else torch.zeros(len(power), 1)
+            largest = power.abs().amax(dim=1, keepdim=True) if power.numel() else power.new_zeros(len(power), 1)
             kept &= largest[:, 0] > 0
             power /= torch.where(largest > 0, largest, torch.ones_like(largest))
-            self._models.append((sigma.numpy(), power.numpy()))
-        self.kept = kept.numpy()
+            self._models.append((sigma, power))
+        self.kept = kept.cpu().numpy()
         if not self.kept.any():
             raise NumericalError(
                 "ξ is undefined: no validation gradient overlaps with any training gradient.",
@@ -79,13 +79,12 @@ class Indicator:
         values = np.array([check_regularization(value) for value in regularizations])
         total = np.zeros((len(values), len(self.kept)))
         for sigma, power in self._models:
-            damped = sigma[:, None] + values  # [r, L]
-            shrink = damped.min(axis=0) / damped  # in (0, 1]: ξ does not change when (σ+λ) is rescaled
+            damped = sigma[:, None] + sigma.new_tensor(values)  # [r, L]
+            shrink = damped.amin(dim=0) / damped  # in (0, 1]: ξ does not change when (σ+λ) is rescaled
             # One product for the three moments: reading `power` from memory is what a single λ costs.
-            t1, t2, t3 = np.split(power @ np.concatenate([shrink, shrink**2, shrink**3], axis=1), 3, axis=1)  # [v, L]
-            with np.errstate(divide="ignore", invalid="ignore"):  # dropped points are 0/0
-                ratio = t2 / (np.sqrt(t1) * np.sqrt(t3))
-            total += np.minimum(ratio, 1.0).T  # Cauchy–Schwarz; rounding may pass 1 by an ulp
+            t1, t2, t3 = (power @ torch.cat([shrink, shrink**2, shrink**3], dim=1)).split(len(values), dim=1)  # [v, L]
+            ratio = t2 / (t1.sqrt() * t3.sqrt())  # 0/0 at dropped points
+            total += ratio.clamp(max=1.0).T.cpu().numpy()  # Cauchy–Schwarz; rounding may pass 1 by an ulp
         total /= len(self._models)
         total[:, ~self.kept] = np.nan
         if not np.isfinite(total[:, self.kept]).all():
@@ -104,8 +103,8 @@ def _power(spectrum: Coordinates) -> tuple[torch.Tensor, torch.Tensor]:
     condenser, total = None, torch.empty(0)
     if spectrum.eigenvalues.numel() > MAX_COORDINATES:
         positive = spectrum.eigenvalues[spectrum.eigenvalues > 0]
-        condenser = Condenser(float(positive.min()), float(positive.max()))
-        total = torch.zeros(spectrum.num_validation, condenser.eigenvalues.numel(), dtype=torch.float64)
+        condenser = Condenser(float(positive.min()), float(positive.max()), device=positive.device)
+        total = positive.new_zeros(spectrum.num_validation, condenser.eigenvalues.numel(), dtype=torch.float64)
     for part in spectrum.parts():
         positive = part.eigenvalues > pseudo_inverse_cutoff(part.eigenvalues, spectrum.num_train)
         sigma = part.eigenvalues[positive]

@@ -86,7 +86,7 @@ def lds_curve(
     """
     targets = np.asarray(truth.outputs, dtype=np.float64)
     _check(source, np.asarray(truth.masks), targets)
-    sums = subset_sums(source, truth.masks, regularizations).numpy()
+    sums = subset_sums(source, truth.masks, regularizations).cpu().numpy()
     values = np.array([np.nan]) if isinstance(source, ScoreMatrix) else np.asarray(regularizations, dtype=np.float64)
     target_ranks = ranks(targets)
     bootstrap = RankBootstrap(target_ranks, multinomial_weights(len(targets), num_bootstrap, seed))

@@ -54,7 +54,7 @@ def rank_intervals(
     pool = _pool(allowed, total)
     by_seed = []
     for source in sources:
-        scores = score_curves(source, query, regularizations).numpy()
+        scores = score_curves(source, query, regularizations).cpu().numpy()
         ordered = np.sort(scores if pool is None else scores[:, pool], axis=1)  # vectorised; 20 × faster than torch's
         # Everything right of the last equal score is strictly higher.
         places = [np.searchsorted(row, own, side="right") for row, own in zip(ordered, scores[:, chosen], strict=True)]

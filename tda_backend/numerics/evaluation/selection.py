@@ -117,7 +117,7 @@ def spectrum_quantiles(spectra: Sequence[Coordinates], quantiles: Sequence[float
     """
     if any(not 0.0 <= quantile <= 1.0 for quantile in quantiles):
         raise UsageError(f"Quantiles {list(quantiles)} are not all in [0, 1].", "The usual ones are .1 .3 .5 .7 .9.")
-    pooled = np.concatenate([spectrum.eigenvalues.numpy() for spectrum in spectra])
+    pooled = np.concatenate([spectrum.eigenvalues.cpu().numpy() for spectrum in spectra])
     values = np.quantile(pooled[pooled > 0], list(quantiles))
     return {float(quantile): float(value) for quantile, value in zip(quantiles, values, strict=True)}
 

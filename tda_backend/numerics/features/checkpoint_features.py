@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -70,6 +70,20 @@ class CheckpointFeatures:
         weights = self.train_weights
         return None if weights is None else -weights
 
+    @property
+    def device(self) -> torch.device:
+        return self.goodness.device
+
+    def to(self, device: torch.device | str) -> CheckpointFeatures:
+        """Return the same on a device, where all that is made of it is computed."""
+        return replace(
+            self,
+            goodness=self.goodness.to(device),
+            train_loss=self.train_loss.to(device),
+            factors=None if self.factors is None else self.factors.to(device),
+            gram=None if self.gram is None else self.gram.to(device),
+        )
+
     def rows(self, group: str) -> slice:
         """Return the rows of a group."""
         start = 0
@@ -90,18 +104,18 @@ class CheckpointFeatures:
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return everything as NumPy arrays for storing."""
         arrays = {
-            "goodness": self.goodness.numpy(),
-            "train_loss": self.train_loss.numpy(),
+            "goodness": self.goodness.cpu().numpy(),
+            "train_loss": self.train_loss.cpu().numpy(),
             "margin_identity": np.array(self.margin_identity),
             "counts": np.array([self.counts.get(name, 0) for name in ROW_GROUPS], dtype=np.int64),
         }
         if self.gram is not None:
-            arrays["gram"] = self.gram.numpy()
+            arrays["gram"] = self.gram.cpu().numpy()
         if self.factors is not None:
             arrays["layers"] = np.array([layer.name for layer in self.factors.layers], dtype=np.str_)
             for index, layer in enumerate(self.factors.layers):
-                arrays[f"inputs.{index}"] = layer.inputs.numpy()
-                arrays[f"deltas.{index}"] = layer.deltas.numpy()
+                arrays[f"inputs.{index}"] = layer.inputs.cpu().numpy()
+                arrays[f"deltas.{index}"] = layer.deltas.cpu().numpy()
         return arrays
 
     @classmethod
@@ -185,7 +199,7 @@ def checkpoint_features(probe: Probe) -> CheckpointFeatures:
 def _values(probe: Probe, group: Group, quantity: Quantity) -> Tensor:
     with evaluation_mode(probe.model), torch.no_grad():
         stream = batches(probe, group)
-        parts = [values_of(probe.task, probe.model, batch, quantity).cpu() for _, batch in stream]
+        parts = [values_of(probe.task, probe.model, batch, quantity).to(probe.home) for _, batch in stream]
         values = torch.cat(parts).to(probe.dtype)
     bad = ~torch.isfinite(values)
     if bool(bad.any()):

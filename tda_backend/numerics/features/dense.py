@@ -92,7 +92,7 @@ def dense_gradient_blocks(
     with evaluation_mode(model):
         for pieces in _groups(model, step):
             sizes = [(name, *span) for name, span in pieces]
-            values = {(n, a): torch.empty(num, b - a, dtype=probe.dtype) for n, a, b in sizes}
+            values = {(n, a): torch.empty(num, b - a, dtype=probe.dtype, device=probe.home) for n, a, b in sizes}
             first = 0
             for request in requests:
                 gradient = _differentiator(task, model, request.quantity, [name for name, _, _ in sizes])
@@ -100,7 +100,7 @@ def dense_gradient_blocks(
                     result = gradient(batch)
                     for name, start, stop in sizes:
                         part = result[name].flatten(1)[:, start:stop]
-                        values[name, start][first + rows.start : first + rows.stop] = part.detach().cpu()
+                        values[name, start][first + rows.start : first + rows.stop] = part.detach()
                 first += probe.count(request.group)
             for name, start, _ in sizes:
                 block = values.pop((name, start))
@@ -111,7 +111,7 @@ def dense_gradient_blocks(
 def dense_gram(probe: Probe, requests: Sequence[Request], *, budget_numbers: int = BUDGET_NUMBERS) -> Tensor:
     """Return the raw inner products of all requested gradients, ``[N, N]`` float64 (see :func:`gram_matrix`)."""
     num = _num_vectors(probe, requests)
-    gram = torch.zeros(num, num, dtype=torch.float64)
+    gram = torch.zeros(num, num, dtype=torch.float64, device=probe.home)
     for block in dense_gradient_blocks(probe.in_batches(_BATCH), requests, budget_numbers=budget_numbers):
         for start in range(0, block.values.shape[1], _PROJECTION_ROWS):
             part = block.values[:, start : start + _PROJECTION_ROWS].to(torch.float64)
@@ -142,18 +142,18 @@ def project_gradients(
     num = _num_vectors(probe, requests)
     blocks = dense_gradient_blocks(probe.in_batches(_BATCH), requests, budget_numbers=budget_numbers)
     if projection.kind == "sparse":
-        sparse = SparseProjection(projection.max_dim, projection.seed, num, probe.dtype)
+        sparse = SparseProjection(projection.max_dim, projection.seed, num, probe.dtype, probe.home)
         for block in blocks:
             sparse.add(block.parameter, block.start, block.values)
         return sparse.features()
     result: Tensor | None = None
     for block in blocks:
         if result is None:
-            result = torch.zeros(num, projection.max_dim, dtype=block.values.dtype)
+            result = block.values.new_zeros(num, projection.max_dim)
         for first in range(0, block.values.shape[1], _PROJECTION_ROWS):
             part = block.values[:, first : first + _PROJECTION_ROWS]
             index = (block.start + first) // _PROJECTION_ROWS
-            result.addmm_(part, random_rows(projection, block.parameter, index, part.shape[1]).to(part.dtype))
+            result.addmm_(part, random_rows(projection, block.parameter, index, part.shape[1]).to(part))
     assert result is not None
     return result.div_(projection.max_dim**0.5)
 

@@ -53,6 +53,16 @@ class GradientFactors:
         return self.layers[0].inputs.shape[0]
 
     @property
+    def device(self) -> torch.device:
+        return self.layers[0].inputs.device
+
+    def to(self, device: torch.device | str) -> GradientFactors:
+        """Return the same factors on a device."""
+        return GradientFactors(
+            tuple(LayerFactors(f.name, f.inputs.to(device), f.deltas.to(device)) for f in self.layers)
+        )
+
+    @property
     def num_parameters(self) -> int:
         return sum(layer.num_parameters for layer in self.layers)
 
@@ -63,7 +73,7 @@ class GradientFactors:
 
     def squared_norms(self) -> Tensor:
         """Return ‖g_i‖² as ``[N]`` float64."""
-        total = torch.zeros(self.num_vectors, dtype=torch.float64)
+        total = torch.zeros(self.num_vectors, dtype=torch.float64, device=self.device)
         for layer in self.layers:
             a, d = layer.inputs.to(torch.float64), layer.deltas.to(torch.float64)
             if a.ndim == 2:
@@ -143,8 +153,8 @@ def linear_factors(
 ) -> tuple[GradientFactors, Tensor]:
     """Return the factors of the per-example gradients of ``quantity``, and its values.
 
-    Taken in eval mode, batch by batch; the factors (on the CPU, in the model's dtype) are all that is kept. On the
-    first batch the summed gradient is compared with autograd's, so a model that uses a Linear layer's weight in
+    Taken in eval mode, batch by batch; the factors (at the probe's home, in the model's dtype) are all that is kept.
+    On the first batch the summed gradient is compared with autograd's, so a model that uses a Linear layer's weight in
     another way is refused instead of answered wrongly.
 
     Args:
@@ -162,8 +172,8 @@ def linear_factors(
     """
     task, model = probe.task, probe.model
     _refuse_untracked(probe)
-    values = torch.empty(probe.count(group), dtype=probe.dtype)
-    store = _FactorStore(model, probe.count(group), probe.dtype)
+    values = torch.empty(probe.count(group), dtype=probe.dtype, device=probe.home)
+    store = _FactorStore(model, probe.count(group), probe.dtype, probe.home)
     recorder = _Recorder(model)
     try:
         with evaluation_mode(model), torch.enable_grad():
@@ -174,7 +184,7 @@ def linear_factors(
                 store.add(_differentiate(recorder, result, rows, keep_graph=check), rows)
                 if check:
                     _check_against_autograd(model, result, store, rows)
-                values[rows] = result.detach().cpu().to(values.dtype)
+                values[rows] = result.detach().to(values.dtype)
     finally:
         recorder.remove()
     factors = GradientFactors(tuple(LayerFactors(name, a, d) for name, (a, d) in store.parts.items()))
@@ -198,12 +208,13 @@ class _FactorStore:
     Attributes:
         parts: Layer → inputs and deltas.
         eps: Layer → ε of the coarser of the two, as they were computed.
+        home: Where they are kept.
     """
 
-    def __init__(self, model: nn.Module, num: int, dtype: torch.dtype) -> None:
+    def __init__(self, model: nn.Module, num: int, dtype: torch.dtype, home: torch.device) -> None:
         self.parts: dict[str, tuple[Tensor, Tensor]] = {}
         self.eps: dict[str, float] = {}
-        self._num, self._dtype = num, dtype
+        self._num, self._dtype, self.home = num, dtype, home
         self._biased = {
             name: module.bias is not None and module.bias.requires_grad for name, module in linear_layers(model).items()
         }
@@ -216,7 +227,9 @@ class _FactorStore:
             if a.shape[1] == 1:
                 a, d = a[:, 0], d[:, 0]
             if name not in self.parts:
-                inputs, deltas = (torch.zeros(self._num, *part.shape[1:], dtype=self._dtype) for part in (a, d))
+                inputs, deltas = (
+                    torch.zeros(self._num, *part.shape[1:], dtype=self._dtype, device=self.home) for part in (a, d)
+                )
                 self.parts[name] = (inputs, deltas)
                 self.eps[name] = max(torch.finfo(part.dtype).eps for part in (a, d))
             inputs, deltas = self.parts[name]
@@ -224,7 +237,7 @@ class _FactorStore:
                 raise TaskError(
                     f"Layer {name!r} sees another number of positions in later batches.", "Pad the examples."
                 )
-            inputs[rows], deltas[rows] = a.cpu(), d.cpu()
+            inputs[rows], deltas[rows] = a, d
 
 
 def _differentiate(
@@ -268,8 +281,8 @@ def _check_against_autograd(model: nn.Module, result: Tensor, store: _FactorStor
             actual = (d.T @ a)[:, : module.in_features]
         if expected is None and actual is None:
             continue
-        left = torch.zeros(module.weight.shape, dtype=torch.float64) if actual is None else actual
-        right = torch.zeros_like(left) if expected is None else expected.detach().cpu().to(torch.float64)
+        left = torch.zeros(module.weight.shape, dtype=torch.float64, device=store.home) if actual is None else actual
+        right = torch.zeros_like(left) if expected is None else expected.detach().to(left)
         tolerance = max(_FACTOR_TOLERANCE, HALF_TOLERANCE * store.eps.get(name, 0.0))
         if bool(torch.isfinite(right).all()) and float((left - right).norm()) > tolerance * (
             float(right.norm()) + float(left.norm())

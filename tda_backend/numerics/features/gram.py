@@ -25,7 +25,7 @@ def gram_matrix(factors: GradientFactors, block_size: int = 1024) -> Tensor:
         block_size: Rows and columns of a block; the result does not depend on it beyond rounding.
     """
     num = factors.num_vectors
-    gram = torch.zeros(num, num, dtype=torch.float64)
+    gram = torch.zeros(num, num, dtype=torch.float64, device=factors.device)
     for layer in factors.layers:
         _accumulate(gram, layer, layer, block_size, symmetric=True)
     for start in range(0, num, block_size):
@@ -38,7 +38,7 @@ def gram_matrix(factors: GradientFactors, block_size: int = 1024) -> Tensor:
 
 def inner_products(left: GradientFactors, right: GradientFactors, block_size: int = 1024) -> Tensor:
     """Return the raw inner products of two groups of vectors, ``[N_left, N_right]`` float64."""
-    result = torch.zeros(left.num_vectors, right.num_vectors, dtype=torch.float64)
+    result = torch.zeros(left.num_vectors, right.num_vectors, dtype=torch.float64, device=left.device)
     for a, b in zip(left.layers, right.layers, strict=True):
         _accumulate(result, a, b, block_size, symmetric=False)
     return result

@@ -85,11 +85,11 @@ def project_factors(factors: GradientFactors, projection: Projection) -> Tensor:
     if projection.kind == KRONECKER:
         return kronecker_features(factors, projection.max_dim, projection.seed)
     dtype = factors.layers[0].inputs.dtype
-    result = torch.zeros(factors.num_vectors, projection.max_dim, dtype=dtype)
+    result = torch.zeros(factors.num_vectors, projection.max_dim, dtype=dtype, device=factors.device)
     for layer in factors.layers:
         for block, first in enumerate(range(0, layer.num_parameters, _PARAMETER_ROWS)):
             last = min(first + _PARAMETER_ROWS, layer.num_parameters)
-            matrix = random_rows(projection, layer.name, block, last - first).to(dtype)
+            matrix = random_rows(projection, layer.name, block, last - first).to(result)
             for start in range(0, factors.num_vectors, _EXAMPLES):
                 rows = slice(start, start + _EXAMPLES)
                 result[rows].addmm_(_slab(layer, rows, first, last), matrix)
@@ -154,7 +154,7 @@ def gaussian_from_gram(
         (gram.shape[0], max_dim), dtype=np.float64 if dtype == torch.float64 else np.float32
     )
     factor = _square_root(gram, overwrite).to(dtype)
-    return (factor @ torch.from_numpy(noise[: factor.shape[1]])).div_(max_dim**0.5)
+    return (factor @ torch.from_numpy(noise[: factor.shape[1]]).to(factor)).div_(max_dim**0.5)
 
 
 def _square_root(gram: Tensor, overwrite: bool) -> Tensor:
@@ -167,8 +167,9 @@ def _square_root(gram: Tensor, overwrite: bool) -> Tensor:
     if int(info) == 0:
         return factor
     del factor
-    work = gram.numpy() if overwrite else gram.numpy().copy()
-    diagonal = gram.diagonal().numpy().copy()
+    whole = gram.cpu()  # no device has the pivoted factorisation
+    work = whole.numpy() if overwrite else whole.numpy().copy()
+    diagonal = whole.diagonal().numpy().copy()
     (pivoted_cholesky,) = get_lapack_funcs(("pstrf",), dtype=np.float64)
     lower, pivots, rank, _ = pivoted_cholesky(work.T, lower=1, overwrite_a=1)
     result = np.empty((num, rank))
@@ -180,7 +181,7 @@ def _square_root(gram: Tensor, overwrite: bool) -> Tensor:
             f"The Gram matrix is not positive semi-definite (largest remainder {remainder:.3g}).",
             "Inner products must be computed in float64 from the same vectors.",
         )
-    return torch.from_numpy(result)
+    return torch.from_numpy(result).to(gram.device)
 
 
 def nested(features: Tensor, dim: int) -> Tensor:

@@ -70,13 +70,16 @@ class SparseProjection:
         seed: Draws are hashed from it.
         num_vectors: N.
         dtype: Of the vectors and the result.
+        device: Where they lie.
     """
 
-    def __init__(self, max_dim: int, seed: int, num_vectors: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, max_dim: int, seed: int, num_vectors: int, dtype: torch.dtype, device: torch.device | str = "cpu"
+    ) -> None:
         self._max_dim, self._seed = max_dim, seed
         # Buckets lead, examples are contiguous: adding a parameter is one vector operation over the examples.
         self._sums = [
-            torch.zeros(2 * num_buckets(max_dim), min(_EXAMPLES, num_vectors - start), dtype=dtype)
+            torch.zeros(2 * num_buckets(max_dim), min(_EXAMPLES, num_vectors - start), dtype=dtype, device=device)
             for start in range(0, num_vectors, _EXAMPLES)
         ]
 
@@ -85,7 +88,7 @@ class SparseProjection:
         for start in range(0, values.shape[1], PARAMETER_ROWS):
             part = values[:, start : start + PARAMETER_ROWS]
             block = (first + start) // PARAMETER_ROWS
-            index = signed_buckets(self._max_dim, self._seed, group, block, part.shape[1])
+            index = signed_buckets(self._max_dim, self._seed, group, block, part.shape[1]).to(part.device)
             for number, sums in enumerate(self._sums):
                 rows = part[number * _EXAMPLES : (number + 1) * _EXAMPLES]
                 sums.index_add_(0, index, rows.T.contiguous())
@@ -93,7 +96,7 @@ class SparseProjection:
     def add_layer(self, layer: LayerFactors) -> None:
         """Add a layer's whole gradients, formed a few outputs at a time."""
         width, outputs = layer.inputs.shape[-1], layer.deltas.shape[-1]
-        index = _layer_buckets(self._max_dim, self._seed, layer)
+        index = _layer_buckets(self._max_dim, self._seed, layer).to(layer.inputs.device)
         step = max(1, PARAMETER_ROWS // width)
         for number, sums in enumerate(self._sums):
             rows = slice(number * _EXAMPLES, (number + 1) * _EXAMPLES)
@@ -127,9 +130,9 @@ def _layer_buckets(max_dim: int, seed: int, layer: LayerFactors) -> Tensor:
     )
 
 
-def hadamard(size: int, dtype: torch.dtype = torch.float64) -> Tensor:
+def hadamard(size: int, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> Tensor:
     """Return Sylvester's Hadamard matrix of a power of two, ``[size, size]`` with entries ±1."""
-    matrix = torch.ones(1, 1, dtype=dtype)
+    matrix = torch.ones(1, 1, dtype=dtype, device=device)
     while len(matrix) < size:
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
     return matrix
@@ -140,8 +143,8 @@ def _first_hadamard_rows(columns: Tensor, count: int) -> Tensor:
     size, num = columns.shape
     inner = 1 << ((size.bit_length() - 1) // 2)
     outer = size // inner
-    turned = torch.matmul(hadamard(inner, columns.dtype), columns.view(outer, inner, num))
-    needed = hadamard(outer, columns.dtype)[: -(-count // inner)]
+    turned = torch.matmul(hadamard(inner, columns.dtype, columns.device), columns.view(outer, inner, num))
+    needed = hadamard(outer, columns.dtype, columns.device)[: -(-count // inner)]
     return (needed @ turned.view(outer, inner * num)).view(-1, num)[:count]
 
 
@@ -150,7 +153,7 @@ def sparse_features(factors: GradientFactors, max_dim: int, seed: int) -> Tensor
     parts = []
     for start in range(0, factors.num_vectors, _EXAMPLES):
         chunk = factors.select(slice(start, start + _EXAMPLES))
-        projection = SparseProjection(max_dim, seed, chunk.num_vectors, chunk.layers[0].inputs.dtype)
+        projection = SparseProjection(max_dim, seed, chunk.num_vectors, chunk.layers[0].inputs.dtype, factors.device)
         for layer in chunk.layers:
             projection.add_layer(layer)
         parts.append(projection.features())
@@ -160,12 +163,13 @@ def sparse_features(factors: GradientFactors, max_dim: int, seed: int) -> Tensor
 def kronecker_features(factors: GradientFactors, max_dim: int, seed: int) -> Tensor:
     """Return the ``kronecker`` projections of N gradients given as factors, ``[N, k_max]``."""
     dtype = factors.layers[0].inputs.dtype
-    result = torch.zeros(factors.num_vectors, max_dim, dtype=dtype)
+    result = torch.zeros(factors.num_vectors, max_dim, dtype=dtype, device=factors.device)
     for layer in factors.layers:
         a, d = layer.inputs, layer.deltas
         positions = a.shape[1] if a.ndim == 3 else 1
         step = max(1, 2 * _EXAMPLES // positions)
-        for columns, left, right in kronecker_rows(max_dim, seed, layer, dtype):
+        for columns, *signs in kronecker_rows(max_dim, seed, layer, dtype):
+            left, right = (side.to(factors.device) for side in signs)
             count = columns.stop - columns.start
             for start in range(0, len(a), step):
                 rows = slice(start, start + step)

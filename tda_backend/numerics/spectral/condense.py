@@ -25,13 +25,16 @@ class Condenser:
         smallest: Smallest eigenvalue, > 0.
         largest: Largest eigenvalue.
         spacing: h, in ln σ.
+        device: Where sums over the nodes are made.
     """
 
-    def __init__(self, smallest: float, largest: float, spacing: float = SPACING) -> None:
+    def __init__(
+        self, smallest: float, largest: float, spacing: float = SPACING, device: torch.device | str = "cpu"
+    ) -> None:
         low = np.log(smallest) - spacing
         count = int(np.ceil((np.log(largest) + 2 * spacing - low) / spacing)) + 2
         self._low, self._spacing = low, spacing
-        self.eigenvalues = torch.from_numpy(np.exp(low + spacing * np.arange(count)))
+        self.eigenvalues = torch.from_numpy(np.exp(low + spacing * np.arange(count))).to(device)
         """``[nodes]`` float64, ascending."""
 
     def add(self, total: Tensor, eigenvalues: Tensor, values: Tensor) -> None:

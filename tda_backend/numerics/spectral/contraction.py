@@ -43,8 +43,26 @@ class ScoreMatrix:
     def num_train(self) -> int:
         return self.values.shape[1]
 
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
+
+    def to(self, device: torch.device | str) -> ScoreMatrix:
+        """Return the same scores on a device."""
+        return ScoreMatrix(self.values.to(device))
+
 
 Source: TypeAlias = Sequence[Coordinates] | ScoreMatrix
+
+
+def on_device(source: Source, device: torch.device | str) -> Source:
+    """Return a source whose numbers lie on a device, where all that is made of it is computed."""
+    return source.to(device) if isinstance(source, ScoreMatrix) else [spectrum.to(device) for spectrum in source]
+
+
+def device_of(source: Source) -> torch.device:
+    """Return the device that a source lies on."""
+    return source.device if isinstance(source, ScoreMatrix) else spectra_of(source)[0].device
 
 
 def num_queries(source: Source) -> int:
@@ -88,6 +106,12 @@ def scores(source: Source, regularization: float | None, queries: int | Sequence
         NumericalError: λ is not allowed, or a score is not finite (naming λ).
     """
     one = isinstance(queries, (int, np.integer))
+    values = score_rows(source, regularization, check_queries(source, queries)).cpu().numpy()
+    return values[0] if one else values
+
+
+def score_rows(source: Source, regularization: float | None, queries: Sequence[int] | None = None) -> Tensor:
+    """Return :func:`scores` of some queries (or all), ``[m, n]`` on the source's device; raises the same."""
     rows = check_queries(source, queries)
     if isinstance(source, ScoreMatrix):
         result = source.values if rows is None else source.values[rows]
@@ -98,8 +122,7 @@ def scores(source: Source, regularization: float | None, queries: int | Sequence
             f"{int((~torch.isfinite(result)).sum())} scores are not finite at λ = {regularization}.",
             "Use a larger λ; small eigenvalues are amplified beyond float32.",
         )
-    values = result.numpy()
-    return values[0] if one else values
+    return result
 
 
 def _filtered(
@@ -160,7 +183,7 @@ def block_scores(
     result = {name: values if weights is None else values * weights.to(values.dtype) for name, values in totals.items()}
     for values in result.values():
         refuse_non_finite(values[None], [regularization])
-    return {name: values.numpy()[0] if one else values.numpy() for name, values in result.items()}
+    return {name: values.cpu().numpy()[0] if one else values.cpu().numpy() for name, values in result.items()}
 
 
 def admissible(source: Source, regularizations: Sequence[float], queries: Sequence[int] | None = None) -> list[float]:
@@ -184,7 +207,7 @@ def admissible(source: Source, regularizations: Sequence[float], queries: Sequen
             for spectrum in spectra:
                 for part in spectrum.parts():
                     ends = part.eigenvalues[[int(part.eigenvalues.argmax()), int(part.eigenvalues.argmin())]]
-                    spectrum.filter.weights(ends, value, spectrum.num_train, torch.ones(1, 2, dtype=torch.float64))
+                    spectrum.filter.weights(ends, value, spectrum.num_train, ends.new_ones(1, 2))
                     # No Rayleigh quotient is below λ: only here can a search direction be singular.
                     if spectrum.filter.depends_on_query and value <= _EPSILON * float(ends.max()):
                         _try_queries(spectrum, part, value, check_queries(source, queries))
@@ -215,13 +238,13 @@ def subset_sums(source: Source, masks: Tensor | np.ndarray, regularizations: Seq
         regularizations: L values of λ; ``None`` for a score matrix (then L = 1).
 
     Returns:
-        ``[L, S, m]`` float64.
+        ``[L, S, m]`` float64, on the source's device.
 
     Raises:
         UsageError: The masks do not have n columns, or λ is missing.
         NumericalError: λ is not allowed, or a sum is not finite (naming λ).
     """
-    selected = torch.as_tensor(masks).to(torch.float64)
+    selected = torch.as_tensor(masks).to(device_of(source), torch.float64)
     if selected.ndim != 2 or selected.shape[1] != num_train(source):
         raise UsageError(
             f"Subset masks have shape {tuple(selected.shape)}, but there are {num_train(source)} training examples.",
@@ -236,7 +259,7 @@ def subset_sums(source: Source, masks: Tensor | np.ndarray, regularizations: Seq
     weights = mean_weights(spectra)
     if weights is not None:
         selected = selected * weights
-    sums = torch.zeros(len(values), selected.shape[0], num_queries(source), dtype=torch.float64)
+    sums = selected.new_zeros(len(values), selected.shape[0], num_queries(source))
     for spectrum in spectra:
         if isinstance(spectrum, KroneckerSpectrum) and not spectrum.filter.depends_on_query:
             sums += kronecker_subset_sums(spectrum, selected, values) / len(spectra)
@@ -276,7 +299,7 @@ def self_influence(source: Source, regularizations: Sequence[float]) -> Tensor:
         raise UsageError("Self-influence needs spectral coordinates.", "Choose a method with a regularization.")
     spectra = spectra_of(source)
     values = [check_regularization(value) for value in regularizations]
-    result = torch.zeros(len(values), spectra[0].num_train, dtype=torch.float64)
+    result = torch.zeros(len(values), spectra[0].num_train, dtype=torch.float64, device=spectra[0].device)
     for spectrum in spectra:
         for part in spectrum.parts():
             fixed = None

@@ -7,8 +7,8 @@ its coordinates as matrices; other classes (Kronecker factors) make them on dema
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Protocol, Self, TypeAlias
 
 import torch
 from torch import Tensor
@@ -98,6 +98,11 @@ class Coordinates(Protocol):
     @property
     def dtype(self) -> torch.dtype: ...
 
+    @property
+    def device(self) -> torch.device: ...
+
+    def to(self, device: torch.device | str) -> Self: ...
+
     def parts(self) -> Sequence[Part]: ...
 
 
@@ -149,6 +154,16 @@ class Spectrum:
     @property
     def dtype(self) -> torch.dtype:
         return self.train.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.train.device
+
+    def to(self, device: torch.device | str) -> Spectrum:
+        """Return the same coordinates on a device."""
+        names = ("eigenvalues", "train", "query", "validation", "train_weights", "query_outside")
+        given = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: None if each is None else each.to(device) for name, each in given.items()})
 
     def parts(self) -> Sequence[Part]:
         """Return one part per block."""
@@ -203,7 +218,7 @@ class DenseSegment:
 
     def sums(self, masks: Tensor) -> Tensor:
         """Return ``masks · train`` in float64, ``[S, r]``."""
-        result = torch.zeros(masks.shape[0], self.train.shape[1], dtype=torch.float64)
+        result = masks.new_zeros(masks.shape[0], self.train.shape[1], dtype=torch.float64)
         for start in range(0, self.train.shape[0], _ROWS):
             result.addmm_(masks[:, start : start + _ROWS], self.train[start : start + _ROWS].to(torch.float64))
         return result

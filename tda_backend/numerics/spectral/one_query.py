@@ -14,6 +14,7 @@ from tda_backend.numerics.spectral.contraction import (
     ScoreMatrix,
     Source,
     check_queries,
+    device_of,
     mean_weights,
     needed,
     num_train,
@@ -41,7 +42,7 @@ def filtered_products(source: Source, query: int, positions: Sequence[int] | np.
     if chosen.numel() and (int(chosen.min()) < 0 or int(chosen.max()) >= num_train(source)):
         raise UsageError(f"A training position is outside 0…{num_train(source) - 1}.", "Give positions, not indices.")
     if isinstance(source, ScoreMatrix):
-        return torch.zeros(1, dtype=torch.float64), source.values[query, chosen].to(torch.float32)[:, None]
+        return source.values.new_zeros(1, dtype=torch.float64), source.values[query, chosen].to(torch.float32)[:, None]
     spectra = spectra_of(source)
     weights = mean_weights(spectra)
     parts = [_products_of(spectrum, query, chosen) for spectrum in spectra]
@@ -57,15 +58,15 @@ def _products_of(spectrum: Coordinates, query: int, chosen: Tensor) -> tuple[Ten
     if sigma.numel() <= MAX_COORDINATES or spectrum.filter.depends_on_query:
         products = [s.rows("train", chosen).double() * s.rows("query", [query]).double() for s in spectrum.parts()]
         return torch.cat([part.eigenvalues for part in spectrum.parts()]), torch.cat(products, dim=1)
-    condenser = Condenser(float(sigma[sigma > 0].min()), float(sigma.max()))
-    total = torch.zeros(len(chosen), condenser.eigenvalues.numel(), dtype=torch.float64)
-    null = torch.zeros(len(chosen), 1, dtype=torch.float64)  # σ = 0: weight 1/λ, and none at λ = 0
+    condenser = Condenser(float(sigma[sigma > 0].min()), float(sigma.max()), device=sigma.device)
+    total = sigma.new_zeros(len(chosen), condenser.eigenvalues.numel())
+    null = sigma.new_zeros(len(chosen), 1)  # σ = 0: weight 1/λ, and none at λ = 0
     for part in spectrum.parts():
         kept = part.eigenvalues > 0
         products = part.rows("train", chosen).double() * part.rows("query", [query]).double()
         condenser.add(total, part.eigenvalues[kept], products[:, kept])
         null += products[:, ~kept].sum(1, keepdim=True)
-    return torch.cat([condenser.eigenvalues, torch.zeros(1, dtype=torch.float64)]), torch.cat([total, null], dim=1)
+    return torch.cat([condenser.eigenvalues, sigma.new_zeros(1)]), torch.cat([total, null], dim=1)
 
 
 def candidates(
@@ -89,13 +90,15 @@ def candidates(
     """
     check_queries(source, [query])
     total = num_train(source)
+    device = device_of(source)
     pool = torch.arange(total) if allowed is None else torch.as_tensor(allowed).to(torch.bool).nonzero()[:, 0]
+    pool = pool.to(device)
     count = min(num, pool.numel())
     if count <= 0:
         return np.empty(0, dtype=np.int64)
     values = score_curves(source, query, regularizations)[:, pool]
     chosen = torch.cat([values.topk(count, largest=side).indices.flatten() for side in (True, False)])
-    return pool[chosen.unique()].sort().values.numpy()
+    return pool[chosen.unique()].sort().values.cpu().numpy()
 
 
 def score_curves(source: Source, query: int, regularizations: Sequence[float] | None) -> Tensor:

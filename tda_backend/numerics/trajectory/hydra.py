@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tda_backend.errors import DataError, UsageError
-from tda_backend.models.probe import Group, Probe
+from tda_backend.models.probe import Group, Probe, home_of
 from tda_backend.models.tasks.settings import training_settings
 from tda_backend.models.training.fit import model_from, single_trainer, train
 from tda_backend.models.training.routes.schedule import StepHook
@@ -71,7 +71,7 @@ def hydra_scores(
         final_state = train(run, [end])[-1].state
     model = model_from(run.task, final_state).to(run.device)
     probe = Probe(run.task, model, run.data, device=run.device, batch_size=batch_size)
-    sums = _StepSums(rows, len(queries))
+    sums = _StepSums(rows, len(queries), home_of(run.device))
     num_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     factored = not untracked_parameters(model)
     size = len(queries) if factored else max(1, query_numbers // num_parameters)
@@ -143,13 +143,14 @@ class _StepSums:
     Args:
         rows: The trained rows, ``[n]``.
         num_queries: m.
+        device: Where the sums are.
     """
 
-    def __init__(self, rows: np.ndarray, num_queries: int) -> None:
+    def __init__(self, rows: np.ndarray, num_queries: int, device: torch.device | str) -> None:
         places = np.full(rows.max() + 1, -1)
         places[rows] = np.arange(len(rows))
         self._columns = torch.from_numpy(places)
-        self.values = torch.zeros(num_queries, len(rows), dtype=torch.float64)
+        self.values = torch.zeros(num_queries, len(rows), dtype=torch.float64, device=device)
 
     def adder(self, products: _QueryProducts, queries: slice) -> StepHook:
         """Return the hook that adds each step's part for some queries."""
@@ -185,7 +186,8 @@ class _QueryProducts:
             self._verified = True
             return inner_products(self._factors, own)
         own = _dense_gradients(batch, "train", "train_loss")
-        total = torch.zeros(len(next(iter(self._dense.values()))), len(rows), dtype=torch.float64)
+        first = next(iter(self._dense.values()))
+        total = first.new_zeros(len(first), len(rows), dtype=torch.float64)
         for name, query in self._dense.items():
             total += query @ own[name].T
         return total

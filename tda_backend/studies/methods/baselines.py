@@ -46,7 +46,10 @@ class GradientSimilarity(ScoreMethod):
 
     def score(self, context: RunContext, step: Scores) -> Scored:
         """Return scores and self-influence of one training seed."""
-        features, similarity = Features.read(context.open(step.features[0])), step.parameters[SIMILARITY.name]
+        features, similarity = (
+            Features.read(context.open(step.features[0]), context.home),
+            step.parameters[SIMILARITY.name],
+        )
         own = tracin_self_influence([features], [1.0], normalization=similarity == COSINE)
         return gradient_similarity(features, similarity), own
 
@@ -71,7 +74,8 @@ class NearestInputs(ScoreMethod):
     def score(self, context: RunContext, step: Scores) -> ScoreMatrix:
         """Return the scores, which no training seed changes."""
         train, _, queries = context.positions(step.examples).tensors()
-        return nearest_inputs(context.task, context.data, train, queries, InputMeasure(**step.parameters))
+        measure = InputMeasure(**step.parameters)
+        return nearest_inputs(context.task, context.data, train, queries, measure, context.home)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +122,7 @@ class EmpiricalInfluence(ScoreMethod):
         """Return the scores, which no training seed changes."""
         artifacts = context.open_all(step.downsample)
         outputs = read_outputs(artifacts, context.positions(step.examples).queries)
-        return empirical_influence(read_masks(artifacts), np.asarray(outputs))
+        return empirical_influence(read_masks(artifacts), np.asarray(outputs), device=context.home)
 
 
 COSINE = "cosine"

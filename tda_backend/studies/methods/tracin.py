@@ -75,7 +75,7 @@ class TracIn(ScoreMethod):
     def score(self, context: RunContext, step: Scores) -> Scored:
         """Return −Σ_c η_c φ'_c · ∇ℓ(z_i; θ_c), projected where the study asks for it."""
         rates = context.open(step.train).fact("learning_rates")
-        features = [Features.read(context.open(each)) for each in step.features]
+        features = [Features.read(context.open(each), context.home) for each in step.features]
         epochs, draw = step.value(EPOCHS), Draw(**step.more)
         projected = None
         if draw.dim is not None:

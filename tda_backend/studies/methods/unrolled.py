@@ -97,7 +97,7 @@ class Unrolled(ScoreMethod):
             Variant(step.value(ASSUME), step.value(BATCH_CURVATURE)),
             on_progress=context.on_progress,
         )
-        return ScoreMatrix(found.scores.cpu() * len(positions.train))
+        return ScoreMatrix(found.scores * len(positions.train))
 
 
 ASSUME = Hyperparameter(

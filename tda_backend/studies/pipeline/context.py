@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tda_backend.models.probe import Probe
+from tda_backend.models.probe import Probe, home_of
 from tda_backend.models.tasks.data import validate_data
 from tda_backend.models.tasks.examples import Draw, split_indices, study_labels
 from tda_backend.models.training.fit import model_from
@@ -112,6 +112,11 @@ class RunContext:
     def task(self) -> Task:
         """The task."""
         return self.facts.task
+
+    @property
+    def home(self) -> torch.device:
+        """Where coordinates and scores are computed."""
+        return home_of(self.device)
 
     def open(self, step: Keyed) -> Artifact:
         """Return the result of a step."""

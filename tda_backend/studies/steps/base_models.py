@@ -31,9 +31,9 @@ POOL_REACH = 2
 """Steps ahead for which worker processes are kept."""
 
 
-def goodness_and_correctness(task: Task, model: nn.Module, batch: Batch) -> Tensor:
+def goodness_and_correctness(task: Task, model: nn.Module, batch: Batch, device: torch.device | str) -> Tensor:
     """Return each example's goodness, and 1 or 0 for right or wrong (NaN where there are no classes), ``[N, 2]``."""
-    says = evaluate(task, model, batch)
+    says = evaluate(task, model, batch, device)
     if task.num_classes is None or says.prediction is None:
         correct = torch.full_like(says.goodness, float("nan"))
     else:
@@ -87,7 +87,7 @@ class CounterfactualStep(Step):
         values = retrain_subsets(
             retraining,
             on_progress=context.on_progress,
-            read=lambda task, model, _: goodness_and_correctness(task, model, chosen),
+            read=lambda task, model, _, device: goodness_and_correctness(task, model, chosen, device),
         )
         if not np.isfinite(values[..., 0]).all():
             count = int((~np.isfinite(values[..., 0])).sum())

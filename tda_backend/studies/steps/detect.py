@@ -61,12 +61,12 @@ class Detect(Choice, FinalStep):
 
     def _ranked(self, context: RunContext) -> tuple[list[float | None], np.ndarray]:
         """Return the λ, and the self-influence at each, ``[L, n]``."""
-        source = read_configuration(context.store, self.row, self.sources)
+        source = read_configuration(context, self.row, self.sources)
         if isinstance(source, ScoreMatrix):
             parts = [artifact.array("self_influence") for artifact in context.open_all(self.sources)]
             return [None], np.mean(parts, axis=0)[None]
         values = self.grid_with_selected(source)
-        return [*values], self_influence(source, values).numpy()
+        return [*values], self_influence(source, values).cpu().numpy()
 
     @classmethod
     def plan(cls, planning: Planning, configurations: Sequence[Planned]) -> None:

@@ -25,7 +25,14 @@ from tda_backend.numerics.evaluation.selection import (
     regret,
     spectrum_quantiles,
 )
-from tda_backend.numerics.spectral.contraction import ScoreMatrix, Source, admissible, num_queries, num_train, scores
+from tda_backend.numerics.spectral.contraction import (
+    ScoreMatrix,
+    Source,
+    admissible,
+    num_queries,
+    num_train,
+    score_rows,
+)
 from tda_backend.numerics.spectral.coordinates import Spectrum
 from tda_backend.studies.config.configuration import Configuration, Parameters, Scorer
 from tda_backend.studies.config.study import Evaluation
@@ -126,8 +133,8 @@ class Evaluate(Step):
         """Evaluate and store."""
         queries = context.positions(self.examples).queries
         scorer = Scorer(self.method, self.parameters)
-        source = read_configuration(context.store, scorer, self.sources)
-        others = [read_configuration(context.store, scorer, steps) for steps in self.draws.values()]
+        source = read_configuration(context, scorer, self.sources)
+        others = [read_configuration(context, scorer, steps) for steps in self.draws.values()]
         truth = {}
         for alpha, steps in self.truth.items():
             artifacts = context.open_all(steps)
@@ -353,10 +360,10 @@ def top_examples(source: Source, regularization: float | None, num: int) -> pa.T
     columns: dict[str, list] = {name: [] for name in ("helpful", "helpful_scores", "harmful", "harmful_scores")}
     total = num_queries(source)
     for start in range(0, total, _QUERY_BLOCK):
-        block = torch.from_numpy(scores(source, regularization, list(range(start, min(start + _QUERY_BLOCK, total)))))
+        block = score_rows(source, regularization, list(range(start, min(start + _QUERY_BLOCK, total))))
         for name, largest in (("helpful", True), ("harmful", False)):
             best = block.topk(count, dim=1, largest=largest)
-            columns[name].extend(best.indices.to(torch.int32).numpy())
-            columns[f"{name}_scores"].extend(best.values.numpy())
+            columns[name].extend(best.indices.to(torch.int32).cpu().numpy())
+            columns[f"{name}_scores"].extend(best.values.cpu().numpy())
     records = {"query": range(total), "regularization": [regularization] * total, **columns}
     return pa.Table.from_pydict(records, schema=TOP_EXAMPLES.schema)

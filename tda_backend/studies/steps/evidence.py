@@ -151,7 +151,7 @@ class StoredEvidence:
         retrained = context.open_all(step.retrained[self.alphas[0] if selector.alpha is None else selector.alpha])
         queries = context.positions(step.examples).queries
         curve = lds_curve(
-            read_configuration(context.store, scorer(configuration), steps),
+            read_configuration(context, scorer(configuration), steps),
             GroundTruth(read_masks(retrained), read_outputs(retrained, queries)),
             [value] if configuration.has_regularization else None,
             num_bootstrap=step.bootstrap,

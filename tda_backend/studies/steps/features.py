@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+
 from tda_backend.numerics.features.checkpoint_features import CheckpointFeatures, checkpoint_features
 from tda_backend.studies.pipeline.context import RunContext
 from tda_backend.studies.pipeline.planning import Planning
@@ -31,9 +33,9 @@ class Features(Step):
             writer.array(name, values)
 
     @staticmethod
-    def read(artifact: Artifact) -> CheckpointFeatures:
-        """Return stored features."""
-        return CheckpointFeatures.from_arrays(artifact.arrays())
+    def read(artifact: Artifact, device: torch.device | str = "cpu") -> CheckpointFeatures:
+        """Return stored features on a device."""
+        return CheckpointFeatures.from_arrays(artifact.arrays()).to(device)
 
 
 def plan_features(planning: Planning, trained: Step, epoch: int, of: str) -> Features:

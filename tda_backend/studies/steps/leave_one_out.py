@@ -77,7 +77,7 @@ class ChooseExamples(Choice, Step):
 
     def _order(self, context: RunContext, number: int, selector: Selector, row: Scorer, num_train: int) -> np.ndarray:
         """Return training positions by descending absolute score over all queries."""
-        source = read_configuration(context.store, row, self.sources[number])
+        source = read_configuration(context, row, self.sources[number])
         value = self.meant(context, selector, source, self.evaluations.get(number))
         total, everyone = np.zeros(num_train), list(range(num_queries(source)))
         for start in range(0, len(everyone), _SCORED_AT_ONCE):
@@ -153,7 +153,7 @@ class LeaveOneOutScores(Choice, Step):
     def run(self, context: RunContext, writer: ArtifactWriter) -> None:
         """Correlate, at every λ of the grid and at λ*."""
         positions, found = self._effects(context)
-        source = read_configuration(context.store, self.row, self.sources)
+        source = read_configuration(context, self.row, self.sources)
         values = None if isinstance(source, ScoreMatrix) else self.grid_with_selected(source)
         predicted = self._predicted(context, source, positions, values)
         records = []
@@ -191,7 +191,7 @@ class LeaveOneOutScores(Choice, Step):
         """Return the scores of the examples left out, ``[L, c, m]``."""
         only = np.zeros((len(positions), len(context.positions(self.examples).train)))
         only[np.arange(len(positions)), positions] = 1.0
-        return subset_sums(source, only, values).numpy()
+        return subset_sums(source, only, values).cpu().numpy()
 
 
 def plan_leave_one_out(planning: Planning, configurations: Sequence[Planned]) -> None:

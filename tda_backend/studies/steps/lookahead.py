@@ -94,6 +94,12 @@ class SelectExamples(Step):
         """Return learning rate and seed, which rows of the catalogue carry."""
         return {**super().context(), "learning_rate": self.learning_rate}
 
+    @classmethod
+    def results(cls, artifact: Artifact) -> dict[str, np.ndarray]:
+        """Return all but the seconds that a run took."""
+        found = super().results(artifact)
+        return {name: values for name, values in found.items() if name != f"{LOOKAHEAD_RUNS.name}.parquet: seconds"}
+
     def run(self, context: RunContext, writer: ArtifactWriter) -> None:
         """Train with every strategy; a run that diverges is left out and named."""
         what = SelectionTask(context.task, self._data(context), context.device)

@@ -121,7 +121,7 @@ class RemovalOrder(Choice, Step):
         """Return the λ, and each query's training positions, the most helpful first."""
         if self.selector is None or self.row is None:
             return None, [self._random_order(context, positions, labels, int(query)) for query in queries]
-        source = read_configuration(context.store, self.row, self.sources)
+        source = read_configuration(context, self.row, self.sources)
         regularization = self.meant(context, self.selector, source, self.evaluate)
         return regularization, [removal_order(row) for row in scores(source, regularization, queries.tolist())]
 

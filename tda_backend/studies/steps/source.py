@@ -12,10 +12,11 @@ from typing import Any, Self, TypeAlias
 
 import numpy as np
 
-from tda_backend.numerics.spectral.contraction import ScoreMatrix, Source, scores
+from tda_backend.numerics.spectral.contraction import ScoreMatrix, Source, on_device, scores
 from tda_backend.numerics.spectral.filters.base import Filter
 from tda_backend.studies.config.configuration import Scorer
 from tda_backend.studies.contract.method import method
+from tda_backend.studies.pipeline.context import RunContext
 from tda_backend.studies.pipeline.step import Step, about
 from tda_backend.studies.store.artifact import Artifact, stored_values
 from tda_backend.studies.store.artifacts import ArtifactStore
@@ -102,11 +103,12 @@ def read_source(store: ArtifactStore, kind: str, keys: Sequence[str], filter_of:
     return _KINDS[kind].read(store, keys, filter_of)
 
 
-def read_configuration(store: ArtifactStore, scorer: Scorer, steps: Sequence[Step]) -> Source:
-    """Return the source of one configuration from some of its steps."""
+def read_configuration(context: RunContext, scorer: Scorer, steps: Sequence[Step]) -> Source:
+    """Return the source of one configuration from some of its steps, on the run's device."""
+    store = context.store
     filter_of = partial(method(scorer.method).filter, scorer.parameters)
     keys = [step.key for step in steps]
-    return read_source(store, store.open(keys[0]).step, keys, filter_of)
+    return on_device(read_source(store, store.open(keys[0]).step, keys, filter_of), context.home)
 
 
 def cached_source(

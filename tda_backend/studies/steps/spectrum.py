@@ -138,7 +138,7 @@ class SpectrumStep(SpectralStep):
         if memo.features_key != self.features.key:
             memo.clear()
             memo.features_key = self.features.key
-            memo.features = Features.read(context.open(self.features))
+            memo.features = Features.read(context.open(self.features), context.home)
         assert memo.features is not None
         owner = method(self.gradients)
         assert isinstance(owner, DecomposesGradients)

@@ -44,11 +44,11 @@ def validation_losses(context: RunContext, trained: Step, validation: np.ndarray
     """Return the mean loss on the validation points of every stored checkpoint, and before training (epoch 0)."""
     task, batch = context.task, take(context.test_split, validation)
     artifact = context.open(trained)
-    losses = {0: float(evaluate(task, built(task, seed), batch).loss.mean())}
+    losses = {0: float(evaluate(task, built(task, seed), batch, context.device).loss.mean())}
     for name in sorted(artifact.files):
         if name.startswith("epoch-"):
             model = model_from(task, artifact.tensors(name.removesuffix(".safetensors")))
-            losses[int(name[6:10])] = float(evaluate(task, model, batch).loss.mean())
+            losses[int(name[6:10])] = float(evaluate(task, model, batch, context.device).loss.mean())
     return losses
 
 

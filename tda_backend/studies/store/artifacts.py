@@ -93,7 +93,7 @@ class ArtifactWriter:
     def array(self, name: str, values: np.ndarray | Tensor) -> None:
         """Store an array, C-ordered."""
         if isinstance(values, Tensor):
-            values = values.numpy()
+            values = values.cpu().numpy()
         np.save(self.folder / f"{name}.npy", np.ascontiguousarray(values), allow_pickle=False)
 
     def table(self, name: str, table: pa.Table | pd.DataFrame) -> None:
@@ -105,7 +105,7 @@ class ArtifactWriter:
     def tensors(self, name: str, state: Mapping[str, Tensor]) -> None:
         """Store a state dict (tied tensors are written out separately)."""
         save_file(
-            {key: value.detach().clone().contiguous() for key, value in state.items()},
+            {key: value.detach().cpu().clone().contiguous() for key, value in state.items()},
             str(self.folder / f"{name}.safetensors"),
         )
 

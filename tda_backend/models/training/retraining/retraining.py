@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from tda_backend.models.tasks.contract import built
@@ -13,10 +14,10 @@ from tda_backend.models.training.fit import Progress
 from tda_backend.models.training.outputs import goodness_of
 from tda_backend.models.training.retraining.plan import Retraining, planned
 from tda_backend.models.training.retraining.routes import final_states
-from tda_backend.types import Batch, Task
+from tda_backend.types import Batch, Task, to_device
 
-Reader = Callable[[Task, nn.Module, Batch], Tensor]
-"""(task, retrained model in eval mode, test split) → what is kept of it."""
+Reader = Callable[[Task, nn.Module, Batch, torch.device], Tensor]
+"""(task, retrained model in eval mode, test split, device) → what is kept of it, on the CPU."""
 
 
 def retrain_subsets(
@@ -52,12 +53,12 @@ def retrain_subsets(
     report = on_progress or (lambda done, total: None)
     outputs = np.empty((*shape, 0), dtype=np.float32)
     states = final_states(plan, retraining.route, num_processes, lambda done: report(done, total))
-    model = built(task, 0).eval()
+    model, test = built(task, 0).eval(), to_device(retraining.data["test"], plan.device)
     with contextlib.closing(states):  # an error here must end what computes for us
         for number, state in states:
             job = plan.jobs[number]
             model.load_state_dict(state)
-            values = read(task, model, retraining.data["test"]).numpy()
+            values = read(task, model, test, plan.device).numpy()
             if not outputs.size:
                 outputs = np.full((*shape, *values.shape), np.nan, dtype=np.float32)
             outputs[job.row, job.repeat] = values

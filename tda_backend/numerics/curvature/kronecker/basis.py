@@ -97,8 +97,11 @@ def kronecker_moments(
     """
     fisher = Fisher() if fisher is None else fisher
     layers = tracked_layers(probe.model, untracked)
-    inputs = [torch.zeros(layer.shape[1], layer.shape[1], dtype=torch.float64) for layer in layers]
-    deltas = [torch.zeros(layer.shape[0], layer.shape[0], dtype=torch.float64) for layer in layers]
+    home = probe.home
+    inputs, deltas = (
+        [torch.zeros(layer.shape[side], layer.shape[side], dtype=torch.float64, device=home) for layer in layers]
+        for side in (1, 0)
+    )
     count = 0
     for batch in fisher_batches(probe, fisher, untracked):
         count += len(batch.values)
@@ -106,8 +109,8 @@ def kronecker_moments(
             if layer.name in batch.layers:
                 a, d = batch.layers[layer.name].inputs, batch.layers[layer.name].deltas
                 positions = a.shape[1] if a.ndim == 3 else 1
-                inputs[index] += _second_moment(a)
-                deltas[index] += _second_moment(d) / positions
+                inputs[index] += _second_moment(a.to(home))
+                deltas[index] += _second_moment(d.to(home)) / positions
     refuse_no_gradients(count)
     result = []
     for layer, a, d in zip(layers, inputs, deltas, strict=True):
@@ -147,7 +150,9 @@ def eigenbasis(moments: KroneckerMoments, kind: Kind = EKFAC) -> KroneckerBasis:
             if not bool(torch.isfinite(moment).all()):
                 raise NumericalError(f"A moment of layer {layer.name!r} is not finite.", "Look for NaN in the data.")
             if kind == DIAGONAL:
-                pairs.append((moment.diagonal().clone(), torch.eye(len(moment), dtype=torch.float64)))
+                pairs.append(
+                    (moment.diagonal().clone(), torch.eye(len(moment), dtype=torch.float64, device=moment.device))
+                )
             else:
                 values, vectors = torch.linalg.eigh(moment)
                 pairs.append((values.flip(0).clamp(min=0), vectors.flip(1).contiguous()))
@@ -164,7 +169,7 @@ def check_kind(kind: str) -> None:
 
 def _second_moment(factor: Tensor) -> Tensor:
     flat = factor.reshape(-1, factor.shape[-1]).to(torch.float64)
-    return (flat.T @ flat).cpu()
+    return flat.T @ flat
 
 
 def _cutoff(eigenvalues: Tensor) -> float:

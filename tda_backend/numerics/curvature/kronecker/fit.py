@@ -65,12 +65,12 @@ def eigenvalue_correction(
     if basis.kind == KFAC:
         return tuple(torch.outer(layer.delta_eigenvalues, layer.input_eigenvalues) for layer in basis.layers)
     rotation = _Rotation(basis, probe, untracked)
-    squares = [torch.zeros(b.deltas.shape[1], b.inputs.shape[1], dtype=torch.float64) for b in basis.layers]
+    squares = [b.deltas.new_zeros(b.deltas.shape[1], b.inputs.shape[1], dtype=torch.float64) for b in basis.layers]
     count = 0
     for batch in fisher_batches(probe, Fisher() if fisher is None else fisher, untracked):
         count += len(batch.values)
         for index, (a, d) in enumerate(rotation.apply(batch)):
-            squares[index] += _squared_gradients(a, d)
+            squares[index] += _squared_gradients(a.to(probe.home), d.to(probe.home))
     refuse_no_gradients(count)
     return tuple(square / count for square in squares)
 
@@ -78,7 +78,7 @@ def eigenvalue_correction(
 def rotated_gradients(
     probe: Probe, group: Group, quantity: Quantity, basis: KroneckerBasis, untracked: UntrackedPolicy = "refuse"
 ) -> tuple[tuple[LayerRows, ...], Tensor]:
-    """Return the per-example gradients ``Q_Sᵀ ∇W_i Q_A`` of every layer, and the values ``[N]``; on the CPU.
+    """Return the per-example gradients ``Q_Sᵀ ∇W_i Q_A`` of every layer, and the values ``[N]``; at the probe's home.
 
     Kept as factors, or as matrices where several positions make factors larger. In the model's dtype.
     """
@@ -86,9 +86,9 @@ def rotated_gradients(
     parts: list[list[LayerRows]] = [[] for _ in basis.layers]
     values = []
     for batch in layer_batches(probe, group, quantity, untracked=untracked):
-        values.append(batch.values.cpu())
+        values.append(batch.values.to(probe.home))
         for index, (a, d) in enumerate(rotation.apply(batch)):
-            parts[index].append(smaller_rows(a.cpu(), d.cpu()))
+            parts[index].append(smaller_rows(a.to(probe.home), d.to(probe.home)))
     refuse_no_gradients(len(values))
     return tuple(join_rows(part) for part in parts), torch.cat(values)
 
@@ -126,11 +126,11 @@ def _squared_gradients(a: Tensor, d: Tensor) -> Tensor:
     """Return Σ_i (Σ_t d_it a_itᵀ)^{∘2}, float64."""
     if a.ndim == 2:
         a, d = a.to(torch.float64), d.to(torch.float64)
-        return ((d * d).T @ (a * a)).cpu()
-    total = torch.zeros(d.shape[2], a.shape[2], dtype=torch.float64)
+        return (d * d).T @ (a * a)
+    total = a.new_zeros(d.shape[2], a.shape[2], dtype=torch.float64)
     step = max(1, _NUMBERS // total.numel())
     for start in range(0, a.shape[0], step):
         rows = slice(start, start + step)
         gradients = d[rows].transpose(1, 2) @ a[rows]
-        total += gradients.square_().sum(0, dtype=torch.float64).cpu()
+        total += gradients.square_().sum(0, dtype=torch.float64)
     return total

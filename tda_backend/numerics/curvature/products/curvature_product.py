@@ -65,7 +65,7 @@ def curvature_product(probe: Probe, curvature: Curvature) -> CurvatureProduct:
 
 
 def loss_gradient_products(product: CurvatureProduct, vectors: Tensor) -> Tensor:
-    """Return ⟨∇ℓ_i, v⟩ from an empirical Fisher's product, ``[q, n]`` on the CPU.
+    """Return ⟨∇ℓ_i, v⟩ from an empirical Fisher's product, ``[q, n]`` on the product's device.
 
     Raises:
         UsageError: The product is of another kind.
@@ -74,7 +74,7 @@ def loss_gradient_products(product: CurvatureProduct, vectors: Tensor) -> Tensor
     if product.kind != "empirical-fisher" or not isinstance(product, KnowsGradients):
         raise UsageError(f"Loss gradients are not known to the {product.name}.", "Give the empirical Fisher's product.")
     with differentiable_attention():
-        values = product.inner_products(vectors.to(product.dtype)).cpu()
+        values = product.inner_products(vectors.to(product.dtype))
     if not bool(torch.isfinite(values).all()):
         raise NumericalError(
             f"Inner products with the loss gradients of the {product.name} are not finite.",

@@ -101,6 +101,14 @@ class FactoredRows:
         """Return the rows with some of their outputs and inputs only."""
         return FactoredRows(self.inputs[..., inputs].contiguous(), self.deltas[..., outputs].contiguous())
 
+    @property
+    def device(self) -> torch.device:
+        return self.inputs.device
+
+    def to(self, device: torch.device | str) -> FactoredRows:
+        """Return the same rows on a device."""
+        return FactoredRows(self.inputs.to(device), self.deltas.to(device))
+
     def scaled(self, factor: float | Tensor) -> FactoredRows:
         """Return every row times one factor, or times its own, ``[N]``."""
         if isinstance(factor, Tensor):
@@ -149,6 +157,14 @@ class DenseRows:
         """Return the rows with some of their outputs and inputs only."""
         return DenseRows(self.matrices[:, outputs][:, :, inputs].contiguous())
 
+    @property
+    def device(self) -> torch.device:
+        return self.matrices.device
+
+    def to(self, device: torch.device | str) -> DenseRows:
+        """Return the same rows on a device."""
+        return DenseRows(self.matrices.to(device))
+
     def scaled(self, factor: float | Tensor) -> DenseRows:
         """Return every row times one factor, or times its own, ``[N]``."""
         if isinstance(factor, Tensor):
@@ -157,7 +173,7 @@ class DenseRows:
 
     def energies(self) -> tuple[Tensor, Tensor]:
         """Return Σ G² by output and by input over rows, ``[r_out]`` and ``[r_in]`` float64."""
-        squares = torch.zeros(self.shape[1:], dtype=torch.float64)
+        squares = self.matrices.new_zeros(self.shape[1:], dtype=torch.float64)
         for start in range(0, self.shape[0], 256):
             part = self.matrices[start : start + 256].to(torch.float64)
             squares += (part * part).sum(0)
@@ -196,7 +212,7 @@ def _products(rows: LayerRows, vectors: Tensor, outputs: slice) -> Tensor:
 
 def _sum_of_products(deltas: Tensor, inputs: Tensor) -> Tensor:
     """Return ``Σ_i δ_i a_iᵀ``, ``[r_out, r_in]`` float64."""
-    result = torch.zeros(deltas.shape[1], inputs.shape[1], dtype=torch.float64)
+    result = deltas.new_zeros(deltas.shape[1], inputs.shape[1], dtype=torch.float64)
     for start in range(0, len(deltas), _SHORT):
         part = slice(start, start + _SHORT)
         result += deltas[part].T @ inputs[part]
@@ -206,7 +222,7 @@ def _sum_of_products(deltas: Tensor, inputs: Tensor) -> Tensor:
 def _sums(rows: LayerRows, masks: Tensor, outputs: slice) -> Tensor:
     num, num_outputs, num_inputs = rows.shape
     width = len(range(num_outputs)[outputs]) * num_inputs
-    result = torch.zeros(masks.shape[0], width, dtype=torch.float64)
+    result = masks.new_zeros(masks.shape[0], width, dtype=torch.float64)
     step = max(1, _NUMBERS // (2 * width))
     for start in range(0, num, step):
         index = slice(start, start + step)
@@ -216,7 +232,7 @@ def _sums(rows: LayerRows, masks: Tensor, outputs: slice) -> Tensor:
 
 def _squared_columns(tensor: Tensor) -> Tensor:
     flat = tensor.reshape(-1, tensor.shape[-1])
-    total = torch.zeros(flat.shape[1], dtype=torch.float64)
+    total = flat.new_zeros(flat.shape[1], dtype=torch.float64)
     for start in range(0, flat.shape[0], 4096):
         part = flat[start : start + 4096].to(torch.float64)
         total += (part * part).sum(0)

@@ -68,10 +68,12 @@ def kronecker_scores(
         raise UsageError(f"The filter {spectrum.filter.name} depends on the query.", "Use contraction.scores.")
     if not regularizations or not tolerance >= 0:
         raise UsageError("Scores need at least one λ and a tolerance ≥ 0.", "The default tolerance is 1e-6.")
-    chosen = torch.arange(spectrum.num_queries) if queries is None else torch.as_tensor(queries, dtype=torch.long)
+    device = spectrum.device
+    every = range(spectrum.num_queries) if queries is None else queries
+    chosen = torch.as_tensor(every, dtype=torch.long, device=device)
     windows = _plan(spectrum, regularizations, chosen, tolerance)
     num_values, num_queries, num_train = len(regularizations), len(chosen), spectrum.num_train
-    result = torch.zeros(num_values, num_queries, num_train, dtype=spectrum.dtype)
+    result = torch.zeros(num_values, num_queries, num_train, dtype=spectrum.dtype, device=device)
     rank = max((window.functions.shape[0] for window in windows), default=1)
     tile = max(1, min(num_train, _NUMBERS // max(1, rank * num_queries)))
     for start in range(0, num_train, tile):
@@ -79,7 +81,7 @@ def kronecker_scores(
         # Transposed once, so that gathering a coordinate copies a run of memory.
         train = [_transposed(layer.train, rows) for layer in spectrum.layers]
         query = [_transposed(layer.query, chosen) for layer in spectrum.layers]
-        part = torch.zeros(num_values, num_queries * (rows.stop - rows.start), dtype=spectrum.dtype)
+        part = result.new_zeros(num_values, num_queries * (rows.stop - rows.start))
         for window in windows:
             left, right = _gathered(query, window), _gathered(train, window)  # [c, m], [c, n]
             functions = window.functions.to(spectrum.dtype)
@@ -113,7 +115,7 @@ def _plan(
     order = torch.cat(sigma).argsort()
     order = order[size[order] > 0]  # the others add nothing at any λ
     active = norms > 0  # none at λ = 0 on a spectrum of zeros
-    starts = torch.tensor([0, *(layer.size for layer in spectrum.layers)]).cumsum(0)
+    starts = torch.tensor([0, *(layer.size for layer in spectrum.layers)], device=table.device).cumsum(0)
     pieces = []
     for first in range(0, len(order), _WINDOW):
         members = order[first : first + _WINDOW].sort().values
@@ -125,7 +127,7 @@ def _plan(
         rank = int((singular > smallest).sum())
         if rank == 0:
             continue
-        coefficients = torch.zeros(len(norms), rank, dtype=torch.float64)
+        coefficients = table.new_zeros(len(norms), rank)
         coefficients[active] = left[:, :rank] * norms[active, None]
         functions = singular[:rank, None] * right[:rank] / size[members]
         layer_of = torch.bucketize(members, starts, right=True) - 1
@@ -143,7 +145,9 @@ def _smallest_kept(singular_values: Sequence[Tensor], tolerance: float) -> float
 
     Every kept one costs the same product, so the smallest of all windows go first.
     """
-    ascending = torch.cat([*singular_values, torch.zeros(1, dtype=torch.float64)]).sort().values
+    if not singular_values:
+        return 0.0
+    ascending = torch.cat([*singular_values, singular_values[0].new_zeros(1)]).sort().values
     count = int((ascending.square().cumsum(0) <= tolerance**2).sum())
     return float(ascending[count - 1]) if count else 0.0
 
@@ -155,8 +159,8 @@ def _squared_sizes(rows: LayerRows, index: Tensor | None) -> Tensor:
         a, d = (x if index is None else x[index] for x in (rows.inputs, rows.deltas))
         a, d = a.to(torch.float64), d.to(torch.float64)
         return (d * d).T @ (a * a)
-    chosen = torch.arange(num) if index is None else index
-    total = torch.zeros(num_outputs * num_inputs, dtype=torch.float64)
+    chosen = torch.arange(num, device=rows.device) if index is None else index
+    total = torch.zeros(num_outputs * num_inputs, dtype=torch.float64, device=rows.device)
     for part in chosen.split(max(1, _NUMBERS // (2 * total.numel()))):
         total += rows.values(index=part).to(torch.float64).square_().sum(0)
     return total.view(num_outputs, num_inputs)

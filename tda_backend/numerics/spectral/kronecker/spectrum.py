@@ -9,7 +9,7 @@ the plain filter with d is then the same as 1/(Λ+d·s).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -59,6 +59,11 @@ class KroneckerBlock:
     def size(self) -> int:
         """Number of coordinates."""
         return self.eigenvalues.numel()
+
+    def to(self, device: torch.device | str) -> KroneckerBlock:
+        """Return the same coordinates on a device."""
+        moved = {name: getattr(self, name).to(device) for name in ("eigenvalues", *_GROUPS)}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,14 @@ class KroneckerSpectrum:
         return self.layers[0].train.dtype
 
     @property
+    def device(self) -> torch.device:
+        return self.layers[0].train.device
+
+    def to(self, device: torch.device | str) -> KroneckerSpectrum:
+        """Return the same coordinates on a device."""
+        return replace(self, layers=tuple(layer.to(device) for layer in self.layers))
+
+    @property
     def eigenvalues(self) -> Tensor:
         """All eigenvalues in the order of the parts, float64; not sorted."""
         return torch.cat([layer.eigenvalues.flatten() for layer in self.layers])
@@ -154,14 +167,14 @@ class KroneckerSpectrum:
             "num_null": np.array([layer.num_null for layer in self.layers], dtype=np.int64),
         }
         for index, layer in enumerate(self.layers):
-            arrays[f"eigenvalues.{index}"] = layer.eigenvalues.numpy()
+            arrays[f"eigenvalues.{index}"] = layer.eigenvalues.cpu().numpy()
             for group in _GROUPS:
                 rows: LayerRows = getattr(layer, group)
                 if isinstance(rows, DenseRows):
-                    arrays[f"{group}.dense.{index}"] = rows.matrices.numpy()
+                    arrays[f"{group}.dense.{index}"] = rows.matrices.cpu().numpy()
                 else:
-                    arrays[f"{group}.inputs.{index}"] = rows.inputs.numpy()
-                    arrays[f"{group}.deltas.{index}"] = rows.deltas.numpy()
+                    arrays[f"{group}.inputs.{index}"] = rows.inputs.cpu().numpy()
+                    arrays[f"{group}.deltas.{index}"] = rows.deltas.cpu().numpy()
         return arrays
 
     @classmethod

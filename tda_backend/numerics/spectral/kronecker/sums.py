@@ -44,7 +44,7 @@ def kronecker_subset_sums(
         NumericalError: λ is not allowed.
     """
     num_values, num_subsets, num_queries = len(regularizations), masks.shape[0], spectrum.num_queries
-    result = torch.zeros(num_values, num_subsets * num_queries, dtype=torch.float64)
+    result = masks.new_zeros(num_values, num_subsets * num_queries, dtype=torch.float64)
     for run in _runs(spectrum, num_subsets + num_queries):
         # Transposed, so that gathering a coordinate copies a run of memory.
         summed = run.sums(masks).T.contiguous()  # [r, S]
@@ -78,7 +78,7 @@ def _compressed(table: Tensor, sizes: Tensor, tolerance: float) -> tuple[Tensor,
     one or two more than the singular value decomposition needs, for a fraction of its time.
     """
     if len(table) <= _FEW or tolerance == 0:
-        return table, torch.eye(len(table), dtype=table.dtype)
+        return table, torch.eye(len(table), dtype=table.dtype, device=table.device)
     used = sizes > 0  # the others add nothing at any λ
     weighted = table[:, used] * sizes[used]
     norms = weighted.norm(dim=1)

@@ -91,7 +91,8 @@ class SourceFit:
         if len(queries) == 0:
             raise UsageError("There are no queries.", "Give at least one index.")
         everyone = torch.arange(len(self.rows))
-        scores = {name: torch.zeros(len(queries), len(everyone), dtype=torch.float64) for name in blocks}
+        device = self.final.home
+        scores = {name: torch.zeros(len(queries), len(everyone), dtype=torch.float64, device=device) for name in blocks}
         parts = queries.split(self._size(self.query_numbers))
         start, done = 0, 0
         for part in parts:
@@ -101,7 +102,7 @@ class SourceFit:
             for index, response in walk(self.operators, query):
                 for columns, gradients in self._segment_gradients(index, everyone, response):
                     for name, block in blocks.items():
-                        products = (response[:, block] @ gradients[:, block].T).cpu().to(torch.float64)
+                        products = (response[:, block] @ gradients[:, block].T).to(self.final.home, torch.float64)
                         scores[name][rows, columns] -= products * self._weight(index)
                 done += 1
                 if on_progress is not None:
@@ -110,13 +111,13 @@ class SourceFit:
 
     def self_influence(self) -> Tensor:
         """Return each example's score on its own loss (goodness −ℓ at the end of the run), ``[n]`` float64."""
-        result = torch.zeros(len(self.rows), dtype=torch.float64)
+        result = torch.zeros(len(self.rows), dtype=torch.float64, device=self.final.home)
         for part in torch.arange(len(self.rows)).split(self._size(self.gradient_numbers)):
             query = -self._final_gradients(replace(self.final, train=self.rows[part]), "train", "train_loss")
             for index, response in walk(self.operators, query):
                 for columns, gradients in self._segment_gradients(index, part, response):
                     own = (response[columns - part[0]] * gradients).sum(1)
-                    result[columns] -= own.cpu().to(torch.float64) * self._weight(index)
+                    result[columns] -= own.to(result) * self._weight(index)
         return result
 
     def _segment_gradients(self, index: int, positions: Tensor, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

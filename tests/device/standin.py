@@ -1,0 +1,241 @@
+"""A stand-in accelerator: tensors of a device type of their own, computed on the CPU underneath.
+
+PyTorch's PrivateUse1 hook gives a device type that a Python back end serves. A tensor on it wraps one on the CPU; an
+operator that gets both kinds raises, as CUDA would. So code that runs on the stand-in moves its tensors rightly, and
+:class:`Watch` counts how much of its work ran where. It says nothing about speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+from typing import Any, cast
+from unittest import mock
+
+import numpy as np
+import scipy.linalg
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+from torch.utils.flop_counter import flop_registry
+
+NAME = "standin"
+"""The device type, as in ``tensor.to("standin")``."""
+
+aten = torch.ops.aten
+
+_CROSSES = {aten._to_copy.default, aten.copy_.default}
+"""Operators that may take a tensor of each kind: they carry over."""
+_INDEXED = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
+"""Operators whose index tensors may lie on the CPU, as they may for CUDA."""
+
+
+class OnDevice(Tensor):
+    """A tensor on the stand-in device.
+
+    Attributes:
+        held: The tensor on the CPU that has its numbers.
+    """
+
+    held: Tensor
+
+    @staticmethod
+    def __new__(cls, held: Tensor) -> OnDevice:
+        return torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls,
+            held.size(),
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            layout=held.layout,
+            device=torch.device(NAME, 0),
+            requires_grad=False,
+        )
+
+    def __init__(self, held: Tensor) -> None:
+        self.held = held
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        return _computed(func, args, kwargs or {})
+
+    def tolist(self) -> Any:
+        """Return the numbers; PyTorch refuses this of a subclass, and not of a device."""
+        return self.held.tolist()
+
+    def untyped_storage(self) -> torch.UntypedStorage:
+        """Return the memory of the numbers: a wrapper has none of its own."""
+        return self.held.untyped_storage()
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"OnDevice({self.held!r})"
+
+
+def _is_ours(device: Any) -> bool:
+    return device is not None and torch.device(device).type == NAME
+
+
+def _held(value: Any) -> Any:
+    return value.held if isinstance(value, OnDevice) else value
+
+
+def _wrapped(value: Any) -> Any:
+    return OnDevice(value) if isinstance(value, Tensor) and not isinstance(value, OnDevice) else value
+
+
+def _refuse_mixing(func, args, kwargs) -> None:
+    if func in _CROSSES:
+        return
+    given = (args[0], args[2:]) if func in _INDEXED else (args, kwargs)
+    tensors = [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
+    ours = [leaf for leaf in tensors if isinstance(leaf, OnDevice)]
+    theirs = [leaf for leaf in tensors if not isinstance(leaf, OnDevice) and leaf.ndim]
+    if theirs and (ours or func not in _INDEXED):
+        raise RuntimeError(
+            f"Expected all tensors to be on the same device, but {func} got one on {NAME}:0 and one on cpu, "
+            f"of shapes {[tuple(leaf.shape) for leaf in ours]} and {[tuple(leaf.shape) for leaf in theirs]}."
+        )
+
+
+def _computed(func, args, kwargs) -> Any:
+    """Run an operator that touches the device on the tensors underneath, and wrap what comes out."""
+    _refuse_mixing(func, args, kwargs)
+    to_cpu = "device" in kwargs and kwargs["device"] is not None and not _is_ours(kwargs["device"])
+    if (
+        func is aten._efficientzerotensor.default
+    ):  # zeros without memory, which forward mode makes: below, they have some
+        func = aten.zeros.default
+    plain = {name: "cpu" if name == "device" and value is not None else value for name, value in kwargs.items()}
+    result = func(*tree_map(_held, args), **tree_map(_held, plain))
+    written = _written(func, args, kwargs)
+    if written is not None:
+        return written
+    if to_cpu:
+        # A copy also where none is needed underneath: another device's memory is never shared.
+        return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, result)
+    return tree_map(_wrapped, result)
+
+
+def _written(func, args, kwargs) -> Any:
+    """Return the tensors that an operator in place, or with ``out=``, has written to; ``None`` for any other."""
+    found = []
+    for index, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            given = kwargs.get(argument.name, args[index] if index < len(args) else None)
+            if isinstance(given, Tensor):
+                found.append(given)
+    if not found or not func._schema.returns:
+        return None
+    if all(each.alias_info is None for each in func._schema.returns):
+        return None
+    return found[0] if len(func._schema.returns) == 1 else tuple(found)
+
+
+class Watch(TorchDispatchMode):
+    """Makes tensors on the stand-in, and counts where products and decompositions ran.
+
+    Attributes:
+        device: Operations on the stand-in device.
+        cpu: Operations on the CPU, SciPy's decompositions among them.
+        reads: How often a number was read from the device, each of which waits for it.
+        most: The operators that cost the CPU most, name → operations.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.device, self.cpu, self.reads = 0.0, 0.0, 0
+        self.most: dict[str, float] = {}
+
+    @property
+    def share(self) -> float:
+        """The part of all operations that ran on the device."""
+        return self.device / max(self.device + self.cpu, 1.0)
+
+    def on_cpu(self, name: str, operations: float) -> None:
+        """Count work on the CPU."""
+        self.cpu += operations
+        self.most[name] = self.most.get(name, 0.0) + operations
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        ours = any(isinstance(leaf, OnDevice) for leaf in tree_leaves((args, kwargs)))
+        made_here = _is_ours(kwargs.get("device"))
+        result = _computed(func, args, kwargs) if ours or made_here else func(*args, **kwargs)
+        if ours and func is aten._local_scalar_dense.default:
+            self.reads += 1
+        operations = _operations(func, args, kwargs, result)
+        if operations and ours:
+            self.device += operations
+        elif operations:
+            self.on_cpu(str(func), operations)
+        return result
+
+
+def _operations(func, args, kwargs, result) -> float:
+    packet = func._overloadpacket
+    if packet in flop_registry:
+        return float(flop_registry[packet](*args, **kwargs, out_val=result))
+    if func is aten._linalg_eigh.default:
+        return _decomposition(args[0].shape, 9.0)
+    if func in (aten.linalg_cholesky_ex.default, aten.cholesky.default):
+        return _decomposition(args[0].shape, 1 / 3)
+    return 0.0
+
+
+def _decomposition(shape, factor: float) -> float:
+    return factor * prod(shape[:-2]) * shape[-1] ** 3
+
+
+@contextmanager
+def watching() -> Iterator[Watch]:
+    """Count where work runs; the stand-in's tensors can be made inside."""
+    watch = Watch()
+    eigh, cholesky = scipy.linalg.eigh, scipy.linalg.cholesky
+
+    def counted_eigh(a, *args, **kwargs):
+        watch.on_cpu("scipy eigh", _decomposition(np.shape(a), 9.0))
+        return eigh(a, *args, **kwargs)
+
+    def counted_cholesky(a, *args, **kwargs):
+        watch.on_cpu("scipy cholesky", _decomposition(np.shape(a), 1 / 3))
+        return cholesky(a, *args, **kwargs)
+
+    with mock.patch("scipy.linalg.eigh", counted_eigh), mock.patch("scipy.linalg.cholesky", counted_cholesky), watch:
+        yield watch
+
+
+_library: list[torch.library.Library] = []
+
+
+def _register() -> None:
+    """Make the device type known to PyTorch.
+
+    On import, for the first backward pass of a process counts the devices that there are; tests are imported before any
+    is run.
+    """
+    _setup_privateuseone_for_python_backend(NAME)
+    library = torch.library.Library("aten", "IMPL")
+    _library.append(library)
+
+    # Optimizers over lists of tensors, and copies, reach these below the dispatcher.
+    def empty_strided(size, stride, *, dtype=None, layout=None, device=None, pin_memory=None):
+        return OnDevice(torch.empty_strided(size, stride, dtype=dtype, layout=cast(Any, layout), device="cpu"))
+
+    def empty(size, *, dtype=None, layout=None, device=None, pin_memory=None, memory_format=None):
+        return OnDevice(torch.empty(size, dtype=dtype, device="cpu"))
+
+    def copy_from(source, target, non_blocking=False):
+        _held(target).copy_(_held(source))
+        return target
+
+    library.impl("_copy_from", copy_from, "PrivateUse1")
+    library.impl("empty_strided", empty_strided, "PrivateUse1")
+    library.impl("empty.memory_format", empty, "PrivateUse1")
+
+
+_register()
