@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from decimal import Decimal, localcontext
+
+import numpy as np
 import pytest
 import torch
 
+from tda_backend.studies.config.study import RegularizationGrid
 from tda_backend.studies.study.file import embedded_studies
 from tests.runs.golden_plans import TORCH, described, golden, title
 
@@ -20,6 +24,13 @@ def test_a_shipped_study_plans_what_it_did(name: str, is_quick: bool, monkeypatc
     assert found["configurations"] == expected["configurations"]
     assert found["steps"] == expected["steps"]
     assert found["plan_key"] == expected["plan_key"]
+
+
+def test_the_grid_is_the_same_on_every_processor():
+    """NumPy's own powers are not: where one differs in its last bit, so does the key of all that is evaluated on it."""
+    with localcontext(prec=40):
+        rounded = [float(Decimal(10) ** Decimal(exponent)) for exponent in np.linspace(-7, 1, 32).tolist()]
+    assert RegularizationGrid(low=1e-7, high=10.0, count=32).values == [0.0, *rounded]
 
 
 def test_the_file_has_every_shipped_study():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -133,8 +134,9 @@ class RegularizationGrid(Section):
     @property
     def values(self) -> list[float]:
         """The λ of the grid, ascending, in its own unit."""
-        grid = np.logspace(np.log10(self.low), np.log10(self.high), self.count)
-        return ([0.0] if self.include_zero else []) + [float(value) for value in grid]
+        exponents = np.linspace(math.log10(self.low), math.log10(self.high), self.count).tolist()
+        # Powers one by one: NumPy's differ in the last bit from processor to processor, and keys with them.
+        return ([0.0] if self.include_zero else []) + [10.0**exponent for exponent in exponents]
 
 
 @dataclass(frozen=True, kw_only=True)
