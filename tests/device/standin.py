@@ -106,9 +106,7 @@ def _computed(func, args, kwargs) -> Any:
     """Run an operator that touches the device on the tensors underneath, and wrap what comes out."""
     _refuse_mixing(func, args, kwargs)
     to_cpu = "device" in kwargs and kwargs["device"] is not None and not _is_ours(kwargs["device"])
-    if (
-        func is aten._efficientzerotensor.default
-    ):  # zeros without memory, which forward mode makes: below, they have some
+    if func is aten._efficientzerotensor.default:  # forward mode makes zeros without memory
         func = aten.zeros.default
     plain = {name: "cpu" if name == "device" and value is not None else value for name, value in kwargs.items()}
     result = func(*tree_map(_held, args), **tree_map(_held, plain))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tda_backend.errors import UsageError
-from tda_backend.models.probe import Probe
+from tda_backend.models.probe import Probe, home_of
 from tda_backend.numerics.curvature.indefinite import (
     IndefinitePolicy,
     SignedEigenpairs,
@@ -51,7 +51,7 @@ def krylov_basis(product: CurvatureProduct, num_iterations: int, *, seed: int = 
             f"Arnoldi got {num_iterations} iterations for {size} parameters.", f"Give a number from 1 to {size}."
         )
     basis = torch.zeros(num_iterations, size, dtype=product.dtype, device=product.device)
-    projected = basis.new_zeros(num_iterations, num_iterations, dtype=torch.float64)
+    projected = torch.zeros(num_iterations, num_iterations, dtype=torch.float64, device=home_of(product.device))
     epsilon = torch.finfo(product.dtype).eps
     basis[0] = _fresh_direction(basis[:0], seed, 0)
     largest = 0.0
@@ -59,8 +59,8 @@ def krylov_basis(product: CurvatureProduct, num_iterations: int, *, seed: int = 
         image = product(basis[step : step + 1])[0]
         known = basis[: step + 1]
         coefficients = known @ image
-        projected[: step + 1, step] = coefficients.to(torch.float64)
-        projected[step, : step + 1] = coefficients.to(torch.float64)
+        projected[: step + 1, step] = coefficients.to(projected)
+        projected[step, : step + 1] = coefficients.to(projected)
         if step + 1 == num_iterations:
             break
         largest = max(largest, float(torch.linalg.vector_norm(image)))
@@ -134,14 +134,14 @@ def arnoldi_spectrum(
     basis, projected = krylov_basis(problem.product, num_iterations, seed=curvature.seed)
     values, rotation = torch.linalg.eigh(projected)
     chosen = values.abs().argsort(descending=True, stable=True)[:count]
-    vectors = rotation[:, chosen].T.to(basis.dtype) @ basis  # [k, p]
+    vectors = rotation[:, chosen].T.to(basis) @ basis  # [k, p]
     del basis
     validation = flat_gradients(probe, "validation", "goodness")
     pairs = SignedEigenpairs(
         values[chosen],
-        train=-loss_gradient_products(problem.losses, vectors).T,
-        query=problem.queries @ vectors.T,
-        validation=validation @ vectors.T,
+        train=-loss_gradient_products(problem.losses, vectors).T.to(probe.home),
+        query=problem.queries @ vectors.T.to(problem.queries),
+        validation=validation @ vectors.T.to(validation),
         query_squares=squared_norms(problem.queries),
         # float32 products put noise of ε·σ_max on every Ritz value; it grows with the basis.
         rounding=max(num_iterations, 10) * torch.finfo(problem.product.dtype).eps,

@@ -28,7 +28,7 @@ class AmbientProblem:
     Attributes:
         product: C of the mean training loss.
         losses: The empirical Fisher's product, which knows the training gradients.
-        queries: ``[m, p]`` gradients of goodness φ', on the product's device.
+        queries: ``[m, p]`` gradients of goodness φ', at the probe's home.
     """
 
     product: CurvatureProduct
