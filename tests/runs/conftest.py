@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import atexit
+import functools
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 
 from tda_backend.interfaces.cli.main import main
 from tda_backend.studies.store.workspace import Workspace
+from tests.forks import PRELOADED, ForkServer, Job
 
 ROOT = Path(__file__).resolve().parents[2]
 TASK = """
@@ -87,17 +90,25 @@ def make_study(folder: Path) -> Path:
     return path
 
 
+@functools.cache
+def _forks() -> ForkServer:
+    """Return this session's process that has the program imported; it ends with the session."""
+    folder = Path(tempfile.mkdtemp(prefix="tda-forks-"))
+    server = ForkServer(folder, (*PRELOADED, __name__))
+    atexit.register(lambda: (server.close(), shutil.rmtree(folder, ignore_errors=True)))
+    return server
+
+
 def tda(*words: str | Path, db: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run ``tda`` in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "tda_backend", *map(str, words), "--db", str(db)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
-        cwd=ROOT,
-        timeout=400,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    job = Job("tests.runs.conftest:typed", [[*map(str, words), "--db", str(db)]], env or {})
+    return _forks().start(job).completed(400)
+
+
+def typed(words: list[str]) -> int:
+    """Run ``tda`` in this process as if the words had been typed, and return its exit status."""
+    sys.argv = ["tda", *words]
+    return main()
 
 
 @pytest.fixture(scope="session")

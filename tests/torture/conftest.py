@@ -15,9 +15,10 @@ import pytest
 
 from tda_backend.studies.store.workspace import Workspace
 from tests.app.conftest import page as page
+from tests.forks import ForkServer, Job
 from tests.runs.conftest import TASK
 from tests.torture.compare import State
-from tests.torture.forks import ForkServer, Job
+from tests.torture.jobs import job
 from tests.torture.report import PATH, Report
 
 FULL = os.environ.get("TDA_TORTURE", "") == "full"
@@ -122,7 +123,7 @@ class Place:
 
     def run(self, workspace: Workspace, fault: str = "", seed: int = 0, at: int = 0) -> Job:
         """Return the job that computes the study."""
-        return Job("run", str(workspace.catalogue), [str(self.study)], fault, seed, at)
+        return job("run", workspace, [str(self.study)], fault, seed, at)
 
     def finish(self, workspace: Workspace, reference: State) -> None:
         """Run the study to its end and compare all of it with the undisturbed run."""
@@ -140,7 +141,7 @@ class Place:
 @pytest.fixture(scope="session")
 def place(tmp_path_factory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("torture")
-    server = ForkServer(tmp_path_factory.mktemp("logs"))
+    server = ForkServer(tmp_path_factory.mktemp("logs"), environment={"PYTHONHASHSEED": "0"})
     try:
         yield Place(folder, server)
     finally:

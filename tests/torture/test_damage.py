@@ -18,7 +18,7 @@ from tda_backend.studies.store.inbox import FinishedStep, write_drop
 from tda_backend.studies.store.workspace import Workspace
 from tests.torture.compare import State
 from tests.torture.conftest import FULL, Place, attempt, randomness, times
-from tests.torture.forks import Job
+from tests.torture.jobs import job
 
 
 def truncated(data: bytes, chance: random.Random) -> bytes:
@@ -98,7 +98,7 @@ def test_damage(place: Place, reference: State, undisturbed: Workspace, kind: st
             expected = numbers(open_study("victim", undisturbed))
             _damage(path, way, chance)
             assert read(workspace) in (expected, "refused")
-            ended = place.server.do(Job("doctor", str(workspace.catalogue), ["--repair"]))
+            ended = place.server.do(job("doctor", workspace, ["--repair"]))
             assert ended.wait() == 0, ended.said()
             place.finish(workspace, reference)
 

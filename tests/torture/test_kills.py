@@ -11,9 +11,10 @@ import time
 import psutil
 
 from tda_backend.studies.store.workspace import Workspace
+from tests.forks import Forked
 from tests.torture.compare import State
 from tests.torture.conftest import Place, attempt, randomness, times
-from tests.torture.forks import Forked, Job
+from tests.torture.jobs import job
 
 
 def test_runs(place: Place, reference: State, duration: float):
@@ -87,7 +88,7 @@ def test_servers(place: Place, reference: State, duration: float):
 
 def _server(place: Place, workspace: Workspace) -> Forked:
     """Start a server, and return when it owns the catalogue or has ended."""
-    server = place.server.start(Job("serve", str(workspace.catalogue)))
+    server = place.server.start(job("serve", workspace))
     deadline = time.monotonic() + 60
     while server.poll() is None and not _owns(workspace, server):
         assert time.monotonic() < deadline, server.said()
@@ -116,10 +117,10 @@ def test_owners(place: Place, reference: State, undisturbed: Workspace):
     chance, workspace = randomness("owners"), place.copy(undisturbed)
     for _ in range(times(2, 20)):
         with attempt("a rebuild of the catalogue is killed"):
-            run = place.server.start(Job("rebuild", str(workspace.catalogue)))
+            run = place.server.start(job("rebuild", workspace))
             run.wait_until(time.monotonic() + chance.uniform(0.0, 0.4))
             run.kill()
-            assert place.server.do(Job("doctor", str(workspace.catalogue), ["--repair"])).wait() == 0
+            assert place.server.do(job("doctor", workspace, ["--repair"])).wait() == 0
             assert reference.differences(State.of(workspace)) == []
             assert not list(workspace.folder.glob(".rebuild-*"))
     place.finish(workspace, reference)
@@ -141,7 +142,7 @@ def test_both_at_once(place: Place, reference: State, duration: float):
         with attempt("two servers on one catalogue, the first of them killed"):
             workspace = place.new()
             first = _server(place, workspace)
-            second = place.server.start(Job("serve", str(workspace.catalogue)))
+            second = place.server.start(job("serve", workspace))
             run = place.server.start(place.run(workspace))
             first.wait_until(time.monotonic() + chance.uniform(0.0, 1.0) * duration)
             first.kill()

@@ -1,7 +1,11 @@
-"""Programs that can be killed at any moment, started fast: one process imports everything once, and forks for each.
+"""Programs of their own that start fast: one process imports everything once, and forks for each of them.
 
-Run as ``python -m tests.torture.forks`` it answers lines of JSON on its standard input: ``{"start": JOB}`` with the
-process id of a new process that does the job, ``{"poll": PID}`` with its exit status, or null while it lives.
+Importing torch and the program takes three seconds of processor time; a fork takes some milliseconds, and what it is
+can be killed, signalled and awaited like any other process. Tests of how a program *starts* take a real start.
+
+Run as ``python -m tests.forks MODULE…`` it imports the modules and answers lines of JSON on its standard input:
+``{"start": JOB, "out": PATH, "err": PATH}`` with the process id of a new process that does the job, ``{"poll": PID}``
+with its exit status, or null while it lives.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 PRELOADED = (
     "tda_backend.interfaces.cli.care",
     "tda_backend.interfaces.cli.running",
@@ -30,30 +34,25 @@ PRELOADED = (
 
 @dataclass(frozen=True)
 class Job:
-    """What a process does.
+    """What a process does: a function, which returns its exit status.
 
     Attributes:
-        kind: ``run``, ``serve``, ``rebuild``, or ``doctor``.
-        db: The catalogue.
-        words: Of the command line, after the verb.
-        fault: Fault injected by :mod:`tests.torture.faults`, by name; empty: none.
-        seed: Of the fault.
-        at: At which operation the fault happens.
+        target: ``module:function``.
+        arguments: Of the function; what JSON can say.
+        environment: What its environment has beside the tests' own.
     """
 
-    kind: str
-    db: str
-    words: list[str] = field(default_factory=list)
-    fault: str = ""
-    seed: int = 0
-    at: int = 0
+    target: str
+    arguments: list[Any] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
 
 
 class Forked:
     """A process that the server has started."""
 
-    def __init__(self, server: ForkServer, pid: int, log: Path) -> None:
-        self.server, self.pid, self.log = server, pid, log
+    def __init__(self, server: ForkServer, pid: int, out: Path, err: Path) -> None:
+        self.server, self.pid = server, pid
+        self._out, self._err = out, err
         self._status: int | None = None
 
     def poll(self) -> int | None:
@@ -87,23 +86,37 @@ class Forked:
                 time.sleep(0.005)
 
     def said(self) -> str:
-        """Return what it printed."""
-        return self.log.read_text(errors="replace")[-3000:]
+        """Return the end of what it printed."""
+        return (self._out.read_text(errors="replace") + self._err.read_text(errors="replace"))[-3000:]
+
+    def completed(self, seconds: float) -> subprocess.CompletedProcess[str]:
+        """Return how it ended and what it printed, as :func:`subprocess.run` does."""
+        status = self.wait(seconds)
+        said = (path.read_text(errors="replace") for path in (self._out, self._err))
+        return subprocess.CompletedProcess([self.pid], status, *said)
 
 
 class ForkServer:
-    """The process that forks."""
+    """The process that forks.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: Where the processes' output is kept.
+        modules: What is imported once for all of them.
+        environment: What all environments have beside the tests' own.
+    """
+
+    def __init__(
+        self, folder: Path, modules: tuple[str, ...] = PRELOADED, environment: dict[str, str] | None = None
+    ) -> None:
         self._folder, self._number = folder, 0
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0"}
+        given = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(environment or {})}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.torture.forks"],
+            [sys.executable, "-m", "tests.forks", *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
-            env=environment,
+            env={**os.environ, **given},
         )
         assert self.ask({"ready": True}) == "ready"
 
@@ -118,8 +131,8 @@ class ForkServer:
     def start(self, job: Job) -> Forked:
         """Start a job in a process of its own."""
         self._number += 1
-        log = self._folder / f"{self._number:04d}.log"
-        return Forked(self, self.ask({"start": asdict(job), "log": str(log)}), log)
+        out, err = (self._folder / f"{self._number:04d}.{name}" for name in ("out", "err"))
+        return Forked(self, self.ask({"start": asdict(job), "out": str(out), "err": str(err)}), out, err)
 
     def do(self, job: Job) -> Forked:
         """Do a job to its end."""
@@ -137,32 +150,24 @@ class ForkServer:
 
 
 def _do(job: Job) -> int:
-    from tests.torture import faults
-
-    faults.install(job.fault, job.seed, job.at, Path(job.db).parent)
-    if job.kind == "serve":
-        from tda_backend.studies.jobs.ingest_loop import IngestLoop
-
-        with IngestLoop(job.db) as loop:
-            while True:
-                time.sleep(0.05)
-                assert loop.health().num_restarts == 0, loop.health().last_failure
-    from tda_backend.interfaces.cli.main import main
-
-    return main([job.kind, *job.words, "--db", job.db])
+    os.environ.update(job.environment)
+    module, name = job.target.split(":")
+    return getattr(importlib.import_module(module), name)(*job.arguments)
 
 
-def _start(job: Job, log: str) -> int:
+def _start(job: Job, out: str, err: str) -> int:
     pid = os.fork()
     if pid:
         return pid
     status = 70
     try:
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         null = os.open(os.devnull, os.O_RDONLY)
-        for source, target in ((null, 0), (descriptor, 1), (descriptor, 2)):
+        printed, complained = (os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600) for path in (out, err))
+        for source, target in ((null, 0), (printed, 1), (complained, 2)):
             os.dup2(source, target)
         status = _do(job)
+    except SystemExit as ending:
+        status = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -177,12 +182,12 @@ def _poll(pid: int) -> int | None:
 
 
 def _serve() -> None:
-    for module in PRELOADED:
+    for module in sys.argv[1:]:
         importlib.import_module(module)
     for line in sys.stdin:
         question = json.loads(line)
         if "start" in question:
-            answer: Any = _start(Job(**question["start"]), question["log"])
+            answer: Any = _start(Job(**question["start"]), question["out"], question["err"])
         elif "poll" in question:
             answer = _poll(question["poll"])
         else:
