@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tda_backend.errors import TaskError
+from tda_backend.finite import all_finite
 from tda_backend.models.tasks.contract import built, one_line
 from tda_backend.models.training.fit import check_state
 from tda_backend.types import Checkpoint, Task
@@ -41,7 +42,7 @@ def load_checkpoints(task: Task, seed_index: int = 0) -> list[Checkpoint]:
         check_state(task, model, state, f"Checkpoint {path.name}")
         kinds = {name: value.dtype for name, value in model.state_dict().items()}
         converted = {name: state[name].to(kinds[name]) for name in kinds}
-        bad = [name for name, v in converted.items() if v.is_floating_point() and not bool(torch.isfinite(v).all())]
+        bad = [name for name, v in converted.items() if v.is_floating_point() and not all_finite(v)]
         if bad:
             raise TaskError(f"Checkpoint {path.name} holds NaN or infinity in {bad[0]}.", "Save it again.")
         checkpoints.append(Checkpoint(seed_index, epoch, rate, converted))

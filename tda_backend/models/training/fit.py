@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tda_backend.errors import NumericalError, TaskError, UsageError
+from tda_backend.finite import all_finite
 from tda_backend.models.tasks.contract import built
 from tda_backend.models.tasks.settings import training_settings
 from tda_backend.models.training.routes.loop import LoopTrainer
@@ -33,7 +34,7 @@ def check_finite(states: Sequence[Mapping[str, Tensor]], epoch: int) -> None:
     """
     for state in states:
         for name, value in state.items():
-            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            if value.is_floating_point() and not all_finite(value):
                 half = "Let build_model return float32: an optimizer's steps leave the range of float16. "
                 raise NumericalError(
                     f"Training diverged: {name} is not finite after epoch {epoch}.",

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tda_backend.errors import NumericalError, UsageError
+from tda_backend.finite import all_finite
 from tda_backend.models.probe import GROUPS, Group, Probe
 from tda_backend.numerics.curvature.indefinite import (
     IndefinitePolicy,
@@ -145,7 +146,7 @@ def _quantity(group: Group) -> Quantity:
 
 def _eigenpairs(matrix: Tensor, what: str) -> tuple[Tensor, Tensor]:
     """Return all eigenpairs of a symmetric matrix, ascending, **destroying the matrix**."""
-    if not bool(torch.isfinite(matrix).all()):
+    if not all_finite(matrix):
         raise NumericalError(f"The {what} has entries that are not finite.", "Look for NaN or overflow in the data.")
     try:
         values, vectors = eigh_in_place(matrix)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tda_backend.errors import NumericalError, UsageError
+from tda_backend.finite import all_finite
 from tda_backend.models.probe import Probe
 from tda_backend.numerics.features.factors import LayerFactors
 from tda_backend.numerics.features.layers import TrackedLayer, UntrackedPolicy, layer_batches, tracked_layers
@@ -86,7 +87,7 @@ def pca_projections(probe: Probe, rank: int, *, untracked: UntrackedPolicy = "re
     for layer in layers:
         sides = []
         for side, moment, dim in zip(("output", "input"), moments[layer.name], _ranks(layer, rank), strict=True):
-            if not bool(torch.isfinite(moment).all()):
+            if not all_finite(moment):
                 raise NumericalError(
                     f"The {side} moment of layer {layer.name!r} is not finite.", "Look for overflow in the gradients."
                 )

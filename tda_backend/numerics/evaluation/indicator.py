@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 
 from tda_backend.errors import NumericalError, UsageError
+from tda_backend.finite import all_finite
 from tda_backend.numerics.spectral.condense import MAX_COORDINATES, Condenser
 from tda_backend.numerics.spectral.coordinates import Coordinates
 from tda_backend.numerics.spectral.filters.base import check_regularization, pseudo_inverse_cutoff
@@ -58,7 +59,7 @@ class Indicator:
         kept = torch.ones(spectra[0].num_validation, dtype=torch.bool, device=spectra[0].device)
         for spectrum in spectra:
             sigma, power = _power(spectrum)
-            if not bool(torch.isfinite(power).all()):
+            if not all_finite(power):
                 raise NumericalError(
                     "Validation coordinates are not finite.", "Look for NaN in the gradients of this checkpoint."
                 )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tda_backend.errors import NumericalError, TaskError
+from tda_backend.finite import all_finite
 from tda_backend.models.probe import Group, Probe
 from tda_backend.numerics.features.streaming import Quantity, batches, evaluation_mode, values_of
 
@@ -284,9 +285,7 @@ def _check_against_autograd(model: nn.Module, result: Tensor, store: _FactorStor
         left = torch.zeros(module.weight.shape, dtype=torch.float64, device=store.home) if actual is None else actual
         right = torch.zeros_like(left) if expected is None else expected.detach().to(left)
         tolerance = max(_FACTOR_TOLERANCE, HALF_TOLERANCE * store.eps.get(name, 0.0))
-        if bool(torch.isfinite(right).all()) and float((left - right).norm()) > tolerance * (
-            float(right.norm()) + float(left.norm())
-        ):
+        if all_finite(right) and float((left - right).norm()) > tolerance * (float(right.norm()) + float(left.norm())):
             raise TaskError(
                 f"The factors of layer {name!r} do not reproduce autograd's gradient.",
                 "Its weight is used outside the layer's own call; use dense gradients for this model.",

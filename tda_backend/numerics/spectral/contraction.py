@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tda_backend.errors import NumericalError, UsageError
+from tda_backend.finite import all_finite
 from tda_backend.models.probe import Group
 from tda_backend.numerics.spectral.coordinates import Coordinates, Part, Rows
 from tda_backend.numerics.spectral.filters.base import check_regularization
@@ -117,7 +118,7 @@ def score_rows(source: Source, regularization: float | None, queries: Sequence[i
         result = source.values if rows is None else source.values[rows]
     else:
         result = _spectral_scores(spectra_of(source), needed(regularization), rows)
-    if not bool(torch.isfinite(result).all()):
+    if not all_finite(result):
         raise NumericalError(
             f"{int((~torch.isfinite(result)).sum())} scores are not finite at λ = {regularization}.",
             "Use a larger λ; small eigenvalues are amplified beyond float32.",
@@ -346,7 +347,7 @@ def needed(value):
 def refuse_non_finite(values: Tensor, regularizations: Sequence[float | None]) -> None:
     """Raise naming the first λ (leading axis) at which a value is not finite."""
     for regularization, row in zip(regularizations, values, strict=True):
-        if not bool(torch.isfinite(row).all()):
+        if not all_finite(row):
             raise NumericalError(
                 f"Scores are not finite at λ = {regularization}.",
                 "Use a larger λ, or look for NaN in the gradients of this checkpoint.",

@@ -145,6 +145,20 @@ def _create_schema(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("COMMIT")
 
 
+def _version_or_new(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
+    """Return :func:`_version`; of an empty file, after the tables have been made in it.
+
+    Whether a file is empty is asked last: listing its tables takes as long as opening it.
+    """
+    try:
+        return _version(connection, path)
+    except ForeignError:
+        if connection.execute("SELECT 1 FROM duckdb_tables() LIMIT 1").fetchall():
+            raise
+        _create_schema(connection)
+        return SCHEMA_VERSION
+
+
 def delete_study(connection: duckdb.DuckDBPyConnection, study_id: str) -> None:
     """Delete a study's rows from every table that has any."""
     found = connection.execute(
@@ -182,9 +196,7 @@ def connect_writer(workspace: Workspace, patience: float = 0.0) -> duckdb.DuckDB
     try:
         if shutil.which("cp"):  # else copying the catalogue attaches a file
             connection.execute(CLOSED)
-        if not connection.execute("SELECT 1 FROM duckdb_tables() LIMIT 1").fetchall():
-            _create_schema(connection)
-        version = _version(connection, workspace.catalogue)
+        version = _version_or_new(connection, workspace.catalogue)
         if version < SCHEMA_VERSION:
             migrate(connection, version, SCHEMA_VERSION)
     except duckdb.Error as error:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tda_backend.errors import NumericalError, UsageError
+from tda_backend.finite import all_finite
 from tda_backend.models.probe import Probe
 from tda_backend.numerics.curvature.kronecker.fisher import Fisher, fisher_batches, refuse_no_gradients
 from tda_backend.numerics.features.layers import UntrackedPolicy, tracked_layers
@@ -147,7 +148,7 @@ def eigenbasis(moments: KroneckerMoments, kind: Kind = EKFAC) -> KroneckerBasis:
     for layer in moments.layers:
         pairs = []
         for moment in (layer.inputs, layer.deltas):
-            if not bool(torch.isfinite(moment).all()):
+            if not all_finite(moment):
                 raise NumericalError(f"A moment of layer {layer.name!r} is not finite.", "Look for NaN in the data.")
             if kind == DIAGONAL:
                 pairs.append(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tda_backend.errors import NumericalError, UsageError
+from tda_backend.finite import all_finite
 from tda_backend.models.probe import Probe
 from tda_backend.numerics.curvature.parameters import ParameterLayout, differentiable_attention
 from tda_backend.numerics.curvature.pseudo_gradients import CurvatureKind
@@ -56,8 +57,8 @@ class CurvatureProduct(ABC):
             )
         with differentiable_attention():
             result = self._product(vectors.to(self.dtype), rows)
-        bad = ~torch.isfinite(result).all(1)
-        if bool(bad.any()):
+        if not all_finite(result):
+            bad = ~torch.isfinite(result).all(1)
             raise NumericalError(
                 f"The product of the {self.name} with {int(bad.sum())} of {len(bad)} vectors is not finite "
                 f"(first: vector {int(bad.nonzero()[0])}).",

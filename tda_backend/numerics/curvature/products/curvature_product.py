@@ -15,10 +15,10 @@ matrix products for all vectors together. Any other model is differentiated anew
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from tda_backend.errors import NumericalError, TaskError, UsageError
+from tda_backend.finite import all_finite
 from tda_backend.models.probe import Probe
 from tda_backend.numerics.curvature.parameters import differentiable_attention
 from tda_backend.numerics.curvature.products.base import CurvatureProduct, KnowsGradients
@@ -75,7 +75,7 @@ def loss_gradient_products(product: CurvatureProduct, vectors: Tensor) -> Tensor
         raise UsageError(f"Loss gradients are not known to the {product.name}.", "Give the empirical Fisher's product.")
     with differentiable_attention():
         values = product.inner_products(vectors.to(product.dtype))
-    if not bool(torch.isfinite(values).all()):
+    if not all_finite(values):
         raise NumericalError(
             f"Inner products with the loss gradients of the {product.name} are not finite.",
             "Look for NaN in the gradients, or use a larger λ.",

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from tda_backend.errors import NumericalError
+from tda_backend.finite import all_finite
 
 EPSILON = torch.finfo(torch.float64).eps
 
@@ -64,7 +65,7 @@ def check_eigenvalues(sigma: Tensor, regularization: float) -> None:
         sigma: ``[r]`` float64.
         regularization: λ.
     """
-    if not bool(torch.isfinite(sigma).all()) or bool((sigma < 0).any()):
+    if not all_finite(sigma) or bool((sigma < 0).any()):
         raise NumericalError(
             f"Eigenvalues handed to the filter are negative or not finite (λ = {regularization:g}).",
             "Clip rounding errors below 0 to 0; look for NaN in the gradients of this checkpoint.",
@@ -156,7 +157,7 @@ class Filter(ABC):
         sigma = eigenvalues.to(torch.float64)
         check_eigenvalues(sigma, value)
         result = self.phi(sigma, value, num_train)
-        if not bool(torch.isfinite(result).all()):
+        if not all_finite(result):
             raise NumericalError(f"The filter {self.name} is not finite at λ = {value:g}.", "Use a larger λ.")
         return result
 

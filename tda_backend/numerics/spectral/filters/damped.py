@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tda_backend.errors import NumericalError
+from tda_backend.finite import all_finite
 from tda_backend.numerics.spectral.filters.base import Filter, pseudo_inverse_cutoff
 
 
@@ -83,7 +84,7 @@ def _inverse(sigma: Tensor, regularization: float, num_train: int) -> Tensor:
     else:
         kept = sigma > pseudo_inverse_cutoff(sigma, num_train)
         result = torch.where(kept, 1.0 / torch.where(kept, sigma, torch.ones_like(sigma)), torch.zeros_like(sigma))
-    if not bool(torch.isfinite(result).all()):
+    if not all_finite(result):
         raise NumericalError(
             f"1/(σ+λ) overflows at λ = {regularization:g}.",
             "Use a larger λ, or rescale the measurement: the gradients are extremely small.",

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from tda_backend.errors import NumericalError, UsageError
+from tda_backend.finite import all_finite
 from tda_backend.numerics.spectral.kronecker.rows import FactoredRows, LayerRows
 from tda_backend.numerics.spectral.kronecker.spectrum import KroneckerSpectrum
 
@@ -90,7 +91,7 @@ def kronecker_scores(
             part.addmm_(window.coefficients.to(spectrum.dtype), products)
         result[:, :, rows] = part.view(num_values, num_queries, -1)
     for value, scores in zip(regularizations, result, strict=True):
-        if not bool(torch.isfinite(scores.sum())) and not bool(torch.isfinite(scores).all()):
+        if not all_finite(scores):
             raise NumericalError(
                 f"{int((~torch.isfinite(scores)).sum())} scores are not finite at λ = {value}.",
                 "Use a larger λ; small eigenvalues are amplified beyond float32.",

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tda_backend.errors import ArtifactError, NumericalError, UsageError
+from tda_backend.finite import all_finite
 from tda_backend.models.probe import Group
 from tda_backend.numerics.spectral.arrays import stored_tensor
 from tda_backend.numerics.spectral.coordinates import Block, Rows
@@ -225,7 +226,7 @@ def kronecker_block(
     check_damping(damping)
     name, eigenvalues = raw.name, raw.eigenvalues
     groups = (raw.train, raw.query, raw.validation)
-    if not bool(torch.isfinite(eigenvalues).all()) or bool((eigenvalues < 0).any()):
+    if not all_finite(eigenvalues) or bool((eigenvalues < 0).any()):
         raise NumericalError(
             f"The eigenvalues of layer {name!r} are negative or not finite.", "Look for NaN in the gradients."
         )

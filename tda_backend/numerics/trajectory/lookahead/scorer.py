@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.func import jvp
 
 from tda_backend.errors import NumericalError
+from tda_backend.finite import all_finite
 from tda_backend.numerics.trajectory.lookahead.strategy import RANDOM, Strategy
 from tda_backend.numerics.trajectory.unrolled.objective import Objective
 from tda_backend.numerics.trajectory.unrolled.optimizers import SGD, Optimizer
@@ -138,7 +139,7 @@ class Scorer:
         else:
             found = self._look_ahead(window, theta, state)
         for step, values in zip(window, found, strict=True):
-            if not bool(torch.isfinite(values).all()):
+            if not all_finite(values):
                 raise NumericalError(
                     f"Scores of step {step.number} are not finite: training within the window diverged.",
                     "Lower the learning rate, or look fewer steps ahead.",

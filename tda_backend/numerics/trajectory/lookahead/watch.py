@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tda_backend.errors import NumericalError
+from tda_backend.finite import all_finite
 from tda_backend.models.training.outputs import Evaluation, evaluate
 from tda_backend.numerics.trajectory.lookahead.results import Course
 from tda_backend.numerics.trajectory.unrolled.objective import Objective
@@ -41,7 +42,7 @@ class Watch:
         if step not in self._due:
             return
         begin = time.perf_counter()
-        if not bool(torch.isfinite(theta).all()):
+        if not all_finite(theta):
             raise NumericalError(
                 f"Training diverged: a parameter is not finite after step {step}.",
                 "Lower the learning rate, or look for extreme values in the inputs.",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tda_backend.errors import DataError, NumericalError, UsageError
+from tda_backend.finite import all_finite
 from tda_backend.models.training.routes.schedule import learning_rate, steps_per_epoch
 from tda_backend.types import TrainingSettings
 
@@ -194,7 +195,7 @@ def segment_states(
         )
     for epoch in epochs:
         for name, value in states_by_epoch[epoch].items():
-            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            if value.is_floating_point() and not all_finite(value):
                 raise NumericalError(
                     f"The checkpoint of epoch {epoch} holds NaN or infinity in {name}.",
                     "Look for a training run that diverged, or choose an earlier last epoch.",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tda_backend.errors import NumericalError, UsageError
+from tda_backend.finite import all_finite
 
 
 def response_filter(eigenvalues: Tensor, duration: float | Tensor) -> Tensor:
@@ -88,7 +89,7 @@ def dense_operator(curvature: Tensor, duration: float, weight_decay: float = 0.0
     """
     if curvature.ndim != 2 or curvature.shape[0] != curvature.shape[1]:
         raise UsageError(f"The curvature has the shape {tuple(curvature.shape)}.", "Give a square matrix [p, p].")
-    if not bool(torch.isfinite(curvature).all()):
+    if not all_finite(curvature):
         raise NumericalError("The curvature of a segment is not finite.", "Look for a training run that diverged.")
     symmetric = (curvature + curvature.T) / 2
     eigenvalues, basis = torch.linalg.eigh(symmetric)
@@ -110,7 +111,7 @@ def walk(operators: Sequence[SegmentOperator], query: Tensor) -> Iterator[tuple[
     """
     for index in range(len(operators) - 1, -1, -1):
         response = operators[index].respond(query)
-        if not bool(torch.isfinite(response).all()):
+        if not all_finite(response):
             raise NumericalError(
                 f"SOURCE overflows in segment {index + 1} of {len(operators)}: e^(−cσ) is not finite.",
                 "Its curvature has large negative eigenvalues; Gauss–Newton and Fisher curvatures have none.",

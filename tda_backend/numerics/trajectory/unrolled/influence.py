@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tda_backend.errors import NumericalError, UsageError
+from tda_backend.finite import all_finite
 from tda_backend.models.training.run import reproducible
 from tda_backend.numerics.trajectory.unrolled.objective import BATCH_CURVATURES, BatchCurvature
 from tda_backend.numerics.trajectory.unrolled.optimizers import SGD, Optimizer
@@ -197,7 +198,7 @@ class _Sweep:
                 part[:, 0] += trajectory.objective.curvature_product(step.theta, step.rows, cov, kind)
 
     def _check_finite(self, found: Tensor, step: RecordedStep, num_steps: int) -> None:
-        if not bool(torch.isfinite(found).all()):
+        if not all_finite(found):
             raise NumericalError(
                 f'Unrolling "{self._variant.assume}" with curvature {self._variant.curvature} leaves the range of '
                 f"numbers at step {step.step} of {num_steps}.",
