@@ -29,6 +29,7 @@ FLAGS = [
     "--no-first-run",
     # One process draws all pages of this machine's address, one after the other, and keeps the scripts compiled.
     "--process-per-site",
+    "--js-flags=--no-flush-bytecode",
 ]
 SITE = "http://127.0.0.1/"
 """Dashboards of any port are of the same site."""

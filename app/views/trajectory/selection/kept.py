@@ -114,7 +114,8 @@ def _show_gallery(rows: Sequence[SelectedExample], known: Examples, key: str) ->
 
 def _show_open(mine: Sequence[SelectedExample], known: Examples) -> None:
     """Draw the example that was clicked, larger."""
-    row = next((row for row in mine if row.position == session.view().kept), None)
+    wanted = session.view().kept
+    row = next((row for row in mine if row.position == wanted), None)
     if row is None or not known.train:
         return
     example = known.train[row.position]

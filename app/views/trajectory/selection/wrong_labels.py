@@ -29,17 +29,19 @@ def wrong_shares(rows: Sequence[SelectedExample], wrong: Collection[int]) -> lis
         rows: Of one strategy.
         wrong: Positions whose label is known to be wrong.
     """
-    is_wrong = np.array([row.position in wrong for row in rows], dtype=float)
-    kept = np.array([row.times_kept for row in rows], dtype=float)
-    seen = np.array([row.times_seen for row in rows], dtype=float)
-    weights = np.random.default_rng(0).multinomial(len(rows), np.full(len(rows), 1 / len(rows)), NUM_BOOTSTRAP)
+    counted = np.array([(row.times_kept, row.times_seen, row.position in wrong) for row in rows], dtype=float)
+    # Examples with the same numbers are drawn together: there are far fewer kinds of them than examples.
+    unique, sizes = np.unique(counted.reshape(-1, 3), axis=0, return_counts=True)
+    kept, seen, is_wrong = unique.T
+    weights = np.random.default_rng(0).multinomial(len(rows), sizes / len(rows), NUM_BOOTSTRAP).astype(float)
     found = []
     for name, count in (("kept", kept), ("dropped", seen - kept)):
-        if count.sum():
+        if sizes @ count:
             totals = weights @ count
             drawn = (weights @ (count * is_wrong))[totals > 0] / totals[totals > 0]
             low, high = np.percentile(drawn, [2.5, 97.5])
-            found.append(WrongShare(name, float(count @ is_wrong / count.sum()), float(low), float(high)))
+            value = float(sizes @ (count * is_wrong) / (sizes @ count))
+            found.append(WrongShare(name, value, float(low), float(high)))
     return found
 
 
