@@ -163,7 +163,12 @@ def _find_layers(model: nn.Module) -> tuple[TrackedLayer, ...]:
 
 
 def layer_batches(
-    probe: Probe, group: Group, quantity: Quantity | ValueFunction, *, untracked: UntrackedPolicy = "refuse"
+    probe: Probe,
+    group: Group,
+    quantity: Quantity | ValueFunction,
+    *,
+    untracked: UntrackedPolicy = "refuse",
+    verify: bool = True,
 ) -> Iterator[LayerBatch]:
     """Yield the factors of the per-example gradients of ``quantity`` batch by batch; nothing else is kept.
 
@@ -175,6 +180,8 @@ def layer_batches(
         group: Whose examples, in the order of the result.
         quantity: ``goodness``, ``train_loss``, or a function of (model, batch, rows).
         untracked: Policy of :func:`tracked_layers`.
+        verify: Whether the first batch is compared with autograd, which takes as long as its gradients do; for other
+            examples of a model for which that has been done, it need not be done again.
 
     Raises:
         TaskError: See :func:`tracked_layers`; or factors do not reproduce autograd's gradient.
@@ -193,7 +200,7 @@ def layer_batches(
         edges = [call.edge for call in calls if call.edge is not None]
         if not calls or not values.requires_grad:
             raise TaskError("The value does not depend on any tracked layer.", "Is the model called under no_grad?")
-        first = rows.start == 0
+        first = verify and rows.start == 0
         # One example more or less must not matter to the others, so the sum's gradient holds every example's own.
         grads = torch.autograd.grad(total, edges, allow_unused=True, retain_graph=first)
         with torch.no_grad():

@@ -19,8 +19,8 @@ from tda_backend.numerics.trajectory.source.walk import SegmentOperator, walk
 
 _QUERY_NUMBERS = 2**26
 """Numbers (256 MiB of float32) in one set of queries; about four sets of that size are held at once."""
-_GRADIENT_NUMBERS = 2**24
-"""Numbers (64 MiB of float32) in one block of per-example gradients."""
+_GRADIENT_NUMBERS = 2**26
+"""Numbers (256 MiB of float32) in one block of per-example gradients; each block reads the whole set of queries."""
 
 Checkpoints = tuple[tuple[str, Probe], ...]
 """(label, model with the rows that the segment trained on) of each checkpoint of a segment."""
@@ -133,12 +133,14 @@ class SourceFit:
             return
         size = min(self._size(self.gradient_numbers), len(positions))
         buffer = like.new_empty(size, like.shape[1])
-        for part in positions.split(size):
+        for number, part in enumerate(positions.split(size)):
             total = buffer[: len(part)].zero_()
             for label, probe in self.checkpoints[index]:
                 with naming(label):
                     own = replace(probe, train=self.rows[part])
-                    self.layout.add_gradients(total, own, "train", "train_loss", self.operators[index])
+                    self.layout.add_gradients(
+                        total, own, "train", "train_loss", self.operators[index], verify=number == 0
+                    )
             yield part, total
 
     def _final_gradients(self, probe: Probe, group: Group, quantity: Quantity) -> Tensor:

@@ -33,9 +33,19 @@ class GradientLayout(Protocol):
         ...
 
     def add_gradients(
-        self, out: Tensor, probe: Probe, group: Group, quantity: Quantity, operator: SegmentOperator
+        self,
+        out: Tensor,
+        probe: Probe,
+        group: Group,
+        quantity: Quantity,
+        operator: SegmentOperator,
+        *,
+        verify: bool = True,
     ) -> None:
-        """Add the same to ``out``: fresh memory for every block takes longer than what is computed in it."""
+        """Add the same to ``out``: fresh memory for every block takes longer than what is computed in it.
+
+        ``verify``: whether the gradients are compared with autograd's, if they are computed in another way.
+        """
         ...
 
     def preconditioner(self, model: nn.Module, given: Preconditioner) -> Tensor:
@@ -64,7 +74,14 @@ class FlatLayout:
         return torch.cat([block.values for block in blocks], dim=1).to(probe.device, torch.float64)
 
     def add_gradients(
-        self, out: Tensor, probe: Probe, group: Group, quantity: Quantity, operator: SegmentOperator
+        self,
+        out: Tensor,
+        probe: Probe,
+        group: Group,
+        quantity: Quantity,
+        operator: SegmentOperator,
+        *,
+        verify: bool = True,
     ) -> None:
         """Add the gradients to ``out``, ``[b, p]``."""
         out += self.gradients(probe, group, quantity, operator)
@@ -109,12 +126,19 @@ class LayerLayout:
         return result
 
     def add_gradients(
-        self, out: Tensor, probe: Probe, group: Group, quantity: Quantity, operator: SegmentOperator
+        self,
+        out: Tensor,
+        probe: Probe,
+        group: Group,
+        quantity: Quantity,
+        operator: SegmentOperator,
+        *,
+        verify: bool = True,
     ) -> None:
         """Add the gradients to ``out``, ``[b, p]``; rotated at their factors."""
         columns = self.columns
         bases = {layer.name: layer for layer in operator.layers} if isinstance(operator, KroneckerOperator) else {}
-        for batch in layer_batches(probe, group, quantity, untracked=self.untracked):
+        for batch in layer_batches(probe, group, quantity, untracked=self.untracked, verify=verify):
             for name, factors in batch.layers.items():
                 a, d = factors.inputs, factors.deltas
                 if name in bases:
