@@ -18,11 +18,19 @@ GROUPS: tuple[Group, ...] = ("train", "validation", "query")
 SPLIT_OF: Mapping[Group, str] = {"train": "train", "validation": "test", "query": "test"}
 """Group of examples → split of the task's data that holds them."""
 
+WITHOUT_FLOAT64 = ("mps",)
+"""Types of device that have no float64."""
+
 
 def home_of(device: torch.device | str) -> torch.device:
-    """Return where float64 numbers of a run lie: its device, or the CPU beside a device that has no float64 (MPS)."""
+    """Return where float64 numbers of a run lie: its device, or the CPU beside a device that has no float64."""
     device = torch.device(device)
-    return torch.device("cpu") if device.type == "mps" else device
+    return torch.device("cpu") if device.type in WITHOUT_FLOAT64 else device
+
+
+def in_float64(value: Tensor) -> Tensor:
+    """Return a tensor's values in float64, without its graph; on the CPU where its device has no float64."""
+    return value.detach().to(home_of(value.device)).double()
 
 
 @dataclass(frozen=True, eq=False)

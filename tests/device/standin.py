@@ -27,6 +27,8 @@ NAME = "standin"
 
 aten = torch.ops.aten
 
+_lacks_float64 = False
+
 _CROSSES = {aten._to_copy.default, aten.copy_.default}
 """Operators that may take a tensor of each kind: they carry over."""
 _INDEXED = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
@@ -44,6 +46,8 @@ class OnDevice(Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor) -> OnDevice:
+        if _lacks_float64 and held.dtype in (torch.float64, torch.complex128):
+            raise TypeError(f"{NAME} does not support {held.dtype}.")
         return torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
             cls,
             held.size(),
@@ -187,6 +191,18 @@ def _operations(func, args, kwargs, result) -> float:
 
 def _decomposition(shape, factor: float) -> float:
     return factor * prod(shape[:-2]) * shape[-1] ** 3
+
+
+@contextmanager
+def without_float64() -> Iterator[None]:
+    """Let the stand-in refuse tensors of float64, as MPS does, and the program know that it does."""
+    global _lacks_float64
+    _lacks_float64 = True
+    try:
+        with mock.patch("tda_backend.models.probe.WITHOUT_FLOAT64", (NAME,)):
+            yield
+    finally:
+        _lacks_float64 = False
 
 
 @contextmanager

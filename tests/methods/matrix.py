@@ -92,6 +92,20 @@ class MatrixTask(ClassificationExample):
         }
 
 
+class SingleTask(MatrixTask):
+    """The same in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = "single"
+        single = {split: {"x": rows["x"].float(), "y": rows["y"]} for split, rows in self._data.items()}
+        self._data = single
+
+    def build_model(self, seed: int) -> nn.Module:
+        """Return the same model in float32."""
+        return super().build_model(seed).float()
+
+
 class ErrorTask(RegressionExample):
     """Regression measured by absolute error: smaller is better. Its test split has the copies alone."""
 
@@ -106,7 +120,7 @@ class ErrorTask(RegressionExample):
         self._data = {"train": split, "test": split}
 
 
-TASKS = {"matrix": MatrixTask, "errors": ErrorTask}
+TASKS = {"matrix": MatrixTask, "errors": ErrorTask, "single": SingleTask}
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from tda_backend.studies.steps.evaluate import Evaluate
 from tda_backend.studies.steps.rules import Rules
 from tda_backend.studies.steps.source import SourceStep
 from tests.device.standin import NAME as STAND_IN
-from tests.device.standin import watching
+from tests.device.standin import watching, without_float64
 from tests.helpers_numerics import assert_close
 from tests.methods.matrix import (
     COPIES,
@@ -93,6 +93,17 @@ def test_another_device_gives_the_same_scores_and_does_the_work(name: str, ask):
     for value, scores in values.items():
         assert_close(scores, expected.scores(value), max(row.tolerance, SAME))
     assert watch.cpu <= (1 - SHARE) * (watch.cpu + watch.device), f"{watch.share:.2f} on the device; {watch.most}"
+
+
+def test_a_device_without_float64_gives_the_same_scores(name: str, ask):
+    """Passes run there in float32; what needs float64 runs on the CPU beside it."""
+    row, expected = ROWS[name], ask(name, "settings", replace(BASE, task="single"))
+    with without_float64(), watching() as watch:
+        found = ask(name, "settings", replace(BASE, task="single", device=STAND_IN))
+        values = {value: found.scores(value) for value in row.values}
+    assert watch.device > 0
+    for value, scores in values.items():
+        assert_close(scores, expected.scores(value), max(row.tolerance, SAME))
 
 
 def test_a_copy_of_a_query_helps_it_and_one_with_another_label_hurts_it(name: str, ask):

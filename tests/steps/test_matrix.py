@@ -30,7 +30,7 @@ from tda_backend.studies.store.tables.all import ALL
 from tda_backend.studies.store.tables.base import Table
 from tda_backend.studies.store.workspace import Workspace
 from tests.device.standin import NAME as STAND_IN
-from tests.device.standin import Watch, watching
+from tests.device.standin import Watch, watching, without_float64
 from tests.steps.changes import is_about, is_input, others
 from tests.steps.conftest import Everything
 
@@ -323,3 +323,13 @@ def test_another_device_gives_the_same_results_and_does_the_work(
     assert found
     device, cpu = sum(watch.device for watch in watches), sum(watch.cpu for watch in watches)
     assert cpu <= (1 - SHARE) * (device + cpu), f"{device:g} on the device; {[watch.most for watch in watches]}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_device_without_float64_gives_the_same_results(kind: str, everything: Everything):
+    """What takes float64 is computed on the CPU beside it."""
+    with without_float64(), watching():
+        plan = replace(everything.plan, device=STAND_IN)
+        found = list(recompute(plan, everything.store, everything.of(kind)))
+    assert [(each.label, each.where, each.deviation) for each in found if not each.agrees] == []
+    assert found

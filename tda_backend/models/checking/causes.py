@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from tda_backend.models.checking.gradients import RowSlopes
-from tda_backend.models.checking.promises import in_float64
+from tda_backend.models.probe import in_float64
 from tda_backend.models.tasks.base import margin
 from tda_backend.types import Batch, Task
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from tda_backend.models.checking.promises import in_float64
+from tda_backend.models.probe import in_float64
 
 
 @dataclass(frozen=True)

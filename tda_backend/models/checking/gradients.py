@@ -10,7 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from tda_backend.models.checking.promises import in_float64
+from tda_backend.models.probe import in_float64
 from tda_backend.models.tasks.data import take
 from tda_backend.types import Batch, Task
 

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from tda_backend.errors import TaskError
+from tda_backend.models.probe import in_float64
 from tda_backend.types import Batch, Task
 
 FUNCTIONS = ("train_loss", "measurement")
@@ -66,12 +67,6 @@ class _Scan(TorchFunctionMode):
                 found = value.detach().abs()
                 self.largest = max(self.largest, float(torch.where(found.isfinite(), found, 0.0).max()))
         return result
-
-
-def in_float64(value: Tensor) -> Tensor:
-    """Return a tensor's values in float64, without its graph; on the CPU where its device has no float64 (MPS)."""
-    value = value.detach()
-    return (value.cpu() if value.device.type == "mps" else value).double()
 
 
 def coarser(one: torch.dtype, other: torch.dtype) -> torch.dtype:

@@ -15,10 +15,10 @@ from tda_backend.models.checking.promises import (
     FUNCTIONS,
     ROWS,
     BrokenPromise,
-    in_float64,
     precision_of,
     same_bits,
 )
+from tda_backend.models.probe import in_float64
 from tda_backend.models.tasks.contract import one_line
 from tda_backend.models.tasks.data import num_rows, take
 from tda_backend.types import Batch, Task

@@ -86,11 +86,11 @@ def conjugate_gradient(
         active &= ~(degenerate & (squares <= rounding**2 * start))
         _refuse(active & degenerate, quotient, rounding * largest, value, iteration, what)
         alpha = torch.where(active, squares / (quotient * length), 0.0)
-        step, keep = alpha.to(vectors.dtype)[:, None], active[:, None]
+        step, keep = alpha.to(vectors)[:, None], active.to(vectors.device)[:, None]
         if iteration == 0:
             # x₁ = α(v + σ̄v − Cv) and r₁ = α(σ̄r₀ − Cr₀), σ̄ the Rayleigh quotient: exact where λ ≫ σ, for v + α·r₀
             # would cancel all but the last λ⁻¹.
-            shift = mean.to(vectors.dtype)[:, None]
+            shift = mean.to(vectors)[:, None]
             solution = torch.where(keep, step * (vectors + shift * vectors - applied), solution)
             residual = torch.where(keep, step * (shift * residual - curved), residual)
         else:
@@ -98,7 +98,7 @@ def conjugate_gradient(
             residual = residual - step * (curved + value * direction)
         updated = torch.where(active, squared_norms(residual), 0.0)
         ratio = torch.where(active, updated / torch.where(active, squares, 1.0), 0.0)
-        direction = torch.addcmul(residual, ratio.to(vectors.dtype)[:, None], direction)
+        direction = torch.addcmul(residual, ratio.to(vectors)[:, None], direction)
         squares = updated
     return solution
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tda_backend.errors import NumericalError, TaskError
-from tda_backend.models.probe import Group, Probe
+from tda_backend.models.probe import Group, Probe, in_float64
 from tda_backend.numerics.features.streaming import batches, evaluation_mode, values_of
 from tda_backend.numerics.spectral.contraction import ScoreMatrix
 
@@ -104,5 +104,5 @@ def _rows_of(seen: list[Tensor], size: int, layer: str | None) -> Tensor:
             f"The representation has shape {tuple(hidden.shape)} for a batch of {size} examples.",
             "Its first axis must enumerate examples; name another layer.",
         )
-    hidden = hidden.to(torch.float64)
+    hidden = in_float64(hidden)
     return hidden if hidden.ndim == 2 else hidden.flatten(1, -2).mean(1)

@@ -43,6 +43,8 @@ def curvature_matrix(probe: Probe, curvature: Curvature) -> Tensor:
 def in_float64(probe: Probe) -> Probe:
     """Return a copy of model and data in float64, whose rounding lies below what makes a Hessian indefinite.
 
+    Its passes run on the device, or on the CPU beside one that has no float64.
+
     Raises:
         UsageError: The model is larger than ``MAX_PARAMETERS``.
         TaskError: The task cannot be evaluated in float64.
@@ -54,7 +56,7 @@ def in_float64(probe: Probe) -> Probe:
             f"{MAX_PARAMETERS}.",
             "Give projection_dim with ggn, true-fisher or empirical-fisher, or use iffim or ekfac.",
         )
-    wide = copy.deepcopy(probe.model).double()
+    wide = copy.deepcopy(probe.model).to(probe.home).double()
     data = {
         split: {key: value.double() if value.is_floating_point() else value for key, value in batch.items()}
         for split, batch in probe.data.items()
@@ -69,7 +71,7 @@ def in_float64(probe: Probe) -> Probe:
             f"The loss of task {probe.task.name!r} cannot be evaluated in float64 ({error}).",
             "Make tensors inside the task and the model in the dtype of their inputs.",
         ) from error
-    return replace(probe, model=wide, data=data)
+    return replace(probe, model=wide, data=data, device=probe.home)
 
 
 def matrix_in_float64(probe: Probe, curvature: Curvature) -> Tensor:

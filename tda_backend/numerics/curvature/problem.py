@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tda_backend.errors import TaskError
-from tda_backend.models.probe import Probe
+from tda_backend.models.probe import Probe, home_of
 from tda_backend.numerics.curvature.parameters import flat_gradients
 from tda_backend.numerics.curvature.products.base import CurvatureProduct
 from tda_backend.numerics.curvature.products.curvature_product import curvature_product, loss_gradient_products
@@ -75,5 +75,6 @@ def squared_norms(vectors: Tensor) -> Tensor:
 
 
 def row_products(left: Tensor, right: Tensor) -> Tensor:
-    """Return ⟨a, b⟩ row by row with float64 sums, ``[q]``."""
-    return (left * right).sum(1, dtype=torch.float64)
+    """Return ⟨a, b⟩ row by row with float64 sums, ``[q]``; on the CPU beside a device that has no float64."""
+    products = left * right
+    return products.to(home_of(products.device)).sum(1, dtype=torch.float64)

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from tda_backend.errors import NumericalError, TaskError, UsageError
-from tda_backend.models.probe import Probe
+from tda_backend.models.probe import Probe, in_float64
 from tda_backend.numerics.curvature.targets import drawn_targets, refuse_non_finite_outputs, refuse_other_loss
 from tda_backend.numerics.features.streaming import batches, evaluation_mode
 from tda_backend.seeds import hashed_seed
-from tda_backend.types import Batch, Task
+from tda_backend.types import Batch, Task, to_device
 
 CurvatureKind: TypeAlias = Literal["hessian", "ggn", "empirical-fisher", "true-fisher"]
 CURVATURES: tuple[CurvatureKind, ...] = ("hessian", "ggn", "empirical-fisher", "true-fisher")
@@ -196,9 +196,11 @@ def _output_hessians(task: Task, outputs: Tensor, batch: Batch) -> Tensor:
             "Use true-fisher, whose expectation is the same matrix, or products with it (CG, LiSSA, Arnoldi).",
         )
     # In float64: 1 − p of a well fitted example is lost in float32.
-    wide = {key: value.double() if value.is_floating_point() else value for key, value in batch.items()}
-    eye = torch.eye(num, dtype=torch.float64, device=outputs.device).view(num, 1, *outputs.shape[1:])
-    columns = output_curvature_products(task, outputs.double(), wide, eye.expand(num, *outputs.shape))
+    wide = in_float64(outputs)
+    there = to_device(batch, wide.device)
+    targets = {key: value.double() if value.is_floating_point() else value for key, value in there.items()}
+    eye = torch.eye(num, dtype=torch.float64, device=wide.device).view(num, 1, *outputs.shape[1:])
+    columns = output_curvature_products(task, wide, targets, eye.expand(num, *outputs.shape))
     hessians = columns.reshape(num, len(outputs), num).transpose(0, 1)
     return (hessians + hessians.mT) / 2
 

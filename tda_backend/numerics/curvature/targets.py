@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tda_backend.errors import NumericalError, TaskError
-from tda_backend.models.probe import Probe
+from tda_backend.models.probe import Probe, in_float64
 from tda_backend.numerics.features.streaming import batches, evaluation_mode, values_of
 from tda_backend.types import Task
 
@@ -56,8 +56,8 @@ def refuse_other_loss(probe: Probe) -> None:
     task, rows = probe.task, probe.rows("train")
     for where, batch in batches(probe, "train"):
         with evaluation_mode(probe.model), torch.no_grad():
-            trained = values_of(task, probe.model, batch, "train_loss").double()
-            other = task.output_loss(task.outputs(probe.model, batch), batch).double()
+            trained = in_float64(values_of(task, probe.model, batch, "train_loss"))
+            other = in_float64(task.output_loss(task.outputs(probe.model, batch), batch))
         if other.shape != trained.shape:
             raise TaskError(
                 f"Task {task.name!r} returned output_loss of shape {tuple(other.shape)} for {len(trained)} examples.",

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from tda_backend.errors import NumericalError, TaskError
-from tda_backend.models.probe import Group, Probe
+from tda_backend.models.probe import Group, Probe, in_float64
 from tda_backend.numerics.features.factors import HALF_TOLERANCE, LayerFactors
 from tda_backend.numerics.features.recording import Call, CallRecorder
 from tda_backend.numerics.features.streaming import Quantity, batches, evaluation_mode, values_of
@@ -204,8 +204,8 @@ def layer_batches(
         # One example more or less must not matter to the others, so the sum's gradient holds every example's own.
         grads = torch.autograd.grad(total, edges, allow_unused=True, retain_graph=first)
         with torch.no_grad():
-            factors, eps = _factors(layers, calls, grads, rows.stop - rows.start, probe.dtype)
-        result = LayerBatch(rows, values.detach(), factors)
+            factors, eps = _factors(layers, calls, grads, rows.stop - rows.start, probe.dtype, probe.home)
+        result = LayerBatch(rows, values.detach().to(probe.home), factors)
         _refuse_non_finite(result, quantity if isinstance(quantity, str) else "value")
         if first:
             _check_against_autograd(model, layers, values, factors, max(_TOLERANCE, HALF_TOLERANCE * eps))
@@ -218,8 +218,9 @@ def _factors(
     grads: Sequence[Tensor | None],
     size: int,
     dtype: torch.dtype,
+    home: torch.device,
 ) -> tuple[dict[str, LayerFactors], float]:
-    """Return the factors of a batch, and ε of the coarsest precision in which they were computed."""
+    """Return the factors of a batch, kept at ``home``, and ε of the coarsest precision in which they were computed."""
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for call, grad in zip(calls, grads, strict=True):
         parts.setdefault(call.layer, []).append(call.factors(grad, size))
@@ -231,7 +232,7 @@ def _factors(
         a = torch.cat([part[0] for part in calls_of], dim=1)
         d = torch.cat([part[1] for part in calls_of], dim=1)
         eps = max(eps, *(torch.finfo(part.dtype).eps for part in (a, d)))
-        a, d = a.to(dtype), d.to(dtype)
+        a, d = a.to(home, dtype), d.to(home, dtype)
         if layer.bias is not None:
             a = torch.cat([a, a.new_ones(*a.shape[:-1], 1)], dim=-1)
         if a.shape[1] == 1:
@@ -253,12 +254,12 @@ def _check_against_autograd(
     grads = torch.autograd.grad(values, list(named.values()), grad_outputs=weights, allow_unused=True)
     truth = {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(named.items(), grads, strict=True)}
     for layer in layers:
-        expected = layer.matrix(truth).to(torch.float64)
+        expected = in_float64(layer.matrix(truth))
         actual = torch.zeros_like(expected)
         if layer.name in factors:
             a, d = factors[layer.name].inputs, factors[layer.name].deltas
-            w = weights.reshape(-1, *[1] * (d.ndim - 1))
-            actual = ((w * d).reshape(-1, d.shape[-1]).T @ a.reshape(-1, a.shape[-1])).to(torch.float64)
+            w = weights.to(d.device).reshape(-1, *[1] * (d.ndim - 1))
+            actual = in_float64((w * d).reshape(-1, d.shape[-1]).T @ a.reshape(-1, a.shape[-1]))
         if float((actual - expected).norm()) > tolerance * float(actual.norm() + expected.norm()):
             raise TaskError(
                 f"The factors of layer {layer.name!r} do not reproduce autograd's gradient.",

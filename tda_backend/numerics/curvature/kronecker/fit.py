@@ -94,10 +94,10 @@ def rotated_gradients(
 
 
 class _Rotation:
-    """A basis in the model's dtype on its device."""
+    """A basis in the model's dtype, where what passes give is kept."""
 
     def __init__(self, basis: KroneckerBasis, probe: Probe, untracked: UntrackedPolicy) -> None:
-        model, device, layers = probe.model, probe.device, tracked_layers(probe.model, untracked)
+        model, home, layers = probe.model, probe.home, tracked_layers(probe.model, untracked)
         shapes = [(b.name, (b.deltas.shape[0], b.inputs.shape[0])) for b in basis.layers]
         if shapes != [(layer.name, layer.shape) for layer in layers]:
             raise UsageError(
@@ -108,7 +108,7 @@ class _Rotation:
         dtypes = {layer.name: model.get_parameter(layer.weight).dtype for layer in layers}
         self._diagonal = basis.kind == DIAGONAL
         self._layers = [
-            (b.name, b.inputs.to(device, dtypes[b.name]), b.deltas.to(device, dtypes[b.name])) for b in basis.layers
+            (b.name, b.inputs.to(home, dtypes[b.name]), b.deltas.to(home, dtypes[b.name])) for b in basis.layers
         ]
 
     def apply(self, batch: LayerBatch) -> Iterator[tuple[Tensor, Tensor]]:

@@ -98,8 +98,8 @@ def _operator(
 
 
 def _mean_curvature(probes: Checkpoints, width: int, settings: SourceSettings) -> Tensor:
-    """Return the explicit curvature averaged over a segment's checkpoints, ``[p, p]`` float64 on the device."""
-    total = torch.zeros(width, width, dtype=torch.float64, device=probes[0][1].device)
+    """Return the explicit curvature averaged over a segment's checkpoints, ``[p, p]`` float64."""
+    total = torch.zeros(width, width, dtype=torch.float64, device=probes[0][1].home)
     for label, probe in probes:
         with naming(label):
             total += curvature_matrix(probe, Curvature(settings.curvature, settings.seed)).to(total)

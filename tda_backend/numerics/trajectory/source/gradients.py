@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from tda_backend.models.probe import Group, Probe
+from tda_backend.models.probe import Group, Probe, home_of
 from tda_backend.numerics.features.dense import Request, dense_gradient_blocks
 from tda_backend.numerics.features.layers import TrackedLayer, UntrackedPolicy, layer_batches, tracked_layers
 from tda_backend.numerics.features.streaming import Quantity
@@ -26,7 +26,7 @@ class GradientLayout(Protocol):
         ...
 
     def gradients(self, probe: Probe, group: Group, quantity: Quantity, operator: SegmentOperator) -> Tensor:
-        """Return the gradients of ``quantity`` at a group's examples, ``[b, p]`` on the device, in eval mode.
+        """Return the gradients of ``quantity`` at a group's examples, ``[b, p]``, in eval mode.
 
         They come in the coordinates of the segment ``operator``.
         """
@@ -49,7 +49,7 @@ class GradientLayout(Protocol):
         ...
 
     def preconditioner(self, model: nn.Module, given: Preconditioner) -> Tensor:
-        """Return P in these coordinates, ``[p]`` float64 on the device."""
+        """Return P in these coordinates, ``[p]`` float64."""
         ...
 
 
@@ -71,7 +71,7 @@ class FlatLayout:
             [Request(group, quantity)],
             budget_numbers=size * max(self.width, 2048),  # one pass over the model
         )
-        return torch.cat([block.values for block in blocks], dim=1).to(probe.device, torch.float64)
+        return torch.cat([block.values for block in blocks], dim=1).to(probe.home, torch.float64)
 
     def add_gradients(
         self,
@@ -88,7 +88,7 @@ class FlatLayout:
 
     def preconditioner(self, model: nn.Module, given: Preconditioner) -> Tensor:
         """Return P, ``[p]``."""
-        return flat_preconditioner(model, given).to(_device(model))
+        return flat_preconditioner(model, given).to(_home(model))
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class LayerLayout:
     def gradients(self, probe: Probe, group: Group, quantity: Quantity, operator: SegmentOperator) -> Tensor:
         """Return ``Σ_t δ_it a_itᵀ`` of every layer, ``[b, p]`` in the model's dtype."""
         dtype = probe.model.get_parameter(self.layers[0].weight).dtype
-        result = torch.zeros(len(probe.rows(group)), self.width, dtype=dtype, device=probe.device)
+        result = torch.zeros(len(probe.rows(group)), self.width, dtype=dtype, device=probe.home)
         self.add_gradients(result, probe, group, quantity, operator)
         return result
 
@@ -158,7 +158,7 @@ class LayerLayout:
             if parameter.requires_grad:
                 named[name] = flat[start : start + parameter.numel()].view(parameter.shape)
                 start += parameter.numel()
-        return torch.cat([layer.matrix(named).flatten() for layer in self.layers]).to(_device(model))
+        return torch.cat([layer.matrix(named).flatten() for layer in self.layers]).to(_home(model))
 
 
 def layer_layout(model: nn.Module, untracked: UntrackedPolicy) -> LayerLayout:
@@ -175,5 +175,5 @@ def flat_layout(model: nn.Module) -> FlatLayout:
     return FlatLayout(sum(p.numel() for p in model.parameters() if p.requires_grad))
 
 
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
+def _home(model: nn.Module) -> torch.device:
+    return home_of(next(model.parameters()).device)

@@ -98,8 +98,8 @@ def segment_curvature(probes: Sequence[tuple[str, Probe]], settings: SourceSetti
     layers = tracked_layers(first.model, settings.untracked)
     for tracked, own, *values in zip(layers, basis.layers, *corrections, strict=True):
         kept = first.model.get_parameter(tracked.weight).dtype
-        eigenvalues = torch.stack(values).mean(0).to(first.device)
-        output_basis, input_basis = (matrix.to(first.device, kept) for matrix in (own.deltas, own.inputs))
+        eigenvalues = torch.stack(values).mean(0).to(first.home)
+        output_basis, input_basis = (matrix.to(first.home, kept) for matrix in (own.deltas, own.inputs))
         result.append(LayerCurvature(own.name, output_basis, input_basis, eigenvalues))
     return tuple(result)
 

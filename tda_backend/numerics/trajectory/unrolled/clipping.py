@@ -39,14 +39,20 @@ class Clip:
     bend: float
 
     @classmethod
-    def at(cls, gradient: Tensor, clip_norm: float, dtype: torch.dtype | None = None) -> Clip | None:
-        """Return the derivatives at ``gradient`` ``[P]`` in ``dtype``, or ``None`` where it is not clipped."""
+    def at(cls, gradient: Tensor, clip_norm: float, like: Tensor | None = None) -> Clip | None:
+        """Return the derivatives at ``gradient`` ``[P]``, or ``None`` where it is not clipped.
+
+        Args:
+            gradient: Before clipping.
+            clip_norm: c.
+            like: A tensor of the precision and on the device that are wanted; ``None``: the gradient.
+        """
         norm = float(torch.linalg.vector_norm(gradient))
         below = norm + _SAFETY
         if clip_norm >= below:
             return None
         return cls(
-            (gradient / norm).to(dtype or gradient.dtype),
+            (gradient / norm).to(gradient if like is None else like),
             norm,
             clip_norm / below,
             -clip_norm / below**2,

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from tda_backend.errors import TaskError
+from tda_backend.models.probe import in_float64
 from tda_backend.numerics.trajectory.unrolled.clipping import Clip, clipped
 from tda_backend.numerics.trajectory.unrolled.point import Curvatures, Point, Slot
 from tda_backend.types import TrainingSettings
@@ -70,14 +71,14 @@ class Optimizer(ABC):
 
     def point(self, theta: Tensor, state: Tensor, gradient: Tensor, rate: float, step: int) -> Point:
         """Return the linearisation of one step of one model (arguments as :meth:`update`, without leading axes)."""
-        dtype = theta.dtype
-        theta, state, gradient = theta.double(), state.double(), gradient.double()  # v̂^(3/2) leaves float32's range
+        given = theta  # v̂^(3/2) leaves float32's range
+        theta, state, gradient = in_float64(theta), in_float64(state), in_float64(gradient)
         effective = self._effective(theta, gradient)
         direct, slots, curvatures = self._derivatives(effective, self._advance(state, effective), step)
-        slots = tuple(Slot(slot.decay, _cast(slot.effect, dtype), _cast(slot.intake, dtype)) for slot in slots)
+        slots = tuple(Slot(slot.decay, _cast(slot.effect, given), _cast(slot.intake, given)) for slot in slots)
         coupled = 0.0 if self.decoupled else self.weight_decay
-        clip = None if self.clip_norm is None else Clip.at(gradient, self.clip_norm, dtype)
-        return Point(rate, self._shrink(rate), coupled, clip, _cast(direct, dtype), slots, curvatures)
+        clip = None if self.clip_norm is None else Clip.at(gradient, self.clip_norm, given)
+        return Point(rate, self._shrink(rate), coupled, clip, _cast(direct, given), slots, curvatures)
 
     def _shrink(self, rate: float) -> float:
         return 1.0 - rate * self.weight_decay if self.decoupled else 1.0
@@ -246,8 +247,8 @@ class _Quotient:
         )
 
 
-def _cast(value: Tensor | float, dtype: torch.dtype) -> Tensor | float:
-    return value.to(dtype) if isinstance(value, Tensor) else value
+def _cast(value: Tensor | float, like: Tensor) -> Tensor | float:
+    return value.to(like) if isinstance(value, Tensor) else value
 
 
 def optimizer_of(settings: TrainingSettings) -> Optimizer:

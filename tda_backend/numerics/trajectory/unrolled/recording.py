@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tda_backend.errors import TaskError, UsageError
+from tda_backend.models.probe import home_of
 from tda_backend.models.tasks.contract import built
 from tda_backend.models.tasks.settings import training_settings
 from tda_backend.models.training.fit import check_finite
@@ -52,7 +53,8 @@ def record(
             ``loop``; losses of all splits of its data can be asked for later.
         settings: Instead of the task's own, such as another learning rate.
         last_epoch: Where to stop (``None``: after all); schedules still refer to all epochs.
-        dtype: float32 or float64; model and data are cast before training.
+        dtype: float32 or float64; model and data are cast before training. In float64 the run is computed on the CPU
+            beside a device that has none.
         budget_gib: For all snapshots together with the segment that one walk recomputes.
         folder: Where snapshots lie, in a folder of their own that goes with the trajectory; ``None``: in memory.
         on_progress: Called after every step with (done, total).
@@ -63,6 +65,8 @@ def record(
         MachineError: The budget is too small, whatever is recomputed; or the folder cannot be written.
         NumericalError: Training diverged, or steps cannot be recomputed.
     """
+    if dtype == torch.float64:
+        run = replace(run, device=home_of(run.device))
     chosen = _settings(run.task, settings)
     end = _checked_end(run, chosen, last_epoch, dtype)
     objectives = {
