@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import torch
@@ -25,7 +26,7 @@ def headed(*layers: nn.Module, shape: Sequence[int]) -> Callable[[], nn.Module]:
     """Return a builder of copies of some layers with a Linear head."""
 
     def build() -> nn.Module:
-        body = nn.Sequential(*layers)
+        body = nn.Sequential(*(copy.deepcopy(layer) for layer in layers))
         for parameter in body.parameters():
             nn.init.normal_(parameter, 0.2, 0.5)
         with torch.no_grad():

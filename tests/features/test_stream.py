@@ -180,6 +180,20 @@ def test_float32_features_agree_with_float64():
     assert_close(narrow, wide, 1e-4)
 
 
+def test_half_precision_inside_the_model_is_no_contradiction(joined: set[str]):
+    class Half(GPT):
+        def forward(self, tokens: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return super().forward(tokens).float()
+
+    task = TokenClasses("half", Half)
+    model = task.build_model(0).float()
+    actual = gathered(task, model)
+    assert actual.dtype == torch.float32
+    assert_close(actual, dense_gradients(task, model, task.datasets()["train"], ROWS, "train_loss"), 0.05)
+    assert not joined
+
+
 def test_one_pass_over_the_rows_whatever_the_size_of_the_model():
     """A parameter block at a time, this model took a pass for each."""
 
@@ -335,8 +349,9 @@ def test_a_value_without_gradient_is_named(build):
 def test_another_device_gives_the_same_and_does_the_work(name: str, kind: Any):
     task, requests, projection = ALL[name], [Request("train", "train_loss")], Projection(kind, 12, 0)
     expected = project_gradients(Probe(task, task.build_model(0), task.datasets(), range(11)), requests, projection)
+    model = task.build_model(0)
     with watching() as watch:
-        probe = Probe(task, task.build_model(0), task.datasets(), range(11), device=STAND_IN)
+        probe = Probe(task, model, task.datasets(), range(11), device=STAND_IN)
         found = project_gradients(probe, requests, projection)
         assert found.device.type == STAND_IN
         assert_close(found.cpu(), expected, 1e-10)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tda_backend.errors import TaskError
 from tda_backend.models.probe import Group, Probe
@@ -178,10 +179,12 @@ class GradientStream:
             if group not in self._vmapped:
                 self._vmapped[group] = differentiator(self._probe.task, self._model, self._quantity, group)
             step = max(1, self._budget // sum(self._named[name].numel() for name in group))
-            parts = [
-                self._vmapped[group]({key: value[start : start + step] for key, value in batch.items()})
-                for start in range(0, size, step)
-            ]
+            # Fused attention has no rule for vmap, which would take it one example at a time.
+            with sdpa_kernel(SDPBackend.MATH):
+                parts = [
+                    self._vmapped[group]({key: value[start : start + step] for key, value in batch.items()})
+                    for start in range(0, size, step)
+                ]
             for name in group:
                 values = torch.cat([_plain(part.pop(name)).detach().flatten(1) for part in parts])
                 yield name, [Dense(0, values.to(self._probe.dtype))]
