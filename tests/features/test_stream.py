@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import assume, given, reject, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tda_backend.errors import NumericalError, TaskError
@@ -20,7 +22,7 @@ from tda_backend.numerics.features.per_example.stream import GradientStream
 from tda_backend.numerics.features.projection import Projection, random_rows
 from tests.device.standin import NAME as STAND_IN
 from tests.device.standin import watching
-from tests.features.models_of_any_layer import EXPLAINED, GPT, JOINED, Recurrent, TokenClasses
+from tests.features.models_of_any_layer import EXPLAINED, GPT, JOINED, Recurrent, TokenClasses, example
 from tests.features.test_structured import sparse_matrix
 from tests.helpers_numerics import NUM_CLASSES, ClassificationExample, assert_close, dense_gradients, split_probe
 
@@ -38,14 +40,14 @@ class Gathered:
         self.values[:, first : first + values.shape[1]] += values
 
     def add_rows(self, first: int, index: Tensor, values: Tensor) -> None:
-        for example, (rows, parts) in enumerate(zip(index.tolist(), values, strict=True)):
+        for number, (rows, parts) in enumerate(zip(index.tolist(), values, strict=True)):
             for row, part in zip(rows, parts, strict=True):
-                self.values[example, first + row * len(part) : first + (row + 1) * len(part)] += part
+                self.values[number, first + row * len(part) : first + (row + 1) * len(part)] += part
 
 
-def gathered(task, model, rows=ROWS, block=1, **settings) -> Tensor:
+def gathered(task, model, rows=ROWS, block=1, **others) -> Tensor:
     """Return per-example gradients ``[N, p]`` as the stream gives them."""
-    probe = split_probe(task, model, task.datasets()["train"], rows, **settings)
+    probe = split_probe(task, model, task.datasets()["train"], rows, **others)
     sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
     result = torch.zeros(len(rows), sum(sizes.values()), dtype=probe.dtype)
     starts = dict(zip(sizes, torch.tensor([0, *sizes.values()]).cumsum(0).tolist(), strict=False))
@@ -81,6 +83,39 @@ def test_gradients_equal_autograd_one_by_one(name: str, batch_size: int, joined:
     assert joined == (JOINED[name][1] if name in JOINED else set())
 
 
+@given(
+    axes=st.integers(1, 3),
+    transposed=st.booleans(),
+    groups=st.sampled_from([1, 2, 4]),
+    kernel=st.tuples(*[st.integers(1, 3)] * 3),
+    stride=st.tuples(*[st.integers(1, 3)] * 3),
+    padding=st.tuples(*[st.integers(0, 2)] * 3),
+    dilation=st.tuples(*[st.integers(1, 3)] * 3),
+    extra=st.tuples(*[st.integers(0, 2)] * 3),
+    bias=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_convolutions_of_any_setting_equal_autograd(
+    axes, transposed, groups, kernel, stride, padding, dilation, extra, bias
+):
+    kind = [nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d]
+    moving = {"stride": stride[:axes], "padding": padding[:axes], "dilation": dilation[:axes]}
+    if transposed:
+        most = [max(s, d) - 1 for s, d in zip(stride, dilation, strict=True)]
+        moving["output_padding"] = tuple(min(e, m) for e, m in zip(extra[:axes], most, strict=False))
+    layer = kind[axes - 1 + 3 * transposed](4, 8, kernel[:axes], groups=groups, bias=bias, **moving)
+    shape = (4, *(7, 5, 4)[:axes])
+    try:
+        task = example("any", layer, nn.Tanh(), shape=shape)
+        model = task.build_model(0)
+    except RuntimeError:
+        reject()  # the kernel is larger than the input
+    assume(model[2].in_features > 0)
+    rows = range(5)
+    expected = dense_gradients(task, model, task.datasets()["train"], rows, "train_loss")
+    assert_close(gathered(task, model, rows), expected, 1e-10)
+
+
 @pytest.mark.parametrize("name", ["gpt", "bert", "lstm", "depthwise", "conv1d", "twice", "elsewhere"])
 @pytest.mark.parametrize("slab", [1, 90])
 def test_pieces_are_cut_where_blocks_end_and_add_up(name: str, slab: int, monkeypatch):
@@ -99,8 +134,8 @@ def test_rows_do_not_depend_on_order_company_or_the_budget(name: str):
     model = task.build_model(0)
     requests = [Request("train", "goodness"), Request("query", "train_loss")]
 
-    def features(rows, queries, budget=2**26, **settings) -> tuple[Tensor, Tensor]:
-        probe = Probe(task, model, task.datasets(), rows, query=queries, **settings)
+    def features(rows, queries, budget=2**26, **others) -> tuple[Tensor, Tensor]:
+        probe = Probe(task, model, task.datasets(), rows, query=queries, **others)
         projected = project_gradients(probe, requests, Projection("sparse", 12, 1), budget_numbers=budget)
         return projected[: len(rows)], projected[len(rows) :]
 

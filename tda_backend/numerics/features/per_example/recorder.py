@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from tda_backend.numerics.features.per_example.calls import Explanation, Setting, explain
+from tda_backend.numerics.features.per_example.calls import Explanation, Setting
 from tda_backend.numerics.features.per_example.contributions import Contribution, Dense
+from tda_backend.numerics.features.per_example.rules import explain
+from tda_backend.numerics.features.per_example.spread_rules import SPREAD
 from tda_backend.numerics.features.recording import OpenAttention
 
 
@@ -114,7 +116,7 @@ class ParameterRecorder(OpenAttention):
             place = self._place(each.argument)
             if place is not None:
                 found.append((place[0], each, partial(_formed, each.form, place[1])))
-            elif each.kind == "spread":
+            elif each.kind == SPREAD:
                 for name in sorted(self._sources(each.argument)):
                     found.append((name, each, partial(_pulled_back, each, self._parameters[name])))
         if not found:

@@ -66,9 +66,10 @@ class _Pass:
             pairs = [(call, self.grads[call.edge]) for call in self.uses[name].calls]
             return merged([call.form(grad) for call, grad in pairs if grad is not None])
 
-    def eps(self, name: str) -> float:
-        """Return ε of the coarsest precision in which a parameter's calls computed."""
-        return max((call.eps for call in self.uses[name].calls), default=0.0)
+    @property
+    def eps(self) -> float:
+        """ε of the coarsest precision in which a call computed: what follows one in half precision is coarse too."""
+        return max((call.eps for uses in self.uses.values() for call in uses.calls), default=0.0)
 
 
 class GradientStream:
@@ -207,7 +208,7 @@ class GradientStream:
             actual, _ = _weighted_sum(contributions, weights, truth[name])
             difference += float((actual - truth[name]).norm()) ** 2
             expected_size += float(truth[name].norm()) ** 2
-        eps = max([torch.finfo(self._probe.dtype).eps, *(done.eps(name) for name in self._named)])
+        eps = max(done.eps, torch.finfo(self._probe.dtype).eps)
         whole = sum(float(each.norm()) ** 2 for each in truth.values())
         allowed = _allowed(eps) * expected_size**0.5 + _CANCELLED * eps * whole**0.5
         if difference**0.5 > allowed:
@@ -233,7 +234,7 @@ class GradientStream:
 
     def _reproduces(self, done: _Pass, name: str, weights: Tensor, expected: Tensor) -> bool:
         actual, size = _weighted_sum(done.contributions(name), weights, expected)
-        eps = max(done.eps(name), torch.finfo(self._probe.dtype).eps)
+        eps = max(done.eps, torch.finfo(self._probe.dtype).eps)
         scale = float(actual.norm() + expected.norm())
         return float((actual - expected).norm()) <= _allowed(eps) * scale + _CANCELLED * eps * size
 
