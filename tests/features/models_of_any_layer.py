@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.features.test_layers import CrossAttention, encoder
 from tests.helpers_numerics import NUM_CLASSES, TASKS, ClassificationExample
 
 
@@ -234,6 +235,18 @@ class Merged(nn.Module):
         return self.head(F.linear(x, self.base * self.gain).tanh().mean(1))
 
 
+class Grid(nn.Module):
+    """Positions of rows and columns, which are added to each other first; as many rows as a first batch has examples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.columns = nn.Parameter(torch.randn(8, 1, 3)), nn.Parameter(torch.randn(1, 2, 3))
+        self.head = nn.Linear(3, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(x - (self.rows + self.columns)).mean((1, 2)))
+
+
 class Custom(torch.autograd.Function):
     """A function whose calls are not seen."""
 
@@ -317,6 +330,12 @@ EXPLAINED: dict[str, ClassificationExample] = {
         TokenClasses("gpt with a table", lambda: GPT(positions="table")),
         TokenClasses("untied gpt", lambda: GPT(tied=False)),
         TokenClasses("bert", Bert),
+        ClassificationExample("grid", Grid, shape=(8, 2, 3)),
+        ClassificationExample("cross attention", CrossAttention, shape=(3, 4)),
+        ClassificationExample("three inputs", lambda: CrossAttention(False, bias=False), shape=(3, 4)),
+        ClassificationExample("batch second", lambda: CrossAttention(batch_first=False), shape=(3, 4)),
+        ClassificationExample("separate", lambda: CrossAttention(kdim=3, vdim=3), shape=(3, 4)),
+        ClassificationExample("encoder", encoder, shape=(3, 4)),
         *(TASKS[name] for name in ("mlp", "positions", "conv", "cnn", "transformer")),
     )
     if isinstance(each, ClassificationExample)
