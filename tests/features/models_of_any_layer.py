@@ -236,7 +236,7 @@ class Merged(nn.Module):
 
 
 class Grid(nn.Module):
-    """Positions of rows and columns, which are added to each other first; as many rows as a first batch has examples."""
+    """Positions of rows and columns, added to each other first; as many rows as a first batch has examples."""
 
     def __init__(self) -> None:
         super().__init__()

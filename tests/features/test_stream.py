@@ -166,9 +166,7 @@ def slow_features(probe: Probe, requests, projection: Projection, rows: int) -> 
 
 
 @pytest.mark.parametrize("kind", ["sparse", "rademacher", "gaussian-dense"])
-@pytest.mark.parametrize(
-    "name", ["gpt", "bert", "lstm", "padding", "bag mean", "depthwise", "folded", "cross attention"]
-)
+@pytest.mark.parametrize("name", ["gpt", "bert", "lstm", "padding", "bag mean", "depthwise", "cross attention"])
 @pytest.mark.parametrize("rows", [2048, 11])
 def test_projections_are_those_of_dense_blocks(name: str, kind: Any, rows: int, monkeypatch):
     monkeypatch.setattr(sums_module, "PARAMETER_ROWS", rows)  # hashed blocks that cut through rows of a weight
