@@ -1,7 +1,10 @@
-"""Dense per-example gradients for models with any layers, streamed by parameter block in bounded memory.
+"""Per-example gradients of models with any layers: their projections in one pass, their entries block by block.
 
-The gradient of N examples is never held whole: a block is some columns (parameters) for all N examples, from which
-Gram matrices and projections accumulate. A model of p parameters takes about N·p/budget passes.
+Projections take one forward and backward pass over the rows (``features.per_example``): a batch's gradients are formed
+from what its calls recorded, added to the projections, and forgotten.
+
+What needs the entries of all N gradients at once (the exact Gram matrix) takes blocks: some columns (parameters) for
+all N examples. A model of p parameters takes about N·p/budget passes.
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ from torch import Tensor, nn
 
 from tda_backend.errors import NumericalError, TaskError, UsageError
 from tda_backend.models.probe import Group, Probe
-from tda_backend.numerics.features.per_example.stream import GradientStream
-from tda_backend.numerics.features.per_example.sums import Buckets, ProductSums, SparseSums, Sums
+from tda_backend.numerics.features.per_example.stream import BATCH_NUMBERS, GradientStream
+from tda_backend.numerics.features.per_example.sums import summing
 from tda_backend.numerics.features.per_example.vmapped import differentiator
 from tda_backend.numerics.features.projection import (
     KRONECKER,
@@ -111,14 +114,24 @@ def dense_gram(probe: Probe, requests: Sequence[Request], *, budget_numbers: int
 
 
 def project_gradients(
-    probe: Probe, requests: Sequence[Request], projection: Projection, *, budget_numbers: int = BUDGET_NUMBERS
+    probe: Probe, requests: Sequence[Request], projection: Projection, *, budget_numbers: int = BATCH_NUMBERS
 ) -> Tensor:
-    """Return P g_i of all requested gradients by explicit products, ``[N, k_max]``, for models with any layers.
+    """Return P g_i of all requested gradients, ``[N, k_max]``, for models with any layers, in one pass over the rows.
+
+    Beside the result, memory holds what a batch records and one slab of its gradients; ``sparse`` keeps two or four
+    bytes for each parameter, the other kinds draw their blocks again for each batch.
+
+    Args:
+        probe: Any model without interaction between examples in eval mode.
+        requests: Groups of examples; rows of the result follow their order.
+        projection: Of kind ``sparse``, ``rademacher`` or ``gaussian-dense``.
+        budget_numbers: Numbers that a batch's recorded calls may hold, from which its size follows.
 
     Raises:
         UsageError: Kind ``gaussian``, which is drawn from the Gram matrix; ``kronecker``, which needs rank-one factors;
             k_max above the number of parameters.
-        TaskError: The model has no trainable parameters.
+        TaskError: The model has no trainable parameters, or its examples interact.
+        NumericalError: A gradient is not finite; names the parameter, the count and the first row.
     """
     refuse_gram_kind(projection)
     if projection.kind == KRONECKER:
@@ -130,19 +143,13 @@ def project_gradients(
     if num_parameters == 0:
         raise TaskError("The model has no trainable parameters.", "Nothing can be attributed without gradients.")
     refuse_larger_than_parameters(projection.max_dim, num_parameters)
-    sizes = {name: p.numel() for name, p in probe.model.named_parameters() if p.requires_grad}
+    sizes = {name: p.numel() for name, p in probe.model.to(probe.device).named_parameters() if p.requires_grad}
     result = torch.empty(_num_vectors(probe, requests), projection.max_dim, dtype=probe.dtype, device=probe.home)
-    buckets = Buckets(projection, sizes, torch.device(probe.device))
+    empty = summing(projection, sizes, probe.dtype, probe.device)
     first = 0
     for request in requests:
         for rows, gradients in GradientStream(probe, *request, budget_numbers=budget_numbers):
-            size = rows.stop - rows.start
-            if projection.kind == "sparse":
-                sums: Sums = SparseSums(buckets, size, probe.dtype)
-            else:
-                sums = ProductSums(
-                    projection, sizes, torch.zeros(size, projection.max_dim, dtype=probe.dtype, device=probe.device)
-                )
+            sums = empty(rows.stop - rows.start)
             for name, contributions in gradients:
                 for contribution in contributions:
                     contribution.give(sums.of(name))

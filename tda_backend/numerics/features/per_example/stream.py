@@ -24,7 +24,7 @@ from tda_backend.numerics.features.per_example.vmapped import differentiator
 from tda_backend.numerics.features.streaming import Quantity, evaluation_mode, examples_of, values_of
 from tda_backend.types import Batch
 
-BUDGET_NUMBERS = 2**26
+BATCH_NUMBERS = 2**26
 """Numbers (256 MiB of float32) that a batch's recorded calls may hold; autograd's own graph comes on top."""
 
 _BATCH = 64
@@ -83,7 +83,7 @@ class GradientStream:
         budget_numbers: Numbers that a batch may hold; the size of a batch follows from it.
     """
 
-    def __init__(self, probe: Probe, group: Group, quantity: Quantity, budget_numbers: int = BUDGET_NUMBERS) -> None:
+    def __init__(self, probe: Probe, group: Group, quantity: Quantity, budget_numbers: int = BATCH_NUMBERS) -> None:
         self._probe = probe
         self._group: Group = group
         self._quantity: Quantity = quantity

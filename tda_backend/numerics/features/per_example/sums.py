@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,6 +24,25 @@ class Sums(Protocol):
     def features(self) -> Tensor:
         """Return P g of all vectors, ``[b, k_max]``."""
         ...
+
+
+def summing(
+    projection: Projection, sizes: dict[str, int], dtype: torch.dtype, device: torch.device | str
+) -> Callable[[int], Sums]:
+    """Return a function from b to the empty sums of b vectors; what it draws once is kept between calls.
+
+    Args:
+        projection: Of kind ``sparse``, ``rademacher`` or ``gaussian-dense``.
+        sizes: Parameter → entries.
+        dtype: Of the gradients.
+        device: Where they lie.
+    """
+    if projection.kind == "sparse":
+        buckets = Buckets(projection, sizes, torch.device(device))
+        return lambda size: SparseSums(buckets, size, dtype)
+    return lambda size: ProductSums(
+        projection, sizes, torch.zeros(size, projection.max_dim, dtype=dtype, device=device)
+    )
 
 
 class Buckets:
