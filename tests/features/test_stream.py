@@ -246,6 +246,34 @@ def test_one_pass_over_the_rows_whatever_the_size_of_the_model():
     assert Counting.seen == 24 + 2  # two rows before, from which the size of a batch follows
 
 
+@pytest.mark.parametrize("name", ["gpt", "cnn with batch norm", "bert"])
+def test_what_a_batch_records_stays_below_the_budget(name: str, monkeypatch):
+    held: list[tuple[int, int]] = []
+    original = GradientStream._forward
+
+    def spied(self, batch):
+        recorder, values = original(self, batch)
+        held.append((len(values), recorder.numbers))
+        return recorder, values
+
+    monkeypatch.setattr(GradientStream, "_forward", spied)
+    task = ALL[name]
+    probe = split_probe(task, task.build_model(0), task.datasets()["train"], range(24))
+
+    def batches_of(budget: int) -> list[tuple[int, int]]:
+        held.clear()
+        for _, gradients in GradientStream(probe, "train", "train_loss", budget):
+            list(gradients)
+        return held[1:]
+
+    each = batches_of(2**26)[0][1] // 8
+    assert [size for size, _ in batches_of(2**26)] == [8, 16]
+    for budget in (3 * each, 5 * each + each // 2):
+        found = batches_of(budget)
+        assert max(numbers for _, numbers in found) <= budget
+        assert found[0][0] == budget // each
+
+
 class Interacting(nn.Module):
     """Every example sees the batch's mean."""
 

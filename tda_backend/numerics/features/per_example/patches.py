@@ -60,8 +60,10 @@ class Window:
                 x = x.narrow(axis + 2, 0, limits[axis])
         x = x.unflatten(1, (groups, -1))  # [b, G, c/G, *positions, *kernel]
         places, kernel = range(3, 3 + axes), range(3 + axes, 3 + 2 * axes)
-        x = x.permute(0, 1, *places, 2, *kernel)
-        return x.reshape(*x.shape[:2], x.shape[2 : 2 + axes].numel(), -1)
+        positions = x.shape[3 : 3 + axes].numel()
+        # Copied with positions as last axis, along which the input is contiguous, and turned afterwards.
+        x = x.permute(0, 1, 2, *kernel, *places)
+        return x.reshape(*x.shape[:2], -1, positions).transpose(2, 3)
 
 
 def _per_axis(value: int | Sequence[int], num: int) -> tuple[int, ...]:
