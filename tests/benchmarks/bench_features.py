@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tda_backend.models.probe import Probe
 from tda_backend.numerics.features.dense import Request, dense_gradient_blocks, project_gradients
 from tda_backend.numerics.features.per_example.stream import GradientStream
-from tda_backend.numerics.features.per_example.sums import Buckets, SparseSums
+from tda_backend.numerics.features.per_example.sums import Buckets, ProductSums, SparseSums
 from tda_backend.numerics.features.projection import Projection
 from tda_backend.types import Batch, Task
 from tests.benchmarks.bench_attribution import machine
@@ -166,6 +166,17 @@ def sums_rate() -> None:
     print(f"entries are added at {rate:.1f} GB/s, {rate / copied:.0%} of {copied:.1f} GB/s, at which memory is copied")
 
 
+def products_rate(size: int) -> None:
+    """Print how fast a batch is multiplied by signs that are drawn for it, against a product of large matrices."""
+    projection, entries = Projection("rademacher", K, 0), 2**16
+    slab, result = torch.randn(size, entries), torch.zeros(size, K)
+    sink = ProductSums(projection, {"weight": entries}, result).of("weight")
+    rate = 2e-9 * size * entries * K / processor_seconds(lambda: sink.add(0, slab), 3)
+    square = torch.randn(2048, 2048)
+    most = 2e-9 * 2048**3 / processor_seconds(lambda: square @ square, 3)
+    print(f"rademacher, batches of {size}: {rate:.0f} GFLOP/s with the draw, {rate / most:.0%} of {most:.0f} GFLOP/s")
+
+
 def copy() -> Callable[[], object]:
     """Return a copy of 256 MiB, whose rate is the machine's."""
     source = torch.zeros(2**26)
@@ -194,6 +205,8 @@ def main() -> None:
     for length in (64, 128):
         measure(32 if quick else 64, length, 1 if quick else 2)
     sums_rate()
+    for size in (8, 16, 64):
+        products_rate(size)
 
 
 if __name__ == "__main__":
