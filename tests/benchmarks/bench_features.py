@@ -188,8 +188,9 @@ def earlier_way(probe: Probe, num_parameters: int, now: float) -> None:
     """Print what a pass for each block of parameters would take for 5 000 rows, from one such pass over 16 of them."""
     few, num = probe.only("train", range(16)), 5000
     block = 2**26 // num // 2048 * 2048
-    blocks = dense_gradient_blocks(few, [Request("train", "train_loss")], budget_numbers=16 * block)
-    passed, passes = processor_seconds(lambda: next(blocks)), -(-num_parameters // block)
+    requests = [Request("train", "train_loss")]
+    passes = -(-num_parameters // block)
+    passed = processor_seconds(lambda: next(dense_gradient_blocks(few, requests, budget_numbers=16 * block)), 3)
     print(
         f"  {num} rows: {num * now:.0f} s; a pass for each of {passes} blocks of {block} parameters (one pass over 16 "
         f"rows: {passed:.2f} s) {passed * passes * num / 16:.0f} s, {passed * passes / 16 / now:.0f} times that"
