@@ -207,7 +207,7 @@ def dense_gradients(task: Task, model: nn.Module, data: Batch, indices, quantity
         else:
             value = task.train_loss(model, batch)
         gradients = torch.autograd.grad(value.sum(), parameters, allow_unused=True, materialize_grads=True)
-        rows.append(torch.cat([g.flatten() for g in gradients]))
+        rows.append(torch.cat([(g.to_dense() if g.is_sparse else g).flatten() for g in gradients]))
     return torch.stack(rows)
 
 

@@ -9,6 +9,7 @@ import sys
 NAMES = (
     "training",
     "attribution",
+    "features",
     "methods",
     "evaluation",
     "facts",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -239,6 +240,15 @@ def test_a_model_without_parameters_is_refused():
     probe = split_probe(task, task.build_model(0), task.datasets()["train"], range(2))
     with pytest.raises(TaskError, match="no trainable parameters"):
         project_gradients(probe, GOODNESS, Projection("sparse", 1, 0))
+
+
+@pytest.mark.parametrize("columns", [1, 8, 13, 64])
+def test_signs_are_the_bits_of_what_is_drawn(columns):
+    drawn = np.random.default_rng(3).integers(0, 256, size=(5, -(-columns // 8)), dtype=np.uint8)
+    bits = [[int(c) for byte in row for c in f"{byte:08b}"][:columns] for row in drawn]
+    signs = structured.random_signs(np.random.default_rng(3), 5, columns)
+    assert signs.dtype == torch.float32
+    assert torch.equal(signs, torch.tensor(bits) * 2.0 - 1)
 
 
 def test_every_kind_is_reachable_through_one_door():

@@ -1,30 +1,33 @@
-"""Dense per-example gradients for models with any layers, streamed by parameter block in bounded memory.
+"""Per-example gradients of models with any layers: their projections in one pass, their entries block by block.
 
-The gradient of N examples is never held whole: a block is some columns (parameters) for all N examples, from which
-Gram matrices and projections accumulate. A model of p parameters takes about N·p/budget passes.
+Projections take one forward and backward pass over the rows (``features.per_example``): a batch's gradients are formed
+from what its calls recorded, added to the projections, and forgotten.
+
+What needs the entries of all N gradients at once (the exact Gram matrix) takes blocks: some columns (parameters) for
+all N examples. A model of p parameters takes about N·p/budget passes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from tda_backend.errors import NumericalError, TaskError, UsageError
 from tda_backend.models.probe import Group, Probe
+from tda_backend.numerics.features.per_example.stream import BATCH_NUMBERS, GradientStream
+from tda_backend.numerics.features.per_example.sums import summing
+from tda_backend.numerics.features.per_example.vmapped import differentiator
 from tda_backend.numerics.features.projection import (
     KRONECKER,
     Projection,
-    random_rows,
     refuse_gram_kind,
     refuse_larger_than_parameters,
 )
-from tda_backend.numerics.features.streaming import Quantity, batches, evaluation_mode, values_of
-from tda_backend.numerics.features.structured import SparseProjection
-from tda_backend.types import Batch, Task
+from tda_backend.numerics.features.streaming import Quantity, batches, evaluation_mode
 
 BUDGET_NUMBERS = 2**26
 """Numbers (256 MiB of float32) in one block of gradients."""
@@ -57,19 +60,6 @@ class GradientBlock:
     values: Tensor
 
 
-class _Value(nn.Module):
-    """Makes a task's value of a batch the forward pass, so that parameters can be substituted under vmap."""
-
-    def __init__(self, task: Task, model: nn.Module, quantity: Quantity) -> None:
-        super().__init__()
-        self.model = model
-        self._task = task
-        self._quantity: Quantity = quantity
-
-    def forward(self, batch: Batch) -> Tensor:
-        return values_of(self._task, self.model, batch, self._quantity)
-
-
 def dense_gradient_blocks(
     probe: Probe, requests: Sequence[Request], *, budget_numbers: int = BUDGET_NUMBERS
 ) -> Iterator[GradientBlock]:
@@ -86,6 +76,12 @@ def dense_gradient_blocks(
     Raises:
         NumericalError: A gradient is not finite; names the parameter, the count and the first row.
     """
+    for block in _blocks(probe, requests, budget_numbers):
+        _refuse_non_finite(block.values, block.parameter)
+        yield block
+
+
+def _blocks(probe: Probe, requests: Sequence[Request], budget_numbers: int) -> Iterator[GradientBlock]:
     task, model = probe.task, probe.model.to(probe.device)
     num = _num_vectors(probe, requests)
     step = max(_PROJECTION_ROWS, budget_numbers // max(num, 1) // _PROJECTION_ROWS * _PROJECTION_ROWS)
@@ -95,7 +91,7 @@ def dense_gradient_blocks(
             values = {(n, a): torch.empty(num, b - a, dtype=probe.dtype, device=probe.home) for n, a, b in sizes}
             first = 0
             for request in requests:
-                gradient = _differentiator(task, model, request.quantity, [name for name, _, _ in sizes])
+                gradient = differentiator(task, model, request.quantity, [name for name, _, _ in sizes])
                 for rows, batch in batches(probe, request.group):
                     result = gradient(batch)
                     for name, start, stop in sizes:
@@ -103,9 +99,7 @@ def dense_gradient_blocks(
                         values[name, start][first + rows.start : first + rows.stop] = part.detach()
                 first += probe.count(request.group)
             for name, start, _ in sizes:
-                block = values.pop((name, start))
-                _refuse_non_finite(block, name)
-                yield GradientBlock(name, start, block)
+                yield GradientBlock(name, start, values.pop((name, start)))
 
 
 def dense_gram(probe: Probe, requests: Sequence[Request], *, budget_numbers: int = BUDGET_NUMBERS) -> Tensor:
@@ -120,14 +114,24 @@ def dense_gram(probe: Probe, requests: Sequence[Request], *, budget_numbers: int
 
 
 def project_gradients(
-    probe: Probe, requests: Sequence[Request], projection: Projection, *, budget_numbers: int = BUDGET_NUMBERS
+    probe: Probe, requests: Sequence[Request], projection: Projection, *, budget_numbers: int = BATCH_NUMBERS
 ) -> Tensor:
-    """Return P g_i of all requested gradients by explicit products, ``[N, k_max]``, for models with any layers.
+    """Return P g_i of all requested gradients, ``[N, k_max]``, for models with any layers, in one pass over the rows.
+
+    Beside the result, memory holds what a batch records and one slab of its gradients; ``sparse`` keeps two or four
+    bytes for each parameter, the other kinds draw their blocks again for each batch.
+
+    Args:
+        probe: Any model without interaction between examples in eval mode.
+        requests: Groups of examples; rows of the result follow their order.
+        projection: Of kind ``sparse``, ``rademacher`` or ``gaussian-dense``.
+        budget_numbers: Numbers that a batch's recorded calls may hold, from which its size follows.
 
     Raises:
         UsageError: Kind ``gaussian``, which is drawn from the Gram matrix; ``kronecker``, which needs rank-one factors;
             k_max above the number of parameters.
-        TaskError: The model has no trainable parameters.
+        TaskError: The model has no trainable parameters, or its examples interact.
+        NumericalError: A gradient is not finite; names the parameter, the count and the first row.
     """
     refuse_gram_kind(projection)
     if projection.kind == KRONECKER:
@@ -139,23 +143,34 @@ def project_gradients(
     if num_parameters == 0:
         raise TaskError("The model has no trainable parameters.", "Nothing can be attributed without gradients.")
     refuse_larger_than_parameters(projection.max_dim, num_parameters)
-    num = _num_vectors(probe, requests)
-    blocks = dense_gradient_blocks(probe.in_batches(_BATCH), requests, budget_numbers=budget_numbers)
-    if projection.kind == "sparse":
-        sparse = SparseProjection(projection.max_dim, projection.seed, num, probe.dtype, probe.home)
-        for block in blocks:
-            sparse.add(block.parameter, block.start, block.values)
-        return sparse.features()
-    result: Tensor | None = None
-    for block in blocks:
-        if result is None:
-            result = block.values.new_zeros(num, projection.max_dim)
-        for first in range(0, block.values.shape[1], _PROJECTION_ROWS):
-            part = block.values[:, first : first + _PROJECTION_ROWS]
-            index = (block.start + first) // _PROJECTION_ROWS
-            result.addmm_(part, random_rows(projection, block.parameter, index, part.shape[1]).to(part))
-    assert result is not None
-    return result.div_(projection.max_dim**0.5)
+    sizes = {name: p.numel() for name, p in probe.model.to(probe.device).named_parameters() if p.requires_grad}
+    result = torch.empty(_num_vectors(probe, requests), projection.max_dim, dtype=probe.dtype, device=probe.home)
+    empty = summing(projection, sizes, probe.dtype, probe.device)
+    first = 0
+    for request in requests:
+        for rows, gradients in GradientStream(probe, *request, budget_numbers=budget_numbers):
+            sums = empty(rows.stop - rows.start)
+            for name, contributions in gradients:
+                for contribution in contributions:
+                    contribution.give(sums.of(name))
+            features = sums.features()
+            if not bool(torch.isfinite(features).all()):
+                _refuse_batch(probe, request, rows, first)
+            result[first + rows.start : first + rows.stop] = features
+        first += probe.count(request.group)
+    return result
+
+
+def _refuse_batch(probe: Probe, request: Request, rows: slice, first: int) -> NoReturn:
+    """Raise for a batch whose projections are not finite; its gradients are taken again to name the parameter."""
+    chosen = probe.only(request.group, probe.rows(request.group)[rows])
+    for block in _blocks(chosen, [request], BUDGET_NUMBERS):
+        _refuse_non_finite(block.values, block.parameter, first + rows.start)
+    raise NumericalError(
+        f"The projected gradients of the {request.group} examples overflow in a batch that begins at row "
+        f"{first + rows.start}.",
+        "Their gradients are finite but too large to be summed; look for a training run that diverged.",
+    )
 
 
 def _num_vectors(probe: Probe, requests: Sequence[Request]) -> int:
@@ -180,51 +195,11 @@ def _groups(model: nn.Module, step: int) -> Iterator[list[tuple[str, tuple[int, 
         yield group
 
 
-def _differentiator(
-    task: Task, model: nn.Module, quantity: Quantity, names: Sequence[str]
-) -> Callable[[Batch], dict[str, Tensor]]:
-    """Return a function from a batch to per-example gradients ``[b, *shape]`` of the named parameters."""
-    value = _Value(task, model, quantity)
-    parameters = dict(model.named_parameters())
-    chosen = {f"model.{name}": parameters[name].detach() for name in dict.fromkeys(names)}
-
-    def single(substitute: dict[str, Tensor], example: Batch) -> Tensor:
-        batch = {key: tensor[None] for key, tensor in example.items()}
-        return torch.func.functional_call(value, substitute, (batch,))[0]
-
-    vectorised = torch.func.vmap(torch.func.grad(single), in_dims=(None, 0))
-
-    def one_by_one(batch: Batch) -> dict[str, Tensor]:
-        targets = [parameters[name.removeprefix("model.")] for name in chosen]
-        rows = []
-        with torch.enable_grad():
-            for index in range(len(next(iter(batch.values())))):
-                total = value({key: tensor[index : index + 1] for key, tensor in batch.items()}).sum()
-                rows.append(torch.autograd.grad(total, targets, allow_unused=True, materialize_grads=True))
-        return {name: torch.stack([row[i] for row in rows]) for i, name in enumerate(chosen)}
-
-    fallback = False
-
-    def gradient(batch: Batch) -> dict[str, Tensor]:
-        nonlocal fallback
-        if not fallback:
-            try:
-                result = vectorised(chosen, dict(batch))
-                return {name.removeprefix("model."): tensor for name, tensor in result.items()}
-            except RuntimeError:
-                # Data-dependent control flow or an operation without a batching rule; one by one is always right, and
-                # raises the model's own error if that was the cause.
-                fallback = True
-        return {name.removeprefix("model."): tensor for name, tensor in one_by_one(batch).items()}
-
-    return gradient
-
-
-def _refuse_non_finite(values: Tensor, name: str) -> None:
+def _refuse_non_finite(values: Tensor, name: str, first: int = 0) -> None:
     bad = ~torch.isfinite(values).all(1)
     if bool(bad.any()):
         raise NumericalError(
             f"The gradient of {int(bad.sum())} of {len(bad)} examples with respect to {name!r} is not finite "
-            f"(first at row {int(bad.nonzero()[0])}).",
+            f"(first at row {first + int(bad.nonzero()[0])}).",
             "Look for NaN in the data, or for a training run that diverged.",
         )

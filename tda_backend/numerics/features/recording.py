@@ -128,45 +128,63 @@ class Call:
         return len(self.convolution.kernel) if self.convolution is not None else 0
 
 
-class CallRecorder(TorchFunctionMode):
-    """Records calls of linear, conv1d and conv2d with a tracked weight while it is entered.
+class OpenAttention(TorchFunctionMode):
+    """Hands every call to :meth:`saw` while it is entered, those inside ``multi_head_attention_forward`` too.
 
     Fused attention is off meanwhile: its kernels take the weights without any of these calls.
+
+    Attributes:
+        attention_batch: Examples in the second axis, inside ``multi_head_attention_forward``; else ``None``.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[Layer]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        named = dict(model.named_parameters())
-        self._layers = {id(named[layer.weight]): (layer.name, named[layer.weight]) for layer in layers}
-        self._attention_batch: int | None = None
+        self.attention_batch: int | None = None
         self._fast = True
-        self.calls: list[Call] = []
 
     def __enter__(self):
-        if self._attention_batch is None:  # not the second entry, from inside attention
+        if self.attention_batch is None:  # not the second entry, from inside attention
             self._fast = torch.backends.mha.get_fastpath_enabled()
             torch.backends.mha.set_fastpath_enabled(False)
         return super().__enter__()
 
     def __exit__(self, *details) -> None:
         super().__exit__(*details)
-        if self._attention_batch is None:
+        if self.attention_batch is None:
             torch.backends.mha.set_fastpath_enabled(self._fast)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is _ATTENTION:
             query = args[0] if args else kwargs["query"]
-            outer, self._attention_batch = self._attention_batch, query.shape[1] if query.ndim == 3 else 1
+            outer, self.attention_batch = self.attention_batch, query.shape[1] if query.ndim == 3 else 1
             try:
                 with self:
                     return _OPEN_ATTENTION(*args, **kwargs)
             finally:
-                self._attention_batch = outer
+                self.attention_batch = outer
         output = func(*args, **kwargs)
+        self.saw(func, args, kwargs, output)
+        return output
+
+    def saw(self, func: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        """Take note of a call; function modes are off meanwhile."""
+        raise NotImplementedError
+
+
+class CallRecorder(OpenAttention):
+    """Records calls of linear, conv1d and conv2d with a tracked weight while it is entered."""
+
+    def __init__(self, model: nn.Module, layers: Sequence[Layer]) -> None:
+        super().__init__()
+        named = dict(model.named_parameters())
+        self._layers = {id(named[layer.weight]): (layer.name, named[layer.weight]) for layer in layers}
+        self.calls: list[Call] = []
+
+    def saw(self, func: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        """Record a call of a tracked weight."""
         if func is functional.linear or func is functional.conv1d or func is functional.conv2d:
             self._record(func, args, kwargs, output)
-        return output
 
     def _record(self, func, args: tuple, kwargs: dict[str, Any], output: Tensor) -> None:
         given = _Given(*args, **kwargs)
@@ -190,7 +208,7 @@ class CallRecorder(TorchFunctionMode):
                 output.shape,
                 slice(first, first + weight.shape[0]),
                 parameter.shape[0],
-                self._attention_batch,
+                self.attention_batch,
                 convolution,
             )
         )

@@ -49,11 +49,15 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def batches(probe: Probe, group: Group) -> Iterator[tuple[slice, dict[str, Tensor]]]:
     """Yield (positions among the group's rows, batch on the device); the model is moved there first."""
     probe.model.to(probe.device)
-    data, rows = probe.split(group), probe.rows(group)
+    rows = probe.rows(group)
     for start in range(0, len(rows), probe.batch_size):
         part = rows[start : start + probe.batch_size]
-        batch = {key: value[part] for key, value in data.items()}
-        yield slice(start, start + len(part)), to_device(batch, probe.device)
+        yield slice(start, start + len(part)), examples_of(probe, group, part)
+
+
+def examples_of(probe: Probe, group: Group, rows: Tensor) -> dict[str, Tensor]:
+    """Return some rows of the split that holds a group's examples, on the device."""
+    return to_device({key: value[rows] for key, value in probe.split(group).items()}, probe.device)
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def num_buckets(max_dim: int) -> int:
 
 
 class SparseProjection:
-    """Accumulates ``sparse`` projections of N vectors from blocks of their entries.
+    """Accumulates ``sparse`` projections of N vectors from their layers' factors.
 
     Memory is 2·D·N numbers.
 
@@ -82,16 +82,6 @@ class SparseProjection:
             torch.zeros(2 * num_buckets(max_dim), min(_EXAMPLES, num_vectors - start), dtype=dtype, device=device)
             for start in range(0, num_vectors, _EXAMPLES)
         ]
-
-    def add(self, group: str, first: int, values: Tensor) -> None:
-        """Add entries first…first+c−1 of a group of parameters, ``[N, c]``; ``first`` is a multiple of 2 048."""
-        for start in range(0, values.shape[1], PARAMETER_ROWS):
-            part = values[:, start : start + PARAMETER_ROWS]
-            block = (first + start) // PARAMETER_ROWS
-            index = signed_buckets(self._max_dim, self._seed, group, block, part.shape[1]).to(part.device)
-            for number, sums in enumerate(self._sums):
-                rows = part[number * _EXAMPLES : (number + 1) * _EXAMPLES]
-                sums.index_add_(0, index, rows.T.contiguous())
 
     def add_layer(self, layer: LayerFactors) -> None:
         """Add a layer's whole gradients, formed a few outputs at a time."""
@@ -115,9 +105,13 @@ class SparseProjection:
         dim = num_buckets(self._max_dim)
         parts = []
         for sums in self._sums:
-            turned = _first_hadamard_rows(sums[:dim] - sums[dim:], self._max_dim)
-            parts.append(turned.T.div(self._max_dim**0.5))
+            parts.append(turned_buckets(sums[:dim] - sums[dim:], self._max_dim))
         return torch.cat(parts)
+
+
+def turned_buckets(buckets: Tensor, max_dim: int) -> Tensor:
+    """Return H·buckets/√k_max: the features ``[b, k_max]`` of b vectors from their bucket sums ``[D, b]``."""
+    return _first_hadamard_rows(buckets, max_dim).T.div(max_dim**0.5)
 
 
 def _layer_buckets(max_dim: int, seed: int, layer: LayerFactors) -> Tensor:
@@ -194,7 +188,12 @@ def kronecker_rows(
         yield slice(start, stop), sides[0], sides[1]
 
 
+_SIGNS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.float32) * 2 - 1
+"""The eight signs of each byte, ``[256, 8]``."""
+
+
 def random_signs(rng: np.random.Generator, num_rows: int, num_columns: int) -> Tensor:
     """Return independent signs ±1, ``[num_rows, num_columns]`` float32."""
-    bits = np.unpackbits(rng.integers(0, 256, size=(num_rows, -(-num_columns // 8)), dtype=np.uint8), axis=1)
-    return torch.from_numpy(bits[:, :num_columns].astype(np.float32) * 2 - 1)
+    drawn = rng.integers(0, 256, size=(num_rows, -(-num_columns // 8)), dtype=np.uint8)
+    signs = _SIGNS.take(drawn.ravel(), axis=0).reshape(num_rows, -1)  # a fifth of the time that single bits take
+    return torch.from_numpy(signs[:, :num_columns])
