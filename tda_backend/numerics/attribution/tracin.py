@@ -76,8 +76,7 @@ def tracin_self_influence(
         elif features.factors is not None:
             squares = features.factors.select(rows).squared_norms()
         else:
-            assert features.gram is not None
-            squares = features.gram.diagonal()[rows].to(torch.float64)
+            squares = features.stored_gram().diagonal()[rows].to(torch.float64)
         squares = squares * scale.to(torch.float64).square()
         total += rate * ((squares > 0).to(torch.float64) if normalization else squares)
     return total
@@ -97,9 +96,8 @@ def _tracin_products(features: CheckpointFeatures, projected: Tensor | None, nor
         products = inner_products(left, right)
         squares = (left.squared_norms(), right.squared_norms())
     else:
-        assert features.gram is not None
-        products = features.gram[query, rows].to(torch.float64, copy=True)
-        diagonal = features.gram.diagonal().to(torch.float64)
+        products = features.stored_gram()[query, rows].to(torch.float64, copy=True)
+        diagonal = features.stored_gram().diagonal().to(torch.float64)
         squares = (diagonal[query], diagonal[rows])
     if normalization:
         norms = [torch.where(square > 0, square, torch.ones_like(square)).sqrt() for square in squares]

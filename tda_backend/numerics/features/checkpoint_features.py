@@ -9,18 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tda_backend.errors import ArtifactError, NumericalError, TaskError
+from tda_backend.errors import ArtifactError, NumericalError, TaskError, UsageError
 from tda_backend.models.probe import GROUPS, Group, Probe
-from tda_backend.numerics.features.dense import Request, dense_gram
+from tda_backend.numerics.features.dense import BUDGET_NUMBERS, Request, dense_gram
 from tda_backend.numerics.features.factors import (
     GradientFactors,
     LayerFactors,
-    concatenate,
-    linear_factors,
+    joined_factors,
     untracked_parameters,
 )
 from tda_backend.numerics.features.gram import gram_matrix
-from tda_backend.numerics.features.streaming import Quantity, batches, evaluation_mode, naming_group, values_of
+from tda_backend.numerics.features.streaming import Quantity, batches, evaluation_mode, values_of
 from tda_backend.numerics.spectral.arrays import stored_tensor
 from tda_backend.types import Task
 
@@ -40,7 +39,7 @@ class CheckpointFeatures:
         goodness: ``[train + validation + query]`` goodness of each example.
         train_loss: ``[n]`` training loss of the train examples.
         factors: Rank-one factors of all N rows, or ``None`` for models with other layers.
-        gram: ``[N, N]`` float64 raw inner products where there are no factors.
+        gram: ``[N, N]`` float64 raw inner products where there are no factors, and they are asked for.
         margin_identity: Whether ``loss_scale`` and ``train_weights`` exist.
     """
 
@@ -95,11 +94,27 @@ class CheckpointFeatures:
         raise KeyError(group)
 
     def full_gram(self) -> Tensor:
-        """Return all raw inner products, ``[N, N]`` float64; a copy that may be destroyed."""
+        """Return all raw inner products, ``[N, N]`` float64; a copy that may be destroyed.
+
+        Raises:
+            UsageError: See :meth:`stored_gram`.
+        """
         if self.factors is not None:
             return gram_matrix(self.factors)
-        assert self.gram is not None
-        return self.gram.to(torch.float64, copy=True)
+        return self.stored_gram().to(torch.float64, copy=True)
+
+    def stored_gram(self) -> Tensor:
+        """Return the raw inner products of a model without factors, ``[N, N]`` float64; not to be changed.
+
+        Raises:
+            UsageError: They were not taken.
+        """
+        if self.gram is None:
+            raise UsageError(
+                "These features hold no inner products: they were taken for projections alone.",
+                "Take them with with_gram=True.",
+            )
+        return self.gram
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return everything as NumPy arrays for storing."""
@@ -136,10 +151,11 @@ class CheckpointFeatures:
             )
         except KeyError as error:
             raise ArtifactError(f"Stored features lack the array {error}.", "Remove the artifact; rerun.") from error
-        if result.factors is not None:
-            present = result.factors.num_vectors
-        else:
-            present = 0 if result.gram is None else result.gram.shape[0]
+        held = (
+            result.factors.num_vectors if result.factors else None,
+            None if result.gram is None else len(result.gram),
+        )
+        present = next((count for count in held if count is not None), result.num_vectors)
         if present != result.num_vectors:
             raise ArtifactError(
                 f"Stored features hold {present} rows where {result.num_vectors} belong.", "Remove the artifact; rerun."
@@ -163,11 +179,18 @@ def gradient_requests(task: Task) -> list[Request]:
     return requests
 
 
-def checkpoint_features(probe: Probe) -> CheckpointFeatures:
+def checkpoint_features(
+    probe: Probe, *, with_gram: bool = True, budget_numbers: int = BUDGET_NUMBERS
+) -> CheckpointFeatures:
     """Take the gradients of goodness (and, where needed, of the loss) at one checkpoint.
 
     Models made of plain Linear layers keep rank-one factors; any other model falls back to dense per-example
-    gradients, streamed by parameter block, of which only the Gram matrix is kept.
+    gradients, streamed by parameter block, of which only the Gram matrix is kept, where it is asked for.
+
+    Args:
+        probe: Task, model and examples.
+        with_gram: Whether models without factors get the inner products of all N gradients, ``[N, N]``.
+        budget_numbers: Numbers in one block of dense gradients.
 
     Raises:
         NumericalError: Goodness, loss or a gradient is not finite; names the group, the count and the first row.
@@ -186,13 +209,9 @@ def checkpoint_features(probe: Probe) -> CheckpointFeatures:
     train_loss = _values(probe, "train", "train_loss")
     factors, gram = None, None
     if not untracked_parameters(probe.model):
-        parts = []
-        for name, request in zip(ROW_GROUPS, requests, strict=False):
-            with naming_group(name):
-                parts.append(linear_factors(probe, *request)[0])
-        factors = concatenate(parts)
-    else:
-        gram = dense_gram(probe, requests)
+        factors = joined_factors(probe, list(zip(ROW_GROUPS, requests, strict=False)))
+    elif with_gram:
+        gram = dense_gram(probe, requests, budget_numbers=budget_numbers)
     return CheckpointFeatures(counts, goodness, train_loss, factors, gram, task.margin_identity)
 
 

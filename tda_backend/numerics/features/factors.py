@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tda_backend.errors import NumericalError, TaskError
 from tda_backend.models.probe import Group, Probe
-from tda_backend.numerics.features.streaming import Quantity, batches, evaluation_mode, values_of
+from tda_backend.numerics.features.streaming import Quantity, batches, evaluation_mode, naming_group, values_of
 
 _FACTOR_TOLERANCE = 1e-3
 """Relative difference allowed between the factors' summed gradient and autograd's, in float32 (measured: 1e-6)."""
@@ -81,16 +81,6 @@ class GradientFactors:
             else:
                 total += ((a @ a.transpose(1, 2)) * (d @ d.transpose(1, 2))).sum((1, 2))
         return total
-
-
-def concatenate(parts: Sequence[GradientFactors]) -> GradientFactors:
-    """Return the factors of several groups of vectors one after the other."""
-    return GradientFactors(
-        tuple(
-            LayerFactors(same[0].name, torch.cat([f.inputs for f in same]), torch.cat([f.deltas for f in same]))
-            for same in zip(*(part.layers for part in parts), strict=True)
-        )
-    )
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
@@ -170,26 +160,50 @@ def linear_factors(
         TaskError: Parameters lie outside Linear layers, or the layers' axes cannot be told apart per example.
         NumericalError: A value or a factor is not finite.
     """
-    task, model = probe.task, probe.model
     _refuse_untracked(probe)
-    values = torch.empty(probe.count(group), dtype=probe.dtype, device=probe.home)
-    store = _FactorStore(model, probe.count(group), probe.dtype, probe.home)
+    store = _FactorStore(probe.model, probe.count(group), probe.dtype, probe.home)
+    values = _fill(store, 0, probe, group, quantity, verify=verify)
+    return store.factors(), values
+
+
+def joined_factors(probe: Probe, named: Sequence[tuple[str, tuple[Group, Quantity]]]) -> GradientFactors:
+    """Return :func:`linear_factors` of several requests one after the other; raises the same.
+
+    All are written into one place: no part of them is held twice.
+
+    Args:
+        probe: As there.
+        named: What errors call a request's examples, with whose gradients of what it asks for.
+    """
+    _refuse_untracked(probe)
+    total = sum(probe.count(group) for _, (group, _) in named)
+    store, first = _FactorStore(probe.model, total, probe.dtype, probe.home), 0
+    for name, (group, quantity) in named:
+        with naming_group(name):
+            _fill(store, first, probe, group, quantity, verify=True)
+        first += probe.count(group)
+    return store.factors()
+
+
+def _fill(store: _FactorStore, first: int, probe: Probe, group: Group, quantity: Quantity, *, verify: bool) -> Tensor:
+    """Write the factors of a group's examples into rows from ``first`` on, and return their values."""
+    task, model, count = probe.task, probe.model, probe.count(group)
+    values = torch.empty(count, dtype=probe.dtype, device=probe.home)
     recorder = _Recorder(model)
     try:
         with evaluation_mode(model), torch.enable_grad():
             for rows, batch in batches(probe, group):
                 recorder.clear()
                 result = values_of(task, model, batch, quantity)
-                check = verify and not store.parts
-                store.add(_differentiate(recorder, result, rows, keep_graph=check), rows)
+                check, place = verify and rows.start == 0, slice(first + rows.start, first + rows.stop)
+                store.add(_differentiate(recorder, result, rows, keep_graph=check), place)
                 if check:
-                    _check_against_autograd(model, result, store, rows)
+                    _check_against_autograd(model, result, store, place)
                 values[rows] = result.detach().to(values.dtype)
     finally:
         recorder.remove()
-    factors = GradientFactors(tuple(LayerFactors(name, a, d) for name, (a, d) in store.parts.items()))
-    _refuse_non_finite(factors, values, quantity)
-    return factors, values
+    _refuse_non_finite(store.factors().select(slice(first, first + count)), values, quantity)
+    return values
 
 
 def _refuse_untracked(probe: Probe) -> None:
@@ -218,6 +232,10 @@ class _FactorStore:
         self._biased = {
             name: module.bias is not None and module.bias.requires_grad for name, module in linear_layers(model).items()
         }
+
+    def factors(self) -> GradientFactors:
+        """Return what is kept; not copied."""
+        return GradientFactors(tuple(LayerFactors(name, a, d) for name, (a, d) in self.parts.items()))
 
     def add(self, layers: dict[str, tuple[Tensor, Tensor]], rows: slice) -> None:
         """Keep the inputs and deltas ``[b, t, ·]`` of one batch."""

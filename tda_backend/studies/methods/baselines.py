@@ -42,7 +42,7 @@ class GradientSimilarity(ScoreMethod):
     def feature_steps(self, planning: Planning, configuration: Configuration, seed: int) -> Sequence[Step]:
         """Add the features of the checkpoint."""
         trained, of = planning.trained[seed], planning.of_seed(seed)
-        return (plan_features(planning, trained, configuration.training_epoch, of),)
+        return (plan_features(planning, trained, configuration.training_epoch, of, needs_gram=True),)
 
     def score(self, context: RunContext, step: Scores) -> Scored:
         """Return scores and self-influence of one training seed."""

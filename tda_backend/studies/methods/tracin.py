@@ -70,7 +70,8 @@ class TracIn(ScoreMethod):
     def feature_steps(self, planning: Planning, configuration: Configuration, seed: int) -> Sequence[Step]:
         """Add the features of every checkpoint."""
         of, trained = planning.of_seed(seed), planning.trained[seed]
-        return tuple(plan_features(planning, trained, epoch, of) for epoch in configuration.value(EPOCHS))
+        needs_gram = draw_of(planning, configuration, (seed,)).needs_gram
+        return tuple(plan_features(planning, trained, epoch, of, needs_gram) for epoch in configuration.value(EPOCHS))
 
     def score(self, context: RunContext, step: Scores) -> Scored:
         """Return −Σ_c η_c φ'_c · ∇ℓ(z_i; θ_c), projected where the study asks for it."""

@@ -70,6 +70,7 @@ class Steps:
     """
 
     def __init__(self, fingerprint: str, device: str) -> None:
+        self._fingerprint, self._device = fingerprint, device
         self._common = {
             "task": fingerprint,
             "dtype": DTYPE,
@@ -90,6 +91,10 @@ class Steps:
         if len(self._steps) > MOST_STEPS:
             raise StudyError(f"The study has more than {MOST_STEPS} steps.", "Sweep less, or make several studies.")
         return keyed
+
+    def apart(self) -> Steps:
+        """Return an empty collection whose steps get the same keys."""
+        return Steps(self._fingerprint, self._device)
 
     def all(self) -> tuple[Step, ...]:
         """Return all steps, in the order in which they were first added."""

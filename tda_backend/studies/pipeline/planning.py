@@ -30,6 +30,8 @@ class Planning:
         trained: The training run of each seed.
         model_seconds: Estimated seconds of one training run on all examples.
         draw: Which of the projections that judge a configuration is planned; 0: the one that pages show.
+        grams: At which checkpoints, (key of the training run, epoch), some configuration asks for the inner products of
+            all gradients; ``None``: as each asks.
     """
 
     study: Study
@@ -39,6 +41,17 @@ class Planning:
     trained: Sequence[Step]
     model_seconds: float
     draw: int = 0
+    grams: frozenset[tuple[str, int]] | None = None
+
+    def keeps_gram(self, run: str, epoch: int, is_asked: bool) -> bool:
+        """Return whether the inner products of all gradients at a checkpoint are kept.
+
+        Args:
+            run: Key of the training run.
+            epoch: Of the checkpoint.
+            is_asked: Whether the configuration that is planned asks for them.
+        """
+        return is_asked if self.grams is None else (run, epoch) in self.grams
 
     def drawing(self, number: int) -> Planning:
         """Return the planning of another projection of the same configurations."""

@@ -7,6 +7,7 @@ The order puts something true on the page early: after the first 20 retrained su
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from tda_backend.studies.config.configuration import Configuration
 from tda_backend.studies.config.study import Study
@@ -19,6 +20,7 @@ from tda_backend.studies.steps.claims import Made, plan_claims
 from tda_backend.studies.steps.compare_unrolled import plan_unrolled
 from tda_backend.studies.steps.evaluate import plan_evaluation
 from tda_backend.studies.steps.examples import plan_examples
+from tda_backend.studies.steps.features import Features
 from tda_backend.studies.steps.leave_one_out import plan_leave_one_out
 from tda_backend.studies.steps.lookahead_summary import plan_lookahead
 from tda_backend.studies.steps.removal import plan_removals
@@ -66,6 +68,7 @@ def build_plan(study: Study, facts: TaskFacts, device: str = "cpu") -> Plan:
     examples = plan_examples(steps, study)
     trained = plan_training(steps, study, facts, examples, _checkpoint_epochs(rows, study, facts))
     planning = Planning(study, facts, steps, examples, trained, training_seconds_of(study, facts))
+    planning = replace(planning, grams=_grams(planning, rows))
     first = preview(rows)
     chunks = _plan_ground_truth(planning, first)
     planned = [_plan_configuration(planning, row, chunks) for row in sorted(rows, key=lambda row: order(row, first))]
@@ -85,6 +88,20 @@ def build_plan(study: Study, facts: TaskFacts, device: str = "cpu") -> Plan:
     keys = [step.key for step in steps.all()]
     key = content_key(step=STUDY, version=STUDY_VERSION, study_id=record["study_id"], steps=keys)
     return Plan(record["study_id"], study, facts, device, steps.all(), record, key)
+
+
+def _grams(planning: Planning, rows: Sequence[Configuration]) -> frozenset[tuple[str, int]]:
+    """Return the checkpoints, (key of the training run, epoch), at which a configuration asks for a Gram matrix.
+
+    Models with rank-one factors keep those, whoever asks. For others all sources are planned once, apart.
+    """
+    if not planning.facts.without_factors:
+        return frozenset()
+    trial = replace(planning, steps=planning.steps.apart())
+    for row in rows:
+        METHODS[row.method].sources(trial, row)
+    found = [step for step in trial.steps.all() if isinstance(step, Features)]
+    return frozenset((step.train.key, step.epoch) for step in found if step.gram is None)
 
 
 def _checkpoint_epochs(rows: Sequence[Configuration], study: Study, facts: TaskFacts) -> list[int]:

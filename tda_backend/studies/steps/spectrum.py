@@ -66,6 +66,11 @@ class Draw:
         return self.kind, self.max_dim, self.draw
 
     @property
+    def needs_gram(self) -> bool:
+        """Whether it takes the inner products of all gradients: the exact answer, and what is drawn from them."""
+        return self.dim is None or self.kind == DRAWN_FROM_GRAM
+
+    @property
     def words(self) -> str:
         """What labels call it."""
         return "unprojected" if self.dim is None else f"k={self.dim}"
@@ -213,7 +218,7 @@ def plan_spectrum(
     """
     epoch, draw = configuration.training_epoch, draw_of(planning, configuration, place)
     dim, size = draw.dim, planning.size
-    again = dim is not None and draw.kind != DRAWN_FROM_GRAM  # models without factors take their gradients again
+    again = not draw.needs_gram  # models without factors take their gradients again
     num = planning.study.data.num_vectors
     return planning.steps.add(
         SpectrumStep(
@@ -221,7 +226,7 @@ def plan_spectrum(
             draw=draw,
             epoch=epoch if again else None,
             method_version=method(gradients[0]).key_version,
-            features=plan_features(planning, trained, epoch, of),
+            features=plan_features(planning, trained, epoch, of, draw.needs_gram),
             examples=planning.examples if again else None,
             train=trained if again else None,
             configurations=planning.serves(configuration),
