@@ -43,7 +43,17 @@ from tda_backend.studies.study.file import read_study_file, resolve
 from tests.benchmarks.scale_tasks import write_study
 
 MIB = 1024.0**2
-MEMORY = (("perceptron", 2000), ("perceptron", 20_000), ("perceptron", 50_000), ("cnn", 2000), ("cnn", 10_000))
+MEMORY: tuple[tuple[str, int, dict[str, Any]], ...] = (
+    ("perceptron", 2000, {}),
+    ("perceptron", 20_000, {}),
+    ("perceptron", 50_000, {}),
+    ("cnn", 2000, {}),
+    ("cnn", 10_000, {}),
+    ("perceptron", 4000, {"dim": "none"}),
+    ("cnn", 4000, {"dim": "none"}),
+    ("perceptron", 4000, {"kind": "gaussian"}),
+)
+"""Task, n, and what else of :func:`write_study`."""
 GROWTH = (1000, 3000, 10_000, 30_000, 50_000)
 ASKED_RATIO = 1.3
 """By how much an estimate of memory may be off, either way."""
@@ -124,8 +134,7 @@ def work_on_memory(folder: Path) -> dict[str, Any]:
     """Compute a study, every step in a process of its own; return peaks and estimates by step."""
     plan, backend = planned(folder / "scale.toml"), OneProcessEach()
     execute(plan, Workspace.at(folder / "w" / "c.duckdb"), Quiet(), KINDS, backend, memory=1e6)
-    base = plan.base_gib if hasattr(plan, "base_gib") else 0.7
-    rows = [(step.NAME, step.label, base + step.cost.memory_gib, backend.peaks[step.label]) for step in plan.steps]
+    rows = [(step.NAME, step.label, plan.base_gib + step.cost.memory_gib, backend.peaks[step.label]) for step in plan.steps]
     return {"rows": rows, "plan_gib": plan.memory_gib()}
 
 
@@ -166,19 +175,20 @@ def in_process(*words: str) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure_memory(sizes: Sequence[tuple[str, int]]) -> bool:
+def measure_memory(asked: Sequence[tuple[str, int, Mapping[str, Any]]]) -> bool:
     """Print every step's peak beside its estimate; return whether all large ones are within the asked ratio."""
     met = True
-    for task, num_train in sizes:
+    for task, num_train, more in asked:
+        words = " ".join([task, *map(str, more.values())])
         with tempfile.TemporaryDirectory() as folder:
-            write_study(Path(folder), task, num_train)
+            write_study(Path(folder), task, num_train, **more)
             found = in_process("memory", folder)
         for name, label, expected, peak in found["rows"]:
             ratio = expected / peak
             within = 1 / ASKED_RATIO <= ratio <= ASKED_RATIO
             met &= within
             print(
-                f"  {task} n = {num_train:6d}  {name:10s} peak {peak:6.2f} GiB  estimate {expected:6.2f}  "
+                f"  {words} n = {num_train:6d}  {name:10s} peak {peak:6.2f} GiB  estimate {expected:6.2f}  "
                 f"ratio {ratio:4.2f}{'' if within else '  MISSED'}  {label}",
                 flush=True,
             )

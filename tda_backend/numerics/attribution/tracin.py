@@ -104,5 +104,5 @@ def _tracin_products(features: CheckpointFeatures, projected: Tensor | None, nor
         products /= norms[0][:, None]
         products /= norms[1]
         # Dividing −∇ℓ = scale·∇goodness by its norm leaves the sign of the scale: that of 1 − p, always positive.
-        return products * torch.sign(scale)
-    return products * scale.to(torch.float64)
+        return products.mul_(torch.sign(scale))
+    return products.mul_(scale.to(torch.float64))

@@ -70,6 +70,11 @@ class CheckpointFeatures:
         return None if weights is None else -weights
 
     @property
+    def has_gradients(self) -> bool:
+        """Whether factors or inner products are here, and not values alone."""
+        return self.factors is not None or self.gram is not None
+
+    @property
     def device(self) -> torch.device:
         return self.goodness.device
 

@@ -6,6 +6,7 @@ mode. The bias is a homogeneous 1 appended to a.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,11 +16,13 @@ from torch import Tensor, nn
 from tda_backend.errors import NumericalError, TaskError
 from tda_backend.models.probe import Group, Probe
 from tda_backend.numerics.features.streaming import Quantity, batches, evaluation_mode, naming_group, values_of
+from tda_backend.types import Batch
 
 _FACTOR_TOLERANCE = 1e-3
 """Relative difference allowed between the factors' summed gradient and autograd's, in float32 (measured: 1e-6)."""
 HALF_TOLERANCE = 4
 """The same where autocast computes in half precision, in units of its ε."""
+_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,20 @@ def untracked_parameters(model: nn.Module) -> list[str]:
     for module in linear_layers(model).values():
         tracked |= {id(p) for p in (module.weight, module.bias) if p is not None and p.requires_grad}
     return [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in tracked]
+
+
+def num_factor_numbers(model: nn.Module, examples: Batch) -> int:
+    """Return how many numbers the factors of one example's gradient are, as far as shapes tell.
+
+    Args:
+        model: Its Linear layers see one position, or as many as an input has whose last axis the first of them takes.
+        examples: Of which shape inputs are.
+    """
+    layers = list(linear_layers(model).values())
+    width = layers[0].in_features if layers else 0
+    fitting = [value for value in examples.values() if value.ndim > 2 and value.shape[-1] == width]
+    positions = max((math.prod(value.shape[1:-1]) for value in fitting), default=1)
+    return positions * sum(layer.in_features + layer.out_features + (layer.bias is not None) for layer in layers)
 
 
 class _Recorder:
@@ -315,7 +332,9 @@ def _refuse_non_finite(factors: GradientFactors, values: Tensor, quantity: Quant
     bad = ~torch.isfinite(values)
     for layer in factors.layers:
         for part in (layer.inputs, layer.deltas):
-            bad |= ~torch.isfinite(part).flatten(1).all(1)
+            for start in range(0, len(part), _ROWS):  # what finds out takes as much memory as what is looked at
+                rows = slice(start, start + _ROWS)
+                bad[rows] |= ~torch.isfinite(part[rows]).flatten(1).all(1)
     if bool(bad.any()):
         raise NumericalError(
             f"The {quantity} or its gradient is not finite for {int(bad.sum())} of {len(bad)} examples "

@@ -39,6 +39,10 @@ class GradientSimilarity(ScoreMethod):
 
     phi: type[Filter] = Identity
 
+    def num_features(self, configuration: Configuration) -> int:
+        """Return one."""
+        return 1
+
     def feature_steps(self, planning: Planning, configuration: Configuration, seed: int) -> Sequence[Step]:
         """Add the features of the checkpoint."""
         trained, of = planning.trained[seed], planning.of_seed(seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from tda_backend.models.tasks.data import validate_data
 from tda_backend.models.tasks.examples import Draw, split_indices, study_labels
 from tda_backend.models.training.fit import model_from
 from tda_backend.numerics.features.checkpoint_features import CheckpointFeatures
+from tda_backend.numerics.features.dense import BUDGET_NUMBERS
 from tda_backend.studies.config.study import Study
 from tda_backend.studies.pipeline.facts import TaskFacts
 from tda_backend.studies.store.artifact import Artifact
@@ -45,7 +46,7 @@ class Memo:
 
     Attributes:
         features_key: Of the checkpoint's gradients.
-        features: These.
+        features: These; without factors and Gram matrix once no later step takes them.
         gram: Their inner products.
         projected: What is projected at k_max, by draw.
     """
@@ -54,6 +55,12 @@ class Memo:
     features: CheckpointFeatures | None = None
     gram: Tensor | None = None
     projected: dict[tuple[str, int, int], Tensor] = field(default_factory=dict)
+
+    def free_gradients(self) -> None:
+        """Free what is projected or decomposed but once; goodness and losses stay."""
+        self.gram = None
+        if self.features is not None:
+            self.features = replace(self.features, factors=None, gram=None)
 
     def clear(self) -> None:
         """Free everything."""
@@ -73,6 +80,7 @@ class RunContext:
         on_progress: Called with (done, total) units of the present step.
         later: Steps still to be computed here after the present one; decides when shared matrices are freed.
         clean_labels: Labels of the train split before the study flipped some, ``[N]``; ``None``: it flips none.
+        budget_numbers: Numbers in one block of dense gradients.
     """
 
     study: Study
@@ -84,6 +92,7 @@ class RunContext:
     memo: Memo = field(default_factory=Memo)
     later: Sequence[Keyed] = ()
     clean_labels: Tensor | None = None
+    budget_numbers: int = BUDGET_NUMBERS
 
     @property
     def train_split(self) -> Batch:

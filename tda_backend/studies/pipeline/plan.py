@@ -11,13 +11,14 @@ import torch
 from tda_backend.errors import StudyError
 from tda_backend.studies.config.study import Study
 from tda_backend.studies.pipeline.facts import TaskFacts
+from tda_backend.studies.pipeline.sizes import GIB, LEAST_SHARE
 from tda_backend.studies.pipeline.step import Step
 from tda_backend.studies.store.artifacts import ArtifactStore
 
 DTYPE = "float32"
 MOST_STEPS = 20_000
-PROGRAM_GIB = 0.7
-"""Memory of the program itself."""
+PROGRAM_GIB = 0.33
+"""Memory of the program itself, on a processor: libraries (0.26), and what the first gradients load."""
 
 S = TypeVar("S", bound=Step)
 
@@ -49,11 +50,26 @@ class Plan:
         """The study's name."""
         return self.study.name
 
-    def memory_gib(self) -> float:
-        """Return the estimated peak of a run: the largest step beside the program and all projected gradients."""
-        projection = self.study.projection
-        projected = self.study.data.num_vectors * projection.max_dim * (projection.draws or 1) * 16 / 1024.0**3
-        return PROGRAM_GIB + max((step.cost.memory_gib for step in self.steps), default=0.0) + projected
+    @property
+    def base_gib(self) -> float:
+        """What a run holds throughout: program and data."""
+        return PROGRAM_GIB + self.facts.data_bytes / GIB
+
+    @property
+    def largest(self) -> Step:
+        """The step that takes the most memory."""
+        return max(self.steps, key=lambda step: step.cost.memory_gib)
+
+    def memory_gib(self, block_share: float = 1.0) -> float:
+        """Return the estimated peak of a run: the largest step beside program and data.
+
+        Args:
+            block_share: Size of blocks, as a share of the usual one, from ``LEAST_SHARE`` to 1.
+        """
+        saved = (1 - block_share) / (1 - LEAST_SHARE)
+        return self.base_gib + max(
+            (step.cost.memory_gib - saved * step.cost.saved_gib for step in self.steps), default=0.0
+        )
 
 
 def torch_release() -> str:

@@ -10,6 +10,7 @@ from tda_backend.studies.config.configuration import Configuration
 from tda_backend.studies.config.study import Study
 from tda_backend.studies.pipeline.facts import TaskFacts
 from tda_backend.studies.pipeline.plan import Steps
+from tda_backend.studies.pipeline.sizes import Sizes
 from tda_backend.studies.pipeline.step import Step
 
 USUAL_VECTORS = 6000
@@ -71,6 +72,11 @@ class Planning:
     def size(self) -> float:
         """Gradients of a checkpoint, in units of those that costs were measured on."""
         return self.study.data.num_vectors / USUAL_VECTORS
+
+    @property
+    def sizes(self) -> Sizes:
+        """What the arrays of the study are made of."""
+        return Sizes.of(self.study, self.facts)
 
     @property
     def retraining_seconds(self) -> float:

@@ -10,6 +10,7 @@ import torch
 from tda_backend.numerics.features.checkpoint_features import CheckpointFeatures, checkpoint_features
 from tda_backend.studies.pipeline.context import RunContext
 from tda_backend.studies.pipeline.planning import Planning
+from tda_backend.studies.pipeline.sizes import LEAST_COLUMNS, Held, doubles
 from tda_backend.studies.pipeline.step import Cost, Step, needs, setting
 from tda_backend.studies.store.artifact import Artifact
 from tda_backend.studies.store.artifacts import ArtifactWriter
@@ -36,7 +37,8 @@ class Features(Step):
     def run(self, context: RunContext, writer: ArtifactWriter) -> None:
         """Take the gradients and store them."""
         probe = context.probe(self.examples, context.model(self.train, self.epoch))
-        for name, values in checkpoint_features(probe, with_gram=self.gram is not False).to_arrays().items():
+        found = checkpoint_features(probe, with_gram=self.gram is not False, budget_numbers=context.budget_numbers)
+        for name, values in found.to_arrays().items():
             writer.array(name, values)
 
     @staticmethod
@@ -55,7 +57,12 @@ def plan_features(planning: Planning, trained: Step, epoch: int, of: str, needs_
         of: Names the run in the label.
         needs_gram: Whether the inner products of all gradients are asked for, and not projections alone.
     """
+    sizes = planning.sizes
     has_gram = not planning.facts.without_factors or planning.keeps_gram(trained.key, epoch, needs_gram)
+    if sizes.factor_numbers:
+        held = Held(sizes.factors)
+    else:
+        held = sizes.dense_block + (sizes.gram + doubles(sizes.num_vectors, LEAST_COLUMNS)) if has_gram else Held(0.0)
     return planning.steps.add(
         Features(
             epoch=epoch,
@@ -63,6 +70,6 @@ def plan_features(planning: Planning, trained: Step, epoch: int, of: str, needs_
             examples=planning.examples,
             train=trained,
             label=f"features epoch {epoch}{of}",
-            cost=Cost(1.0 * planning.size),
+            cost=Cost(1.0 * planning.size, held.usual, saved_gib=held.saved),
         )
     )
