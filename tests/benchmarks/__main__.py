@@ -16,6 +16,7 @@ NAMES = (
     "unrolled",
     "error_proxy",
     "contract",
+    "scale",
     "demo",
 )
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -38,6 +37,7 @@ from tda_backend.studies.pipeline.step import Step
 from tda_backend.studies.runs.planning import build_plan
 from tda_backend.studies.steps.evaluate import top_examples
 from tda_backend.studies.steps.table import KINDS
+from tda_backend.studies.store.artifacts import ArtifactStore
 from tda_backend.studies.store.workspace import Workspace
 from tda_backend.studies.study.file import read_study_file, resolve
 from tests.benchmarks.scale_tasks import write_study
@@ -82,38 +82,23 @@ class Quiet:
 
 
 class OneProcessEach(LocalBackend):
-    """Computes every step in a process of its own, so that its peak is that of the step beside program and data.
+    """Computes every step in a process of its own, whose peak is that of the step beside program and data.
 
     Attributes:
+        folder: Where the study lies.
         peaks: Label of a step → peak of its process, in GiB.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         super().__init__()
-        self.peaks: dict[str, float] = {}
+        self.folder, self.peaks = folder, {}
 
     def wait(self) -> Sequence[Ended]:
-        """Compute a step in a copy of this process."""
+        """Compute a step in a new process."""
         step = self._steps.pop()
-        if self._context is None:
-            self._context = RunContext.begin(self._plan.study, self._plan.facts, self._plan.device, self._store)
-        self._context.later = self._later
-        reading, writing = os.pipe()
-        child = os.fork()
-        if not child:
-            code = 1
-            try:
-                seconds = compute(self._context, step, no_progress)
-                os.write(writing, json.dumps([seconds, peak_mib() / 1024]).encode())
-                code = 0
-            finally:
-                os._exit(code)
-        os.close(writing)
-        with os.fdopen(reading) as answer:
-            found = answer.read()
-        os.waitpid(child, 0)
-        seconds, self.peaks[step.label] = json.loads(found)
-        return [Ended(step.key, seconds)]
+        found = in_process("step", str(self.folder), step.key)
+        self.peaks[step.label] = found["peak_gib"]
+        return [Ended(step.key, found["seconds"])]
 
 
 def peak_mib() -> float:
@@ -130,12 +115,13 @@ def planned(file: Path) -> Plan:
     return build_plan(study, task_facts(load_task(study.task), study.task))
 
 
-def work_on_memory(folder: Path) -> dict[str, Any]:
-    """Compute a study, every step in a process of its own; return peaks and estimates by step."""
-    plan, backend = planned(folder / "scale.toml"), OneProcessEach()
-    execute(plan, Workspace.at(folder / "w" / "c.duckdb"), Quiet(), KINDS, backend, memory=1e6)
-    rows = [(step.NAME, step.label, plan.base_gib + step.cost.memory_gib, backend.peaks[step.label]) for step in plan.steps]
-    return {"rows": rows, "plan_gib": plan.memory_gib()}
+def work_on_step(folder: Path, key: str) -> dict[str, Any]:
+    """Compute one step of a study, and return its seconds and the peak of this process."""
+    plan, store = planned(folder / "scale.toml"), ArtifactStore(Workspace.at(folder / "w" / "c.duckdb").artifacts)
+    number = next(number for number, step in enumerate(plan.steps) if step.key == key)
+    context = RunContext.begin(plan.study, plan.facts, plan.device, store)
+    context.later = plan.steps[number + 1 :]
+    return {"seconds": compute(context, plan.steps[number], no_progress), "peak_gib": peak_mib() / 1024}
 
 
 def work_on_study(folder: Path, memory: float | None) -> dict[str, Any]:
@@ -181,9 +167,16 @@ def measure_memory(asked: Sequence[tuple[str, int, Mapping[str, Any]]]) -> bool:
     for task, num_train, more in asked:
         words = " ".join([task, *map(str, more.values())])
         with tempfile.TemporaryDirectory() as folder:
-            write_study(Path(folder), task, num_train, **more)
-            found = in_process("memory", folder)
-        for name, label, expected, peak in found["rows"]:
+            plan = planned(write_study(Path(folder), task, num_train, **more))
+            backend = OneProcessEach(Path(folder))
+            execute(plan, Workspace.at(Path(folder) / "w" / "c.duckdb"), Quiet(), KINDS, backend, memory=1e6)
+        for step in plan.steps:
+            name, label, expected, peak = (
+                step.NAME,
+                step.label,
+                plan.base_gib + step.cost.memory_gib,
+                backend.peaks[step.label],
+            )
             ratio = expected / peak
             within = 1 / ASKED_RATIO <= ratio <= ASKED_RATIO
             met &= within
@@ -238,8 +231,8 @@ def measure_limit(num_train: int, memory: float) -> None:
 def work(words: Sequence[str]) -> dict[str, Any]:
     """Return what a worker measures."""
     kind, *rest = words
-    if kind == "memory":
-        return work_on_memory(Path(rest[0]))
+    if kind == "step":
+        return work_on_step(Path(rest[0]), rest[1])
     if kind == "study":
         return work_on_study(Path(rest[0]), float(rest[1]) if len(rest) > 1 else 1e6)
     return work_on_top(*map(int, rest))
@@ -263,7 +256,7 @@ def main() -> int:
     if "top" in parts:
         measure_top(*((10_000, 512, 100) if small else (100_000, 2048, 1000)))
     if "limit" in parts:
-        measure_limit(2000, 1.5)
+        measure_limit(5000, 0.6)
     return 0 if met else 1
 
 

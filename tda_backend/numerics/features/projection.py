@@ -19,6 +19,7 @@ from torch import Tensor
 from tda_backend.errors import NumericalError, UsageError
 from tda_backend.numerics.features.factors import GradientFactors, LayerFactors
 from tda_backend.numerics.features.structured import PARAMETER_ROWS, kronecker_features, random_signs, sparse_features
+from tda_backend.numerics.spectral.arrays import all_finite
 from tda_backend.seeds import hashed_rng
 
 ProjectionKind = Literal["gaussian", "gaussian-dense", "rademacher", "sparse", "kronecker"]
@@ -151,7 +152,7 @@ def gaussian_from_gram(
     Raises:
         NumericalError: The Gram has non-finite entries or is not positive semi-definite.
     """
-    if not bool(torch.isfinite(gram).all()):
+    if not all_finite(gram):
         raise NumericalError("The Gram matrix has entries that are not finite.", "Look for NaN in the gradients.")
     noise = hashed_rng("gaussian-from-gram", seed, max_dim).standard_normal(
         (gram.shape[0], max_dim), dtype=np.float64 if dtype == torch.float64 else np.float32

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tda_backend.errors import NumericalError, UsageError
 from tda_backend.models.probe import Group
+from tda_backend.numerics.spectral.arrays import all_finite
 from tda_backend.numerics.spectral.coordinates import Coordinates, Part, Rows
 from tda_backend.numerics.spectral.filters.base import check_regularization
 from tda_backend.numerics.spectral.kronecker.spectrum import KroneckerSpectrum
@@ -117,7 +118,7 @@ def score_rows(source: Source, regularization: float | None, queries: Sequence[i
         result = source.values if rows is None else source.values[rows]
     else:
         result = _spectral_scores(spectra_of(source), needed(regularization), rows)
-    if not bool(torch.isfinite(result).all()):
+    if not all_finite(result):
         raise NumericalError(
             f"{int((~torch.isfinite(result)).sum())} scores are not finite at λ = {regularization}.",
             "Use a larger λ; small eigenvalues are amplified beyond float32.",

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tda_backend.errors import NumericalError
+from tda_backend.numerics.spectral.arrays import all_finite
 from tda_backend.numerics.spectral.filters.base import pseudo_inverse_cutoff
 
 _ROWS = 1024
@@ -72,7 +73,7 @@ def symmetric_eigenpairs(matrix: Tensor, num_train: int, what: str) -> tuple[Ten
     Raises:
         NumericalError: The matrix has non-finite entries, is zero, or LAPACK does not converge.
     """
-    if not bool(torch.isfinite(matrix).all()):
+    if not all_finite(matrix):
         raise NumericalError(
             f"The {what} has entries that are not finite.",
             "Look for NaN or overflow in the gradients of this checkpoint; did training diverge?",

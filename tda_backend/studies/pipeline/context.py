@@ -105,17 +105,33 @@ class RunContext:
         return self.data["test"]
 
     @classmethod
-    def begin(cls, study: Study, facts: TaskFacts, device: str, store: ArtifactStore) -> RunContext:
-        """Return the context of a study, its task's data loaded and the study's labels flipped."""
-        task, flips = facts.task, study.data.flip_labels
-        data: dict[str, Batch] = dict(validate_data(task))
-        if flips is None:
-            return cls(study, facts, device, data, store)
-        draw = Draw(study.data.train, study.data.validation, study.data.queries, study.seed, flips)
+    def begin(
+        cls, study: Study, facts: TaskFacts, device: str, store: ArtifactStore, block_share: float = 1.0
+    ) -> RunContext:
+        """Return the context of a study, its task's data loaded and the study's labels flipped.
+
+        Args:
+            study: What is computed.
+            facts: Of its task.
+            device: Where passes run.
+            store: Where artifacts lie.
+            block_share: Size of blocks of dense gradients, as a share of the usual one.
+        """
+        context = cls(study, facts, device, dict(validate_data(facts.task)), store)
+        context.budget_numbers = int(BUDGET_NUMBERS * block_share)
+        context._flip_labels()
+        return context
+
+    def _flip_labels(self) -> None:
+        """Replace labels where the study asks for it, and remember the right ones."""
+        study, facts = self.study, self.facts
+        if study.data.flip_labels is None:
+            return
+        draw = Draw(study.data.train, study.data.validation, study.data.queries, study.seed, study.data.flip_labels)
         rows = split_indices(draw, facts.num_train, facts.num_test).train
-        train, key = data["train"], task.label_key
-        noisy = {**train, key: study_labels(task, train[key], draw, rows)}
-        return cls(study, facts, device, {**data, "train": noisy}, store, clean_labels=train[key])
+        train, key = self.data["train"], facts.task.label_key
+        self.clean_labels = train[key]
+        self.data["train"] = {**train, key: study_labels(facts.task, train[key], draw, rows)}
 
     @property
     def task(self) -> Task:

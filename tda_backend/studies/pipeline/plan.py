@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -17,8 +17,8 @@ from tda_backend.studies.store.artifacts import ArtifactStore
 
 DTYPE = "float32"
 MOST_STEPS = 20_000
-PROGRAM_GIB = 0.33
-"""Memory of the program itself, on a processor: libraries (0.26), and what the first gradients load."""
+PROGRAM_GIB = 0.44
+"""Memory of the program itself on a processor: libraries (0.35), and what gradients and catalogue load."""
 
 S = TypeVar("S", bound=Step)
 
@@ -35,6 +35,8 @@ class Plan:
         steps: In order of computing.
         record: JSON-compatible.
         key: Of the record's artifact: changes with every step.
+        block_share: Size of the blocks in which dense gradients are taken, as a share of the usual one.
+        what_fits: GiB → changes of the study with which it fits into so much memory, in words; ``None``: nobody knows.
     """
 
     study_id: str
@@ -44,6 +46,8 @@ class Plan:
     steps: tuple[Step, ...]
     record: Mapping[str, Any]
     key: str
+    block_share: float = 1.0
+    what_fits: Callable[[float], Sequence[str]] | None = field(default=None, repr=False, compare=False)
 
     @property
     def name(self) -> str:

@@ -121,6 +121,11 @@ class Sizes:
         )
 
 
+def in_words(gib: float) -> str:
+    """Return memory as messages give it: ``0.43``, ``12.5``."""
+    return f"{gib:.2f}" if gib < 1 else f"{gib:.1f}"
+
+
 def doubles(*shape: float) -> float:
     """Return what an array of float64 numbers takes, in GiB."""
     return math.prod(shape) * DOUBLE / GIB

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from tda_backend.studies.config.configuration import Configuration
 from tda_backend.studies.config.study import Study
@@ -15,6 +16,8 @@ from tda_backend.studies.methods import METHODS
 from tda_backend.studies.pipeline.facts import TaskFacts
 from tda_backend.studies.pipeline.plan import Plan, Steps
 from tda_backend.studies.pipeline.planning import FinalStep, Planned, Planning
+from tda_backend.studies.pipeline.sizes import LEAST_SHARE
+from tda_backend.studies.runs.fitting import what_fits
 from tda_backend.studies.runs.record import study_record
 from tda_backend.studies.steps.claims import Made, plan_claims
 from tda_backend.studies.steps.compare_unrolled import plan_unrolled
@@ -87,7 +90,8 @@ def build_plan(study: Study, facts: TaskFacts, device: str = "cpu") -> Plan:
     check_retrainings(steps.all())
     keys = [step.key for step in steps.all()]
     key = content_key(step=STUDY, version=STUDY_VERSION, study_id=record["study_id"], steps=keys)
-    return Plan(record["study_id"], study, facts, device, steps.all(), record, key)
+    fits = partial(what_fits, study, lambda other: build_plan(other, facts, device).memory_gib(LEAST_SHARE))
+    return Plan(record["study_id"], study, facts, device, steps.all(), record, key, what_fits=fits)
 
 
 def _grams(planning: Planning, rows: Sequence[Configuration]) -> frozenset[tuple[str, int]]:

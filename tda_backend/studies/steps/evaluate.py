@@ -48,6 +48,8 @@ from tda_backend.studies.store.drop import Drop
 from tda_backend.studies.store.tables.evaluation import INDICATOR, LDS, LDS_QUERY, SELECTIONS, TOP_EXAMPLES
 
 QUERY_BLOCK = 128
+BLOCK_NUMBERS = 2**25
+"""Queries whose scores are held at once: so many, or fewer where these are more numbers (128 MiB)."""
 
 Truth = Mapping[float, GroundTruth]
 """Retrained subsets by α."""
@@ -315,7 +317,7 @@ def _memory(planning: Planning, configuration: Configuration, num_subsets: int) 
     inner = min(configuration.projection_dim or sizes.num_train, sizes.num_train)
     return (
         sources
-        + 1.5 * sizes.numbers(min(QUERY_BLOCK, sizes.num_queries), sizes.num_train)
+        + 1.5 * sizes.numbers(min(QUERY_BLOCK * sizes.num_train, BLOCK_NUMBERS, sizes.num_queries * sizes.num_train))
         + doubles(masks)
         + 1.5 * doubles(count, num_subsets, sizes.num_queries)
         + 2 * doubles(sizes.num_validation, inner)
@@ -380,8 +382,9 @@ def top_examples(source: Source, regularization: float | None, num: int) -> pa.T
     count = min(num, num_train(source))
     columns: dict[str, list] = {name: [] for name in ("helpful", "helpful_scores", "harmful", "harmful_scores")}
     total = num_queries(source)
-    for start in range(0, total, QUERY_BLOCK):
-        block = score_rows(source, regularization, list(range(start, min(start + QUERY_BLOCK, total))))
+    step = max(1, min(QUERY_BLOCK, BLOCK_NUMBERS // num_train(source)))
+    for start in range(0, total, step):
+        block = score_rows(source, regularization, list(range(start, min(start + step, total))))
         for name, largest in (("helpful", True), ("harmful", False)):
             best = block.topk(count, dim=1, largest=largest)
             columns[name].extend(best.indices.to(torch.int32).cpu().numpy())

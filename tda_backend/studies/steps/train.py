@@ -302,10 +302,10 @@ def plan_training(steps: Steps, study: Study, facts: TaskFacts, examples: Step, 
 
 
 def _training_gib(study: Study, facts: TaskFacts) -> float:
-    """Return what training holds: the rows that take part once more, and what a model says of every example."""
+    """Return what training holds: a model's state and checkpoints, and what it says of every example."""
     sizes = Sizes.of(study, facts)
     parameters = sizes.numbers(4 + len(study.training.epochs), sizes.num_parameters)
-    return study.data.train * (sizes.example_bytes + _SAID_BYTES) / GIB + parameters
+    return (facts.num_train + facts.num_test) * _SAID_BYTES / GIB + parameters
 
 
 def training_seconds_of(study: Study, facts: TaskFacts) -> float:
