@@ -15,7 +15,8 @@ import torch
 from tda_backend.errors import MachineError, UsageError
 from tda_backend.models.tasks.registry import load_task
 from tda_backend.numerics.attribution.influence import influence_spectrum
-from tda_backend.numerics.features.checkpoint_features import CheckpointFeatures, checkpoint_features
+from tda_backend.numerics.attribution.tracin import tracin_scores, tracin_self_influence
+from tda_backend.numerics.features.checkpoint_features import CheckpointFeatures, InnerProducts, checkpoint_features
 from tda_backend.numerics.features.dense import BUDGET_NUMBERS
 from tda_backend.numerics.features.factors import linear_layers, num_factor_numbers
 from tda_backend.numerics.spectral.contraction import scores
@@ -32,7 +33,7 @@ from tda_backend.studies.store.artifacts import ArtifactStore
 from tda_backend.studies.store.workspace import Workspace
 from tda_backend.studies.study.file import override, resolve
 from tests.benchmarks.scale_tasks import write_study
-from tests.helpers_numerics import TASKS, features_of, probe_of
+from tests.helpers_numerics import FACTOR_TASKS, TASKS, assert_close, features_of, probe_of
 from tests.runs.fake_plans import Notes
 
 SPARSE = {"projection_dim": [16]}
@@ -72,22 +73,22 @@ def features_in(plan: Plan) -> list[Features]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "methods", "is_needed"),
+    ("kind", "methods", "expected"),
     [
-        ("sparse", {"iffim": SPARSE, "trak": SPARSE}, False),
-        ("rademacher", {"iffim": SPARSE}, False),
-        ("gaussian", {"iffim": SPARSE}, True),
-        ("sparse", {"iffim": SPARSE, "trak": BOTH}, True),
-        ("sparse", {"iffim": EXACT}, True),
-        ("sparse", {"iffim": SPARSE, "tracin": SPARSE}, False),
-        ("sparse", {"iffim": SPARSE, "tracin": {}}, True),
-        ("sparse", {"gradient_similarity": {}}, True),
+        ("sparse", {"iffim": SPARSE, "trak": SPARSE}, "none"),
+        ("rademacher", {"iffim": SPARSE}, "none"),
+        ("gaussian", {"iffim": SPARSE}, None),
+        ("sparse", {"iffim": SPARSE, "trak": BOTH}, None),
+        ("sparse", {"iffim": EXACT}, None),
+        ("sparse", {"iffim": SPARSE, "tracin": SPARSE}, "none"),
+        ("sparse", {"iffim": SPARSE, "tracin": {}}, "queries"),
+        ("gaussian", {"iffim": SPARSE, "tracin": {}}, None),
+        ("sparse", {"gradient_similarity": {}}, "queries"),
     ],
 )
-def test_a_gram_is_taken_where_a_configuration_asks(facts, kind: str, methods: dict, is_needed: bool):
+def test_a_gram_is_taken_where_a_configuration_asks(facts, kind: str, methods: dict, expected: str | None):
     (step,) = features_in(planned(facts["cnn"], kind, **methods))
-    assert step.gram is (None if is_needed else False)
-    assert step.settings() == ({"epoch": 1} if is_needed else {"epoch": 1, "gram": False})
+    assert step.settings() == ({"epoch": 1} if expected is None else {"epoch": 1, "products": expected})
     (other,) = features_in(planned(facts["perceptron"], kind, **methods))
     assert other.settings() == {"epoch": 1}
 
@@ -96,7 +97,7 @@ def test_each_checkpoint_decides_for_itself(facts):
     asked = content(facts["cnn"], iffim={**BOTH, "epochs": [1, 2], "unprojected_epochs": [2]})
     asked["training"]["epochs"] = [1, 2]
     plan = build_plan(resolve(asked), replace(facts["cnn"], num_epochs=2))
-    assert {step.epoch: step.gram for step in features_in(plan)} == {1: False, 2: None}
+    assert {step.epoch: step.products for step in features_in(plan)} == {1: "none", 2: None}
 
 
 def computed(folder: Path, plan: Plan, backend: LocalBackend | None = None) -> tuple[ArtifactStore, Plan]:
@@ -105,9 +106,14 @@ def computed(folder: Path, plan: Plan, backend: LocalBackend | None = None) -> t
 
 
 def test_a_projection_needs_no_gram_and_gives_the_same(facts, tmp_path: Path):
-    store, plan = computed(tmp_path / "a", planned(facts["cnn"], iffim=SPARSE, tracin=SPARSE))
+    few = planned(facts["cnn"], iffim=SPARSE, tracin=SPARSE)
+    store, plan = computed(tmp_path / "a", few)
     (step,) = features_in(plan)
-    assert set(store.open(step.key).arrays()) == {"goodness", "train_loss", "margin_identity", "counts"}
+    values = {"goodness", "train_loss", "margin_identity", "counts"}
+    assert set(store.open(step.key).arrays()) == values
+    similar = planned(facts["cnn"], tracin=SPARSE, gradient_similarity={"similarity": ["dot", "cosine"]})
+    third, _ = computed(tmp_path / "c", similar)
+    assert set(third.open(features_in(similar)[0].key).arrays()) == values | {"products", "squares"}
     other, whole = computed(tmp_path / "b", planned(facts["cnn"], iffim=BOTH, tracin=SPARSE))
     assert "gram" in other.open(features_in(whole)[0].key).arrays()
 
@@ -120,10 +126,23 @@ def test_a_projection_needs_no_gram_and_gives_the_same(facts, tmp_path: Path):
 
 def test_features_without_gram_say_so():
     task = TASKS["conv"]
-    bare = checkpoint_features(probe_of(task, task.build_model(0)), with_gram=False)
+    bare = checkpoint_features(probe_of(task, task.build_model(0)), products=InnerProducts.NONE)
     assert not CheckpointFeatures.from_arrays(bare.to_arrays()).has_gradients
-    with pytest.raises(UsageError, match="no inner products"):
+    with pytest.raises(UsageError, match="inner products of all gradients"):
         bare.full_gram()
+
+
+@pytest.mark.parametrize("normalization", [False, True])
+@pytest.mark.parametrize("name", [name for name in TASKS if name not in FACTOR_TASKS])
+def test_products_of_queries_are_those_of_the_gram(name: str, normalization: bool):
+    probe = probe_of(TASKS[name], TASKS[name].build_model(0))
+    whole, some = (checkpoint_features(probe, products=each) for each in (InnerProducts.ALL, InnerProducts.QUERIES))
+    some = CheckpointFeatures.from_arrays(some.to_arrays()).to("cpu")
+    assert some.gram is None
+    expected, found = (tracin_scores([each], [1.0], normalization).values for each in (whole, some))
+    assert_close(found, expected, 1e-12)
+    expected, found = (tracin_self_influence([each], [1.0], normalization) for each in (whole, some))
+    assert_close(found, expected, 1e-12)
 
 
 @pytest.mark.parametrize("name", ["mlp", "conv", "regression"])
@@ -142,13 +161,13 @@ def test_what_may_be_overwritten_gives_the_same(name: str, is_gram: bool):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux forgets a peak")
 def test_many_rows_make_no_square_matrix():
-    num, dim = 40_000, 32
+    num, dim = 6000, 32
     generator = torch.Generator().manual_seed(0)
     counts = {"train": num, "validation": 100, "query": 100}
     features = CheckpointFeatures(counts, torch.randn(num + 200), torch.rand(num), None, None, True)
     projected = torch.randn(num + 200, dim, generator=generator)
     held = peak_of(lambda: influence_spectrum(features, projected=projected))
-    assert held < 64 * 2**20 < num**2 / 8  # not even a bit for each pair
+    assert held < 24 * 2**20 < num**2  # not even a byte for each pair
 
 
 def peak_of(run: Callable[[], object]) -> float:

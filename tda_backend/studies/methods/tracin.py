@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from tda_backend.numerics.attribution.tracin import tracin_scores, tracin_self_influence
+from tda_backend.numerics.features.checkpoint_features import InnerProducts
 from tda_backend.numerics.features.projection import gaussian_from_gram, nested, project_factors
 from tda_backend.numerics.spectral.filters.base import Filter
 from tda_backend.numerics.spectral.filters.identity import Identity
@@ -87,8 +88,9 @@ class TracIn(ScoreMethod):
     def feature_steps(self, planning: Planning, configuration: Configuration, seed: int) -> Sequence[Step]:
         """Add the features of every checkpoint."""
         of, trained = planning.of_seed(seed), planning.trained[seed]
-        needs_gram = draw_of(planning, configuration, (seed,)).needs_gram
-        return tuple(plan_features(planning, trained, epoch, of, needs_gram) for epoch in configuration.value(EPOCHS))
+        draw = draw_of(planning, configuration, (seed,))
+        asked = InnerProducts.QUERIES if draw.dim is None else draw.inner_products
+        return tuple(plan_features(planning, trained, epoch, of, asked) for epoch in configuration.value(EPOCHS))
 
     def score(self, context: RunContext, step: Scores) -> Scored:
         """Return −Σ_c η_c φ'_c · ∇ℓ(z_i; θ_c), projected where the study asks for it."""

@@ -60,7 +60,7 @@ class Memo:
         """Free what is projected or decomposed but once; goodness and losses stay."""
         self.gram = None
         if self.features is not None:
-            self.features = replace(self.features, factors=None, gram=None)
+            self.features = replace(self.features, factors=None, gram=None, products=None, squares=None)
 
     def clear(self) -> None:
         """Free everything."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from tda_backend.numerics.features.checkpoint_features import InnerProducts
 from tda_backend.studies.config.configuration import Configuration
 from tda_backend.studies.config.study import Study
 from tda_backend.studies.pipeline.facts import TaskFacts
@@ -31,8 +32,8 @@ class Planning:
         trained: The training run of each seed.
         model_seconds: Estimated seconds of one training run on all examples.
         draw: Which of the projections that judge a configuration is planned; 0: the one that pages show.
-        grams: At which checkpoints, (key of the training run, epoch), some configuration asks for the inner products of
-            all gradients; ``None``: as each asks.
+        asked: By checkpoint, (key of the training run, epoch), which inner products of gradients all configurations
+            ask for together; ``None``: unknown yet, each gets what it asks for.
     """
 
     study: Study
@@ -42,17 +43,17 @@ class Planning:
     trained: Sequence[Step]
     model_seconds: float
     draw: int = 0
-    grams: frozenset[tuple[str, int]] | None = None
+    asked: Mapping[tuple[str, int], InnerProducts] | None = None
 
-    def keeps_gram(self, run: str, epoch: int, is_asked: bool) -> bool:
-        """Return whether the inner products of all gradients at a checkpoint are kept.
+    def inner_products(self, run: str, epoch: int, asked: InnerProducts) -> InnerProducts:
+        """Return which inner products of gradients are taken at a checkpoint.
 
         Args:
             run: Key of the training run.
             epoch: Of the checkpoint.
-            is_asked: Whether the configuration that is planned asks for them.
+            asked: What the configuration that is planned asks for.
         """
-        return is_asked if self.grams is None else (run, epoch) in self.grams
+        return asked if self.asked is None else self.asked[run, epoch]
 
     def drawing(self, number: int) -> Planning:
         """Return the planning of another projection of the same configurations."""

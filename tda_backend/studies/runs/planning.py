@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from tda_backend.numerics.features.checkpoint_features import InnerProducts
 from tda_backend.studies.config.configuration import Configuration
 from tda_backend.studies.config.study import Study
 from tda_backend.studies.methods import METHODS
@@ -71,7 +72,7 @@ def build_plan(study: Study, facts: TaskFacts, device: str = "cpu") -> Plan:
     examples = plan_examples(steps, study)
     trained = plan_training(steps, study, facts, examples, _checkpoint_epochs(rows, study, facts))
     planning = Planning(study, facts, steps, examples, trained, training_seconds_of(study, facts))
-    planning = replace(planning, grams=_grams(planning, rows))
+    planning = replace(planning, asked=_asked(planning, rows))
     first = preview(rows)
     chunks = _plan_ground_truth(planning, first)
     planned = [_plan_configuration(planning, row, chunks) for row in sorted(rows, key=lambda row: order(row, first))]
@@ -94,18 +95,22 @@ def build_plan(study: Study, facts: TaskFacts, device: str = "cpu") -> Plan:
     return Plan(record["study_id"], study, facts, device, steps.all(), record, key, what_fits=fits)
 
 
-def _grams(planning: Planning, rows: Sequence[Configuration]) -> frozenset[tuple[str, int]]:
-    """Return the checkpoints, (key of the training run, epoch), at which a configuration asks for a Gram matrix.
+def _asked(planning: Planning, rows: Sequence[Configuration]) -> dict[tuple[str, int], InnerProducts]:
+    """Return by checkpoint, (key of the training run, epoch), which inner products of gradients are asked for.
 
     Models with rank-one factors keep those, whoever asks. For others all sources are planned once, apart.
     """
+    found: dict[tuple[str, int], InnerProducts] = {}
     if not planning.facts.without_factors:
-        return frozenset()
+        return found
     trial = replace(planning, steps=planning.steps.apart())
     for row in rows:
         METHODS[row.method].sources(trial, row)
-    found = [step for step in trial.steps.all() if isinstance(step, Features)]
-    return frozenset((step.train.key, step.epoch) for step in found if step.gram is None)
+    for step in trial.steps.all():
+        if isinstance(step, Features):
+            place = step.train.key, step.epoch
+            found[place] = max(step.taken, found.get(place, InnerProducts.NONE))
+    return found
 
 
 def _checkpoint_epochs(rows: Sequence[Configuration], study: Study, facts: TaskFacts) -> list[int]:

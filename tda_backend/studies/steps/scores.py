@@ -131,7 +131,8 @@ class ScoreMethod(Method):
         """Return what scoring holds: two float64 matrices and the result, and all features that it reads."""
         sizes = planning.sizes
         products = 2 * doubles(sizes.num_queries, sizes.num_train) + self.source_gib(planning, configuration)
-        return products + self.num_features(configuration) * (sizes.factors or sizes.gram)
+        held = sizes.factors or doubles(sizes.num_queries, sizes.num_train)
+        return products + self.num_features(configuration) * held
 
     def num_features(self, configuration: Configuration) -> int:
         """Return of how many checkpoints it reads features."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tda_backend.models.probe import Probe
-from tda_backend.numerics.features.checkpoint_features import CheckpointFeatures, gradient_requests
+from tda_backend.numerics.features.checkpoint_features import CheckpointFeatures, InnerProducts, gradient_requests
 from tda_backend.numerics.features.dense import BUDGET_NUMBERS, project_gradients
 from tda_backend.numerics.features.projection import Projection, gaussian_from_gram, nested, project_factors
 from tda_backend.numerics.spectral.coordinates import Block, Spectrum
@@ -70,6 +70,11 @@ class Draw:
     def needs_gram(self) -> bool:
         """Whether it takes the inner products of all gradients: the exact answer, and what is drawn from them."""
         return self.dim is None or self.kind == DRAWN_FROM_GRAM
+
+    @property
+    def inner_products(self) -> InnerProducts:
+        """Which inner products of gradients a spectrum takes."""
+        return InnerProducts.ALL if self.needs_gram else InnerProducts.NONE
 
     @property
     def words(self) -> str:
@@ -247,7 +252,7 @@ def plan_spectrum(
             draw=draw,
             epoch=epoch if again else None,
             method_version=method(gradients[0]).key_version,
-            features=plan_features(planning, trained, epoch, of, draw.needs_gram),
+            features=plan_features(planning, trained, epoch, of, draw.inner_products),
             examples=planning.examples if again else None,
             train=trained if again else None,
             configurations=planning.serves(configuration),
