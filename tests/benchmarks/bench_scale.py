@@ -256,7 +256,7 @@ def main() -> int:
     if "top" in parts:
         measure_top(*((10_000, 512, 100) if small else (100_000, 2048, 1000)))
     if "limit" in parts:
-        measure_limit(5000, 0.6)
+        measure_limit(5000, 0.8)
     return 0 if met else 1
 
 
