@@ -17,6 +17,7 @@ NAMES = (
     "unrolled",
     "error_proxy",
     "contract",
+    "scale",
     "demo",
 )
 

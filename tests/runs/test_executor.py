@@ -227,5 +227,5 @@ def test_training_processes_are_kept_as_far_ahead_as_a_step_says(tmp_path: Path,
 def test_more_memory_than_allowed_is_refused(tmp_path: Path):
     plan = ladder(tmp_path)
     large = replace(plan, steps=tuple(replace(step, cost=replace(step.cost, memory_gib=3.0)) for step in plan.steps))
-    with pytest.raises(MachineError, match=r"needs about 3\.7 GiB of memory; --memory 2 allows 2"):
+    with pytest.raises(MachineError, match=r"needs about 3\.4 GiB of memory; --memory 2 allows 2"):
         execute(large, Workspace.at(tmp_path / "w" / "c.duckdb"), Notes(), KINDS, memory=2)

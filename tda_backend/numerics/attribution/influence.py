@@ -15,7 +15,7 @@ from torch import Tensor
 from tda_backend.errors import TaskError, UsageError
 from tda_backend.numerics.features.checkpoint_features import CheckpointFeatures
 from tda_backend.numerics.spectral.coordinates import Spectrum, squares_outside
-from tda_backend.numerics.spectral.decompose import RotatedRows, dual_coordinates, row_coordinates
+from tda_backend.numerics.spectral.decompose import RotatedRows, corner, dual_coordinates, row_coordinates
 
 
 def influence_spectrum(
@@ -23,21 +23,23 @@ def influence_spectrum(
     *,
     gram: Tensor | None = None,
     projected: Tensor | None = None,
+    overwrite: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> Spectrum:
     """Decompose the empirical Fisher of the training loss at one checkpoint (IFFIM); every λ is then a filter.
 
     Args:
         features: The checkpoint's features (row order, weights).
-        gram: ``[N, N]`` float64 raw inner products for the unprojected answer (dual); left intact.
+        gram: ``[N, N]`` float64 raw inner products for the unprojected answer (dual).
         projected: ``[N, k]`` projected features; primal k × k, or dual where n ≤ k. Exactly one of the two.
+        overwrite: Allow ``gram`` to be destroyed (saves n² float64).
         dtype: Storage type of the coordinates; eigenvalues are float64.
 
     Raises:
         UsageError: Not exactly one of ``gram`` and ``projected`` is given.
         NumericalError: The curvature is not finite, zero, or cannot be decomposed.
     """
-    rows = _rows(features, train_rows(features), gram, projected)
+    rows = _rows(features, train_rows(features), gram, projected, overwrite)
     return _spectrum(features, rows, None, "iffim", dtype)
 
 
@@ -46,6 +48,7 @@ def trak_spectrum(
     *,
     gram: Tensor | None = None,
     projected: Tensor | None = None,
+    overwrite: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> Spectrum:
     """Decompose the mean Gram of the margins' gradients at one checkpoint (TRAK); every λ is then a filter.
@@ -63,7 +66,7 @@ def trak_spectrum(
             "TRAK needs a measurement with the margin identity ∇ℓ = −(1−p)∇f.",
             "Set margin_identity on a classification task, or use iffim or tracin.",
         )
-    rows = _rows(features, (features.rows("train"), None), gram, projected)
+    rows = _rows(features, (features.rows("train"), None), gram, projected, overwrite)
     return _spectrum(features, rows, weights, "trak", dtype)
 
 
@@ -88,10 +91,8 @@ class _Projected:
     scale: Tensor | None
 
     def coordinates(self, others: Sequence[slice], what: str, dtype: torch.dtype) -> RotatedRows:
-        train = self.values[self.train]
-        if self.scale is not None:
-            train = train * self.scale[:, None].to(self.values.dtype)
-        return row_coordinates(train, torch.cat([self.values[part] for part in others]), what=what, dtype=dtype)
+        rest = torch.cat([self.values[part] for part in others])
+        return row_coordinates(self.values[self.train], rest, what=what, dtype=dtype, scale=self.scale)
 
     def squares(self, rows: slice) -> Tensor:
         return self.values[rows].to(torch.float64).square().sum(1)
@@ -99,15 +100,20 @@ class _Projected:
 
 @dataclass(frozen=True, eq=False)
 class _Gram:
-    """Inner products ``[N, N]`` of whole gradients; the train rows are multiplied by a factor each, or by 1."""
+    """Inner products ``[N, N]`` of whole gradients; the train rows are multiplied by a factor each, or by 1.
+
+    Where they may be overwritten, they can be asked for coordinates once, and for squares before that alone.
+    """
 
     values: Tensor
     train: slice
     scale: Tensor | None
+    overwrite: bool
 
     def coordinates(self, others: Sequence[slice], what: str, dtype: torch.dtype) -> RotatedRows:
-        mean_gram = self.values[self.train, self.train] / (self.train.stop - self.train.start)
         cross = torch.cat([self.values[part, self.train] for part in others])
+        mean_gram = corner(self.values, self.train) if self.overwrite else self.values[self.train, self.train].clone()
+        mean_gram /= self.train.stop - self.train.start
         if self.scale is not None:
             factor = self.scale.to(torch.float64)
             mean_gram *= factor
@@ -120,14 +126,18 @@ class _Gram:
 
 
 def _rows(
-    features: CheckpointFeatures, train: tuple[slice, Tensor | None], gram: Tensor | None, projected: Tensor | None
+    features: CheckpointFeatures,
+    train: tuple[slice, Tensor | None],
+    gram: Tensor | None,
+    projected: Tensor | None,
+    overwrite: bool,
 ) -> _Rows:
     if projected is not None and gram is None:
         check_rows(projected, features)
         return _Projected(projected, *train)
     if gram is not None and projected is None:
         check_rows(gram, features)
-        return _Gram(gram, *train)
+        return _Gram(gram, *train, overwrite)
     raise UsageError("Give exactly one of gram and projected.", "gram: unprojected; projected: [N, k] features.")
 
 
@@ -135,6 +145,7 @@ def _spectrum(
     features: CheckpointFeatures, rows: _Rows, weights: Tensor | None, what: str, dtype: torch.dtype
 ) -> Spectrum:
     query = features.rows("query")
+    squares = rows.squares(query)
     basis = rows.coordinates([query, features.rows("validation")], what, dtype)
     num_query = query.stop - query.start
     return Spectrum(
@@ -144,7 +155,7 @@ def _spectrum(
         validation=basis.others[num_query:],
         train_weights=None if weights is None else weights.to(dtype),
         num_cut=basis.num_cut,
-        query_outside=squares_outside(rows.squares(query), basis.others[:num_query]),
+        query_outside=squares_outside(squares, basis.others[:num_query]),
     )
 
 

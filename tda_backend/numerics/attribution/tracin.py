@@ -10,7 +10,6 @@ from torch import Tensor
 from tda_backend.errors import UsageError
 from tda_backend.numerics.attribution.influence import check_rows, train_rows
 from tda_backend.numerics.features.checkpoint_features import CheckpointFeatures
-from tda_backend.numerics.features.gram import inner_products
 from tda_backend.numerics.spectral.contraction import ScoreMatrix, num_queries
 
 
@@ -73,11 +72,8 @@ def tracin_self_influence(
         rows, scale = train_rows(features)
         if projected is not None:
             squares = projected[index][rows].to(torch.float64).square().sum(1)
-        elif features.factors is not None:
-            squares = features.factors.select(rows).squared_norms()
         else:
-            assert features.gram is not None
-            squares = features.gram.diagonal()[rows].to(torch.float64)
+            squares = features.squared_norms(rows)
         squares = squares * scale.to(torch.float64).square()
         total += rate * ((squares > 0).to(torch.float64) if normalization else squares)
     return total
@@ -92,19 +88,13 @@ def _tracin_products(features: CheckpointFeatures, projected: Tensor | None, nor
         left, right = projected[query].to(torch.float64), projected[rows].to(torch.float64)
         products = left @ right.T
         squares = (left.square().sum(1), right.square().sum(1))
-    elif features.factors is not None:
-        left, right = features.factors.select(query), features.factors.select(rows)
-        products = inner_products(left, right)
-        squares = (left.squared_norms(), right.squared_norms())
     else:
-        assert features.gram is not None
-        products = features.gram[query, rows].to(torch.float64, copy=True)
-        diagonal = features.gram.diagonal().to(torch.float64)
-        squares = (diagonal[query], diagonal[rows])
+        products = features.query_products()
+        squares = (features.squared_norms(query), features.squared_norms(rows))
     if normalization:
         norms = [torch.where(square > 0, square, torch.ones_like(square)).sqrt() for square in squares]
         products /= norms[0][:, None]
         products /= norms[1]
         # Dividing −∇ℓ = scale·∇goodness by its norm leaves the sign of the scale: that of 1 − p, always positive.
-        return products * torch.sign(scale)
-    return products * scale.to(torch.float64)
+        return products.mul_(torch.sign(scale))
+    return products.mul_(scale.to(torch.float64))

@@ -6,6 +6,7 @@ mode. The bias is a homogeneous 1 appended to a.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,12 +16,14 @@ from torch import Tensor, nn
 from tda_backend.errors import NumericalError, TaskError
 from tda_backend.finite import all_finite
 from tda_backend.models.probe import Group, Probe
-from tda_backend.numerics.features.streaming import Quantity, batches, evaluation_mode, values_of
+from tda_backend.numerics.features.streaming import Quantity, batches, evaluation_mode, naming_group, values_of
+from tda_backend.types import Batch
 
 _FACTOR_TOLERANCE = 1e-3
 """Relative difference allowed between the factors' summed gradient and autograd's, in float32 (measured: 1e-6)."""
 HALF_TOLERANCE = 4
 """The same where autocast computes in half precision, in units of its ε."""
+_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -84,16 +87,6 @@ class GradientFactors:
         return total
 
 
-def concatenate(parts: Sequence[GradientFactors]) -> GradientFactors:
-    """Return the factors of several groups of vectors one after the other."""
-    return GradientFactors(
-        tuple(
-            LayerFactors(same[0].name, torch.cat([f.inputs for f in same]), torch.cat([f.deltas for f in same]))
-            for same in zip(*(part.layers for part in parts), strict=True)
-        )
-    )
-
-
 def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
     """Return the Linear layers whose gradient is rank-one: exactly ``nn.Linear``, trainable, sharing no parameter."""
     uses: dict[int, int] = {}
@@ -115,6 +108,20 @@ def untracked_parameters(model: nn.Module) -> list[str]:
     for module in linear_layers(model).values():
         tracked |= {id(p) for p in (module.weight, module.bias) if p is not None and p.requires_grad}
     return [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in tracked]
+
+
+def num_factor_numbers(model: nn.Module, examples: Batch) -> int:
+    """Return how many numbers the factors of one example's gradient are, as far as shapes tell.
+
+    Args:
+        model: Its Linear layers see one position, or as many as an input has whose last axis the first of them takes.
+        examples: Of which shape inputs are.
+    """
+    layers = list(linear_layers(model).values())
+    width = layers[0].in_features if layers else 0
+    fitting = [value for value in examples.values() if value.ndim > 2 and value.shape[-1] == width]
+    positions = max((math.prod(value.shape[1:-1]) for value in fitting), default=1)
+    return positions * sum(layer.in_features + layer.out_features + (layer.bias is not None) for layer in layers)
 
 
 class _Recorder:
@@ -171,26 +178,50 @@ def linear_factors(
         TaskError: Parameters lie outside Linear layers, or the layers' axes cannot be told apart per example.
         NumericalError: A value or a factor is not finite.
     """
-    task, model = probe.task, probe.model
     _refuse_untracked(probe)
-    values = torch.empty(probe.count(group), dtype=probe.dtype, device=probe.home)
-    store = _FactorStore(model, probe.count(group), probe.dtype, probe.home)
+    store = _FactorStore(probe.model, probe.count(group), probe.dtype, probe.home)
+    values = _fill(store, 0, probe, group, quantity, verify=verify)
+    return store.factors(), values
+
+
+def joined_factors(probe: Probe, named: Sequence[tuple[str, tuple[Group, Quantity]]]) -> GradientFactors:
+    """Return :func:`linear_factors` of several requests one after the other; raises the same.
+
+    All are written into one place: no part of them is held twice.
+
+    Args:
+        probe: As there.
+        named: What errors call a request's examples, with whose gradients of what it asks for.
+    """
+    _refuse_untracked(probe)
+    total = sum(probe.count(group) for _, (group, _) in named)
+    store, first = _FactorStore(probe.model, total, probe.dtype, probe.home), 0
+    for name, (group, quantity) in named:
+        with naming_group(name):
+            _fill(store, first, probe, group, quantity, verify=True)
+        first += probe.count(group)
+    return store.factors()
+
+
+def _fill(store: _FactorStore, first: int, probe: Probe, group: Group, quantity: Quantity, *, verify: bool) -> Tensor:
+    """Write the factors of a group's examples into rows from ``first`` on, and return their values."""
+    task, model, count = probe.task, probe.model, probe.count(group)
+    values = torch.empty(count, dtype=probe.dtype, device=probe.home)
     recorder = _Recorder(model)
     try:
         with evaluation_mode(model), torch.enable_grad():
             for rows, batch in batches(probe, group):
                 recorder.clear()
                 result = values_of(task, model, batch, quantity)
-                check = verify and not store.parts
-                store.add(_differentiate(recorder, result, rows, keep_graph=check), rows)
+                check, place = verify and rows.start == 0, slice(first + rows.start, first + rows.stop)
+                store.add(_differentiate(recorder, result, rows, keep_graph=check), place)
                 if check:
-                    _check_against_autograd(model, result, store, rows)
+                    _check_against_autograd(model, result, store, place)
                 values[rows] = result.detach().to(values.dtype)
     finally:
         recorder.remove()
-    factors = GradientFactors(tuple(LayerFactors(name, a, d) for name, (a, d) in store.parts.items()))
-    _refuse_non_finite(factors, values, quantity)
-    return factors, values
+    _refuse_non_finite(store.factors().select(slice(first, first + count)), values, quantity)
+    return values
 
 
 def _refuse_untracked(probe: Probe) -> None:
@@ -219,6 +250,10 @@ class _FactorStore:
         self._biased = {
             name: module.bias is not None and module.bias.requires_grad for name, module in linear_layers(model).items()
         }
+
+    def factors(self) -> GradientFactors:
+        """Return what is kept; not copied."""
+        return GradientFactors(tuple(LayerFactors(name, a, d) for name, (a, d) in self.parts.items()))
 
     def add(self, layers: dict[str, tuple[Tensor, Tensor]], rows: slice) -> None:
         """Keep the inputs and deltas ``[b, t, ·]`` of one batch."""
@@ -296,7 +331,9 @@ def _refuse_non_finite(factors: GradientFactors, values: Tensor, quantity: Quant
     bad = ~torch.isfinite(values)
     for layer in factors.layers:
         for part in (layer.inputs, layer.deltas):
-            bad |= ~torch.isfinite(part).flatten(1).all(1)
+            for start in range(0, len(part), _ROWS):  # what finds out takes as much memory as what is looked at
+                rows = slice(start, start + _ROWS)
+                bad[rows] |= ~torch.isfinite(part[rows]).flatten(1).all(1)
     if bool(bad.any()):
         raise NumericalError(
             f"The {quantity} or its gradient is not finite for {int(bad.sum())} of {len(bad)} examples "

@@ -81,12 +81,15 @@ def project_factors(factors: GradientFactors, projection: Projection) -> Tensor:
     """
     refuse_gram_kind(projection)
     refuse_larger_than_parameters(projection.max_dim, factors.num_parameters)
-    if projection.kind == "sparse":
-        return sparse_features(factors, projection.max_dim, projection.seed)
     if projection.kind == KRONECKER:
         return kronecker_features(factors, projection.max_dim, projection.seed)
     dtype = factors.layers[0].inputs.dtype
     result = torch.zeros(factors.num_vectors, projection.max_dim, dtype=dtype, device=factors.device)
+    if projection.kind == "sparse":  # some rows at a time: nothing is held twice
+        for start in range(0, factors.num_vectors, _EXAMPLES):
+            rows = slice(start, start + _EXAMPLES)
+            result[rows] = sparse_features(factors.select(rows), projection.max_dim, projection.seed)
+        return result
     for layer in factors.layers:
         for block, first in enumerate(range(0, layer.num_parameters, _PARAMETER_ROWS)):
             last = min(first + _PARAMETER_ROWS, layer.num_parameters)

@@ -245,7 +245,7 @@ def subset_sums(source: Source, masks: Tensor | np.ndarray, regularizations: Seq
         UsageError: The masks do not have n columns, or λ is missing.
         NumericalError: λ is not allowed, or a sum is not finite (naming λ).
     """
-    selected = torch.as_tensor(masks).to(device_of(source), torch.float64)
+    selected = torch.as_tensor(masks).to(device_of(source), torch.float64, copy=True)
     if selected.ndim != 2 or selected.shape[1] != num_train(source):
         raise UsageError(
             f"Subset masks have shape {tuple(selected.shape)}, but there are {num_train(source)} training examples.",
@@ -259,7 +259,7 @@ def subset_sums(source: Source, masks: Tensor | np.ndarray, regularizations: Seq
     values = [check_regularization(value) for value in needed(regularizations)]
     weights = mean_weights(spectra)
     if weights is not None:
-        selected = selected * weights
+        selected *= weights
     sums = selected.new_zeros(len(values), selected.shape[0], num_queries(source))
     for spectrum in spectra:
         if isinstance(spectrum, KroneckerSpectrum) and not spectrum.filter.depends_on_query:

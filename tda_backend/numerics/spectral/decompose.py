@@ -97,17 +97,37 @@ def symmetric_eigenpairs(matrix: Tensor, num_train: int, what: str) -> tuple[Ten
     return sigma[:rank].clone(), vectors.index_select(1, descending), sigma.numel() - rank
 
 
-def primal_coordinates(train: Tensor, others: Tensor, *, what: str, dtype: torch.dtype = torch.float32) -> RotatedRows:
+def corner(matrix: Tensor, rows: slice) -> Tensor:
+    """Return some rows and the same columns of a square matrix, contiguous, **destroying the matrix**.
+
+    They move to the front of its memory: no second matrix is made.
+
+    Args:
+        matrix: ``[N, N]``, contiguous.
+        rows: n of the N, as start and stop.
+    """
+    size, flat = rows.stop - rows.start, matrix.view(-1)
+    for first in range(0, size, _ROWS):
+        last = min(first + _ROWS, size)
+        moved = matrix[rows.start + first : rows.start + last, rows].clone()  # never read again behind this place
+        flat[first * size : last * size] = moved.flatten()
+    return flat[: size * size].view(size, size)
+
+
+def primal_coordinates(
+    train: Tensor, others: Tensor, *, what: str, dtype: torch.dtype = torch.float32, scale: Tensor | None = None
+) -> RotatedRows:
     """Decompose ``F = ΦᵀΦ/n`` (k × k) and rotate the rows.
 
     Products are float64: a float32 rotation would put an error of 1e-7·‖row‖ on coordinates of size √σ, which the
-    filter then amplifies.
+    filter then amplifies. Beside rows and result, memory holds some blocks of rows and four k × k matrices.
 
     Args:
-        train: ``[n, k]`` train features Φ.
+        train: ``[n, k]`` train features Φ, or what ``scale`` makes Φ of.
         others: ``[o, k]`` further rows (validation, queries).
         what: Names the block in errors.
         dtype: Storage type of the coordinates.
+        scale: ``[n]`` factor on each train row; ``None``: 1.
 
     Raises:
         NumericalError: As :func:`symmetric_eigenpairs`.
@@ -115,11 +135,11 @@ def primal_coordinates(train: Tensor, others: Tensor, *, what: str, dtype: torch
     num_train, dim = train.shape
     moment = train.new_zeros(dim, dim, dtype=torch.float64)
     for start in range(0, num_train, _ROWS):
-        block = train[start : start + _ROWS].to(torch.float64)
+        block = _block(train, start, scale)
         moment.addmm_(block.T, block)
     moment /= num_train
     sigma, basis, num_cut = symmetric_eigenpairs(moment, num_train, f"{dim} × {dim} mean Gram of {what}")
-    return RotatedRows(sigma, _rotated(train, basis, dtype), _rotated(others, basis, dtype), num_cut)
+    return RotatedRows(sigma, _rotated(train, basis, dtype, scale=scale), _rotated(others, basis, dtype), num_cut)
 
 
 def dual_coordinates(mean_gram: Tensor, cross: Tensor, *, what: str, dtype: torch.dtype = torch.float32) -> RotatedRows:
@@ -146,7 +166,9 @@ def dual_coordinates(mean_gram: Tensor, cross: Tensor, *, what: str, dtype: torc
     return RotatedRows(sigma, train, others, num_cut)
 
 
-def row_coordinates(train: Tensor, others: Tensor, *, what: str, dtype: torch.dtype = torch.float32) -> RotatedRows:
+def row_coordinates(
+    train: Tensor, others: Tensor, *, what: str, dtype: torch.dtype = torch.float32, scale: Tensor | None = None
+) -> RotatedRows:
     """Decompose the mean Gram of train rows ``[n, k]``: primal where n > k, else dual (n × n).
 
     Args:
@@ -154,22 +176,39 @@ def row_coordinates(train: Tensor, others: Tensor, *, what: str, dtype: torch.dt
         others: ``[o, k]`` further rows.
         what: Names the block in errors.
         dtype: Storage type of the coordinates.
+        scale: ``[n]`` factor on each train row, which is not multiplied out; ``None``: 1.
 
     Raises:
         NumericalError: As :func:`symmetric_eigenpairs`.
     """
     if train.shape[0] > train.shape[1]:
-        return primal_coordinates(train, others, what=what, dtype=dtype)
-    wide = train.to(torch.float64)
+        return primal_coordinates(train, others, what=what, dtype=dtype, scale=scale)
+    wide = _scaled(train, scale).to(torch.float64)
     mean_gram = wide @ wide.T
     mean_gram /= len(wide)
     return dual_coordinates(mean_gram, others.to(torch.float64) @ wide.T, what=what, dtype=dtype)
 
 
-def _rotated(rows: Tensor, basis: Tensor, dtype: torch.dtype, divide_by: Tensor | None = None) -> Tensor:
+def _scaled(rows: Tensor, scale: Tensor | None) -> Tensor:
+    return rows if scale is None else rows * scale[:, None].to(rows.dtype)
+
+
+def _block(rows: Tensor, start: int, scale: Tensor | None) -> Tensor:
+    part = slice(start, start + _ROWS)
+    return _scaled(rows[part], None if scale is None else scale[part]).to(torch.float64)
+
+
+def _rotated(
+    rows: Tensor,
+    basis: Tensor,
+    dtype: torch.dtype,
+    *,
+    divide_by: Tensor | None = None,
+    scale: Tensor | None = None,
+) -> Tensor:
     result = rows.new_empty(rows.shape[0], basis.shape[1], dtype=dtype)
     for start in range(0, rows.shape[0], _ROWS):
-        block = rows[start : start + _ROWS].to(torch.float64) @ basis
+        block = _block(rows, start, scale) @ basis
         if divide_by is not None:
             block /= divide_by
         result[start : start + _ROWS] = block

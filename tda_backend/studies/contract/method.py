@@ -208,6 +208,10 @@ class Method(ABC):
         """Return the epochs at which a configuration needs checkpoints, beside the study's."""
         return ()
 
+    def source_gib(self, planning: Planning, configuration: Configuration) -> float:
+        """Return what a configuration's scores, or the coordinates they come from, take in memory for one model."""
+        return planning.sizes.numbers(planning.sizes.num_queries, planning.sizes.num_train)
+
     @abstractmethod
     def sources(self, planning: Planning, configuration: Configuration) -> tuple[Step, ...]:
         """Add the steps that a configuration's scores come from and return the last ones, one per training seed."""

@@ -15,6 +15,7 @@ from tda_backend.numerics.attribution.empirical import empirical_influence
 from tda_backend.numerics.attribution.nearest import InputMeasure, nearest_inputs
 from tda_backend.numerics.attribution.representation import representation_similarity
 from tda_backend.numerics.attribution.tracin import tracin_self_influence
+from tda_backend.numerics.features.checkpoint_features import InnerProducts
 from tda_backend.numerics.spectral.contraction import ScoreMatrix
 from tda_backend.numerics.spectral.filters.base import Filter
 from tda_backend.numerics.spectral.filters.identity import Identity
@@ -39,10 +40,14 @@ class GradientSimilarity(ScoreMethod):
 
     phi: type[Filter] = Identity
 
+    def num_features(self, configuration: Configuration) -> int:
+        """Return one."""
+        return 1
+
     def feature_steps(self, planning: Planning, configuration: Configuration, seed: int) -> Sequence[Step]:
         """Add the features of the checkpoint."""
         trained, of = planning.trained[seed], planning.of_seed(seed)
-        return (plan_features(planning, trained, configuration.training_epoch, of),)
+        return (plan_features(planning, trained, configuration.training_epoch, of, InnerProducts.QUERIES),)
 
     def score(self, context: RunContext, step: Scores) -> Scored:
         """Return scores and self-influence of one training seed."""

@@ -48,6 +48,7 @@ from tda_backend.studies.methods.hyperparameters import (
 from tda_backend.studies.pipeline.context import RunContext
 from tda_backend.studies.pipeline.facts import TaskFacts
 from tda_backend.studies.pipeline.planning import Planning
+from tda_backend.studies.pipeline.sizes import doubles
 from tda_backend.studies.steps.coordinates import CoordinateMethod
 from tda_backend.studies.steps.coordinates import Curvature as CurvatureStep
 from tda_backend.studies.steps.scores import ScoreMethod, Scores
@@ -111,6 +112,16 @@ class Arnoldi(_WithCurvature, CoordinateMethod):
     def parameters(self, values: Parameters, settings: Settings, epoch: int) -> dict[str, Any]:
         """Return the values; what becomes of negative eigenvalues matters where there may be some."""
         return without_indefinite(values)
+
+    def num_coordinates(self, planning: Planning, configuration: Configuration) -> float:
+        """Return how many Ritz vectors are kept."""
+        return configuration.parameters["num_eigenvalues"]
+
+    def making_gib(self, planning: Planning, configuration: Configuration) -> float:
+        """Return what making them holds: the Krylov basis, and gradients of all examples in it."""
+        sizes = planning.sizes
+        basis = doubles(configuration.parameters["num_iterations"] + 2, sizes.num_parameters)
+        return basis + 2 * super().source_gib(planning, configuration) + sizes.factors
 
     def coordinates(self, context: RunContext, step: CurvatureStep) -> Spectrum:
         """Return the coordinates in the largest Ritz vectors."""

@@ -65,10 +65,15 @@ class SpectralMethod(DecomposesGradients):
         return IFFIM.name, IFFIM.title
 
     def decompose(
-        self, features: CheckpointFeatures, *, gram: Tensor | None = None, projected: Tensor | None = None
+        self,
+        features: CheckpointFeatures,
+        *,
+        gram: Tensor | None = None,
+        projected: Tensor | None = None,
+        overwrite: bool = False,
     ) -> Spectrum:
         """Return the spectrum of the loss gradients."""
-        return influence_spectrum(features, gram=gram, projected=projected)
+        return influence_spectrum(features, gram=gram, projected=projected, overwrite=overwrite)
 
     def sources(self, planning: Planning, configuration: Configuration) -> tuple[Step, ...]:
         """Add the spectrum of every training seed."""
@@ -106,10 +111,15 @@ class Trak(SpectralMethod):
         return self.name, self.title
 
     def decompose(
-        self, features: CheckpointFeatures, *, gram: Tensor | None = None, projected: Tensor | None = None
+        self,
+        features: CheckpointFeatures,
+        *,
+        gram: Tensor | None = None,
+        projected: Tensor | None = None,
+        overwrite: bool = False,
     ) -> Spectrum:
         """Return the spectrum of the margin's gradients."""
-        return trak_spectrum(features, gram=gram, projected=projected)
+        return trak_spectrum(features, gram=gram, projected=projected, overwrite=overwrite)
 
     def sources(self, planning: Planning, configuration: Configuration) -> tuple[Step, ...]:
         """Add the spectrum of every training seed, or of every model of half the data."""

@@ -11,7 +11,7 @@ from tda_backend.numerics.curvature.kronecker.basis import Kind
 from tda_backend.numerics.curvature.kronecker.fisher import Fisher
 from tda_backend.numerics.spectral.coordinates import Spectrum
 from tda_backend.numerics.spectral.kronecker.spectrum import KroneckerSpectrum
-from tda_backend.studies.config.configuration import Parameters
+from tda_backend.studies.config.configuration import Configuration, Parameters
 from tda_backend.studies.config.hyperparameter import Hyperparameter
 from tda_backend.studies.config.study import Study
 from tda_backend.studies.contract.method import Settings, Style
@@ -28,6 +28,8 @@ from tda_backend.studies.methods.hyperparameters import (
 )
 from tda_backend.studies.pipeline.context import RunContext
 from tda_backend.studies.pipeline.facts import TaskFacts
+from tda_backend.studies.pipeline.planning import Planning
+from tda_backend.studies.pipeline.sizes import doubles
 from tda_backend.studies.steps.coordinates import CoordinateMethod, Curvature, Kronecker, KroneckerMethod
 
 FAMILY = "by layer"
@@ -78,6 +80,20 @@ class KroneckerInfluence(KroneckerMethod):
 @dataclass(frozen=True, kw_only=True)
 class LoGra(CoordinateMethod):
     """Gradients projected layer by layer with a Kronecker product."""
+
+    def num_coordinates(self, planning: Planning, configuration: Configuration) -> float:
+        """Return the sum of all layers: rank by rank, or less where a layer is narrower."""
+        rank = configuration.parameters["rank"]
+        return sum(min(rank, outputs) * min(rank, inputs) for outputs, inputs in planning.sizes.layers)
+
+    def making_gib(self, planning: Planning, configuration: Configuration) -> float:
+        """Return what making them holds: projected gradients, coordinates, and one layer's decomposition."""
+        sizes, rank = planning.sizes, configuration.parameters["rank"]
+        widest = max((min(rank, o) * min(rank, i) for o, i in sizes.layers), default=0)
+        inner = min(widest, sizes.num_train)
+        projected = sizes.numbers(sizes.num_train + sizes.num_others, self.num_coordinates(planning, configuration))
+        joined = 2 * self.source_gib(planning, configuration)
+        return max(joined, projected + sizes.coordinates(widest) + 4 * doubles(inner, inner))
 
     def coordinates(self, context: RunContext, step: Curvature) -> Spectrum:
         """Return the coordinates in the eigenvectors of each layer's projected Fisher."""

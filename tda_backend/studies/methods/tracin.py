@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from tda_backend.numerics.attribution.tracin import tracin_scores, tracin_self_influence
+from tda_backend.numerics.features.checkpoint_features import InnerProducts
 from tda_backend.numerics.features.projection import gaussian_from_gram, nested, project_factors
 from tda_backend.numerics.spectral.filters.base import Filter
 from tda_backend.numerics.spectral.filters.identity import Identity
@@ -29,10 +30,12 @@ from tda_backend.studies.methods.hyperparameters import (
 from tda_backend.studies.pipeline.context import RunContext
 from tda_backend.studies.pipeline.facts import TaskFacts
 from tda_backend.studies.pipeline.planning import Planning
+from tda_backend.studies.pipeline.sizes import doubles
 from tda_backend.studies.pipeline.step import Step
 from tda_backend.studies.steps.features import Features, plan_features
 from tda_backend.studies.steps.scores import Scored, ScoreMethod, Scores
 from tda_backend.studies.steps.spectrum import DRAWN_FROM_GRAM, Draw, draw_of, project_model
+from tda_backend.studies.steps.spectrum_size import projected_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +70,27 @@ class TracIn(ScoreMethod):
         """Return the projection."""
         return draw_of(planning, configuration, (seed,)).to_json()
 
+    def num_features(self, configuration: Configuration) -> int:
+        """Return the number of checkpoints."""
+        return len(configuration.value(EPOCHS))
+
+    def making_gib(self, planning: Planning, configuration: Configuration) -> float:
+        """Return what scoring holds; with a projection, projected features of all checkpoints and the making of one."""
+        draw, study = draw_of(planning, configuration, ()), planning.study
+        if draw.dim is None:
+            return super().making_gib(planning, configuration)
+        sizes, number = planning.sizes, self.num_features(configuration)
+        read = number * (sizes.factors or (sizes.gram if draw.needs_gram else 0.0))
+        kept = number * sizes.numbers(sizes.num_vectors, draw.dim)
+        one = projected_memory(sizes, draw.dim, study.projection.max_dim, 1, draw.needs_gram).usual
+        return read + max(kept + one - sizes.factors, kept + 4 * doubles(sizes.num_queries, sizes.num_train))
+
     def feature_steps(self, planning: Planning, configuration: Configuration, seed: int) -> Sequence[Step]:
         """Add the features of every checkpoint."""
         of, trained = planning.of_seed(seed), planning.trained[seed]
-        return tuple(plan_features(planning, trained, epoch, of) for epoch in configuration.value(EPOCHS))
+        draw = draw_of(planning, configuration, (seed,))
+        asked = InnerProducts.QUERIES if draw.dim is None else draw.inner_products
+        return tuple(plan_features(planning, trained, epoch, of, asked) for epoch in configuration.value(EPOCHS))
 
     def score(self, context: RunContext, step: Scores) -> Scored:
         """Return −Σ_c η_c φ'_c · ∇ℓ(z_i; θ_c), projected where the study asks for it."""
@@ -93,7 +113,8 @@ class TracIn(ScoreMethod):
         elif features.factors is not None:
             wide = project_factors(features.factors, own.projection)
         else:
-            wide = project_model(context.probe(step.examples, context.model(step.train, epoch)), own.projection)
+            probe = context.probe(step.examples, context.model(step.train, epoch))
+            wide = project_model(probe, own.projection, context.budget_numbers)
         assert own.dim is not None
         return nested(wide, own.dim)
 

@@ -96,7 +96,8 @@ class LocalBackend:
         """Compute it."""
         step = self._steps.pop()
         if self._context is None:
-            self._context = RunContext.begin(self._plan.study, self._plan.facts, self._plan.device, self._store)
+            plan = self._plan
+            self._context = RunContext.begin(plan.study, plan.facts, plan.device, self._store, plan.block_share)
         self._context.later = self._later
         self._listener.step_started(step)
         try:

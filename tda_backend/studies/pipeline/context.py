@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from tda_backend.models.tasks.data import validate_data
 from tda_backend.models.tasks.examples import Draw, split_indices, study_labels
 from tda_backend.models.training.fit import model_from
 from tda_backend.numerics.features.checkpoint_features import CheckpointFeatures
+from tda_backend.numerics.features.dense import BUDGET_NUMBERS
 from tda_backend.studies.config.study import Study
 from tda_backend.studies.pipeline.facts import TaskFacts
 from tda_backend.studies.store.artifact import Artifact
@@ -45,7 +46,7 @@ class Memo:
 
     Attributes:
         features_key: Of the checkpoint's gradients.
-        features: These.
+        features: These; without factors and Gram matrix once no later step takes them.
         gram: Their inner products.
         projected: What is projected at k_max, by draw.
     """
@@ -54,6 +55,12 @@ class Memo:
     features: CheckpointFeatures | None = None
     gram: Tensor | None = None
     projected: dict[tuple[str, int, int], Tensor] = field(default_factory=dict)
+
+    def free_gradients(self) -> None:
+        """Free what is projected or decomposed but once; goodness and losses stay."""
+        self.gram = None
+        if self.features is not None:
+            self.features = replace(self.features, factors=None, gram=None, products=None, squares=None)
 
     def clear(self) -> None:
         """Free everything."""
@@ -73,6 +80,7 @@ class RunContext:
         on_progress: Called with (done, total) units of the present step.
         later: Steps still to be computed here after the present one; decides when shared matrices are freed.
         clean_labels: Labels of the train split before the study flipped some, ``[N]``; ``None``: it flips none.
+        budget_numbers: Numbers in one block of dense gradients.
     """
 
     study: Study
@@ -84,6 +92,7 @@ class RunContext:
     memo: Memo = field(default_factory=Memo)
     later: Sequence[Keyed] = ()
     clean_labels: Tensor | None = None
+    budget_numbers: int = BUDGET_NUMBERS
 
     @property
     def train_split(self) -> Batch:
@@ -96,17 +105,33 @@ class RunContext:
         return self.data["test"]
 
     @classmethod
-    def begin(cls, study: Study, facts: TaskFacts, device: str, store: ArtifactStore) -> RunContext:
-        """Return the context of a study, its task's data loaded and the study's labels flipped."""
-        task, flips = facts.task, study.data.flip_labels
-        data: dict[str, Batch] = dict(validate_data(task))
-        if flips is None:
-            return cls(study, facts, device, data, store)
-        draw = Draw(study.data.train, study.data.validation, study.data.queries, study.seed, flips)
+    def begin(
+        cls, study: Study, facts: TaskFacts, device: str, store: ArtifactStore, block_share: float = 1.0
+    ) -> RunContext:
+        """Return the context of a study, its task's data loaded and the study's labels flipped.
+
+        Args:
+            study: What is computed.
+            facts: Of its task.
+            device: Where passes run.
+            store: Where artifacts lie.
+            block_share: Size of blocks of dense gradients, as a share of the usual one.
+        """
+        context = cls(study, facts, device, dict(validate_data(facts.task)), store)
+        context.budget_numbers = int(BUDGET_NUMBERS * block_share)
+        context._flip_labels()
+        return context
+
+    def _flip_labels(self) -> None:
+        """Replace labels where the study asks for it, and remember the right ones."""
+        study, facts = self.study, self.facts
+        if study.data.flip_labels is None:
+            return
+        draw = Draw(study.data.train, study.data.validation, study.data.queries, study.seed, study.data.flip_labels)
         rows = split_indices(draw, facts.num_train, facts.num_test).train
-        train, key = data["train"], task.label_key
-        noisy = {**train, key: study_labels(task, train[key], draw, rows)}
-        return cls(study, facts, device, {**data, "train": noisy}, store, clean_labels=train[key])
+        train, key = self.data["train"], facts.task.label_key
+        self.clean_labels = train[key]
+        self.data["train"] = {**train, key: study_labels(facts.task, train[key], draw, rows)}
 
     @property
     def task(self) -> Task:

@@ -9,7 +9,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tda_backend.errors import IncompleteError, MachineError, TDAError
 from tda_backend.studies.pipeline.available import available_bytes
@@ -18,13 +18,15 @@ from tda_backend.studies.pipeline.compute import peak_memory_mib
 from tda_backend.studies.pipeline.courier import Courier
 from tda_backend.studies.pipeline.listener import Listener
 from tda_backend.studies.pipeline.plan import Plan
+from tda_backend.studies.pipeline.sizes import GIB, LEAST_SHARE, in_words
 from tda_backend.studies.pipeline.step import Step
 from tda_backend.studies.store.artifacts import ArtifactStore, provisional_key
 from tda_backend.studies.store.drop import Kinds
 from tda_backend.studies.store.record import write_study_record
 from tda_backend.studies.store.workspace import Workspace
 
-GIB = 1024.0**3
+BLOCK_SHARES = (1.0, 1 / 2, 1 / 4, 1 / 8, LEAST_SHARE)
+"""Sizes of blocks that are tried, as shares of the usual one."""
 
 
 @dataclass
@@ -71,7 +73,7 @@ def execute(
         TDAError: A step cannot be computed without which nothing else has a meaning; what was finished is kept.
     """
     started = time.perf_counter()
-    check_memory(plan, memory)
+    plan = fitted(plan, memory)
     store = ArtifactStore(workspace.create().artifacts)
     courier = Courier(workspace, plan, kinds)
     write_study_record(store, plan.key, plan.study_id, plan.record)
@@ -224,15 +226,27 @@ def _failures(plan: Plan, failed: Mapping[str, TDAError], outcome: Outcome) -> I
     return error
 
 
-def check_memory(plan: Plan, memory: float | None) -> None:
-    """Raise a MachineError if the plan needs more memory than may be used."""
-    needed = plan.memory_gib()
+def fitted(plan: Plan, memory: float | None) -> Plan:
+    """Return a plan with blocks as large as its memory allows; results do not depend on them.
+
+    Args:
+        plan: To be computed.
+        memory: GiB that may be used; ``None``: what the machine has.
+
+    Raises:
+        MachineError: It does not fit with the smallest blocks; names what would.
+    """
     available = memory if memory is not None else available_bytes() / GIB
-    if needed > available:
-        given = (
-            f"--memory {memory:g} allows {memory:g}" if memory is not None else f"this machine has {available:.1f} free"
-        )
-        raise MachineError(
-            f"The study needs about {needed:.1f} GiB of memory; {given}.",
-            "Take fewer training examples (--set data.train=2000), or raise --memory.",
-        )
+    share = next((share for share in BLOCK_SHARES if plan.memory_gib(share) <= available), None)
+    if share is not None:
+        return replace(plan, block_share=share)
+    words = in_words(available)
+    given = f"--memory {memory:g} allows {memory:g}" if memory is not None else f"this machine has {words} free"
+    found = [] if plan.what_fits is None else plan.what_fits(available)
+    raise MachineError(
+        f"The study needs about {in_words(plan.memory_gib(LEAST_SHARE))} GiB of memory; {given}. "
+        f"Most of it goes to {plan.largest.label}.",
+        f"What fits: {', or '.join(found)}. Else raise --memory."
+        if found
+        else "Take fewer or smaller examples, a smaller projection or a smaller model, or raise --memory.",
+    )

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from tda_backend.models.tasks.contract import built
 from tda_backend.models.tasks.data import num_rows, validate_data
 from tda_backend.models.tasks.identity.identity import task_identity
 from tda_backend.models.tasks.registry import task_spec
-from tda_backend.numerics.features.factors import untracked_parameters
-from tda_backend.numerics.features.layers import untracked
+from tda_backend.numerics.features.factors import num_factor_numbers, untracked_parameters
+from tda_backend.numerics.features.layers import tracked_layers, untracked
 from tda_backend.types import Task
 
 
@@ -31,6 +32,10 @@ class TaskFacts:
         without_factors: Trainable parameters outside plain Linear layers: no rank-one factors.
         untracked: (name, size) of trainable parameters that no Kronecker factors describe.
         displays: SHA-256 of how it shows examples; ``None``: it is a task of the program.
+        data_bytes: What both splits take.
+        factor_numbers: Numbers of one gradient's rank-one factors; 0: the model has other layers.
+        number_bytes: Of one number of its gradients.
+        layers: (outputs, inputs) of each layer that Kronecker factors describe.
     """
 
     task: Task
@@ -44,6 +49,10 @@ class TaskFacts:
     without_factors: tuple[str, ...]
     untracked: tuple[tuple[str, int], ...]
     displays: str | None = None
+    data_bytes: int = 0
+    factor_numbers: int = 0
+    number_bytes: int = 4
+    layers: tuple[tuple[int, int], ...] = ()
 
 
 def task_facts(task: Task, spec: str) -> TaskFacts:
@@ -58,6 +67,9 @@ def task_facts(task: Task, spec: str) -> TaskFacts:
     model = built(task, 0)
     identity = task_identity(task, spec, model, data)
     trains = task.training is not None
+    outside = untracked(model)
+    num_parameters = _trainable(model)
+    is_tracked = sum(size for _, size in outside) < num_parameters
     num_epochs = task.training.num_epochs if task.training is not None else len(task.checkpoint_files)
     return TaskFacts(
         task,
@@ -67,16 +79,23 @@ def task_facts(task: Task, spec: str) -> TaskFacts:
         num_rows(data["test"]),
         num_epochs,
         trains,
-        sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        num_parameters,
         tuple(untracked_parameters(model)),
-        tuple(untracked(model)),
+        tuple(outside),
         identity.displays,
+        sum(tensor.nbytes for split in data.values() for tensor in split.values()),
+        0 if untracked_parameters(model) else num_factor_numbers(model, data["train"]),
+        max((parameter.element_size() for parameter in model.parameters()), default=4),
+        tuple(layer.shape for layer in tracked_layers(model, "leave-out")) if is_tracked else (),
     )
 
 
 def num_parameters(task: Task) -> int:
     """Return how many trainable parameters a task's model has."""
-    model = built(task, 0)
+    return _trainable(built(task, 0))
+
+
+def _trainable(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -11,13 +11,14 @@ import torch
 from tda_backend.errors import StudyError
 from tda_backend.studies.config.study import Study
 from tda_backend.studies.pipeline.facts import TaskFacts
+from tda_backend.studies.pipeline.sizes import GIB, LEAST_SHARE
 from tda_backend.studies.pipeline.step import Step
 from tda_backend.studies.store.artifacts import ArtifactStore
 
 DTYPE = "float32"
 MOST_STEPS = 20_000
-PROGRAM_GIB = 0.7
-"""Memory of the program itself."""
+PROGRAM_GIB = 0.44
+"""Memory of the program itself on a processor: libraries (0.35), and what gradients and catalogue load."""
 
 S = TypeVar("S", bound=Step)
 
@@ -34,6 +35,8 @@ class Plan:
         steps: In order of computing.
         record: JSON-compatible.
         key: Of the record's artifact: changes with every step.
+        block_share: Size of the blocks in which dense gradients are taken, as a share of the usual one.
+        what_fits: GiB → changes of the study with which it fits into so much memory, in words; ``None``: nobody knows.
     """
 
     study_id: str
@@ -43,17 +46,34 @@ class Plan:
     steps: tuple[Step, ...]
     record: Mapping[str, Any]
     key: str
+    block_share: float = 1.0
+    what_fits: Callable[[float], Sequence[str]] | None = field(default=None, repr=False, compare=False)
 
     @property
     def name(self) -> str:
         """The study's name."""
         return self.study.name
 
-    def memory_gib(self) -> float:
-        """Return the estimated peak of a run: the largest step beside the program and all projected gradients."""
-        projection = self.study.projection
-        projected = self.study.data.num_vectors * projection.max_dim * (projection.draws or 1) * 16 / 1024.0**3
-        return PROGRAM_GIB + max((step.cost.memory_gib for step in self.steps), default=0.0) + projected
+    @property
+    def base_gib(self) -> float:
+        """What a run holds throughout: program and data."""
+        return PROGRAM_GIB + self.facts.data_bytes / GIB
+
+    @property
+    def largest(self) -> Step:
+        """The step that takes the most memory."""
+        return max(self.steps, key=lambda step: step.cost.memory_gib)
+
+    def memory_gib(self, block_share: float = 1.0) -> float:
+        """Return the estimated peak of a run: the largest step beside program and data.
+
+        Args:
+            block_share: Size of blocks, as a share of the usual one, from ``LEAST_SHARE`` to 1.
+        """
+        saved = (1 - block_share) / (1 - LEAST_SHARE)
+        return self.base_gib + max(
+            (step.cost.memory_gib - saved * step.cost.saved_gib for step in self.steps), default=0.0
+        )
 
 
 def torch_release() -> str:
@@ -70,6 +90,7 @@ class Steps:
     """
 
     def __init__(self, fingerprint: str, device: str) -> None:
+        self._fingerprint, self._device = fingerprint, device
         self._common = {
             "task": fingerprint,
             "dtype": DTYPE,
@@ -90,6 +111,10 @@ class Steps:
         if len(self._steps) > MOST_STEPS:
             raise StudyError(f"The study has more than {MOST_STEPS} steps.", "Sweep less, or make several studies.")
         return keyed
+
+    def apart(self) -> Steps:
+        """Return an empty collection whose steps get the same keys."""
+        return Steps(self._fingerprint, self._device)
 
     def all(self) -> tuple[Step, ...]:
         """Return all steps, in the order in which they were first added."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from tda_backend.numerics.features.checkpoint_features import InnerProducts
 from tda_backend.studies.config.configuration import Configuration
 from tda_backend.studies.config.study import Study
 from tda_backend.studies.pipeline.facts import TaskFacts
 from tda_backend.studies.pipeline.plan import Steps
+from tda_backend.studies.pipeline.sizes import Sizes
 from tda_backend.studies.pipeline.step import Step
 
 USUAL_VECTORS = 6000
@@ -30,6 +32,8 @@ class Planning:
         trained: The training run of each seed.
         model_seconds: Estimated seconds of one training run on all examples.
         draw: Which of the projections that judge a configuration is planned; 0: the one that pages show.
+        asked: By checkpoint, (key of the training run, epoch), which inner products of gradients all configurations
+            ask for together; ``None``: unknown yet, each gets what it asks for.
     """
 
     study: Study
@@ -39,6 +43,17 @@ class Planning:
     trained: Sequence[Step]
     model_seconds: float
     draw: int = 0
+    asked: Mapping[tuple[str, int], InnerProducts] | None = None
+
+    def inner_products(self, run: str, epoch: int, asked: InnerProducts) -> InnerProducts:
+        """Return which inner products of gradients are taken at a checkpoint.
+
+        Args:
+            run: Key of the training run.
+            epoch: Of the checkpoint.
+            asked: What the configuration that is planned asks for.
+        """
+        return asked if self.asked is None else self.asked[run, epoch]
 
     def drawing(self, number: int) -> Planning:
         """Return the planning of another projection of the same configurations."""
@@ -58,6 +73,11 @@ class Planning:
     def size(self) -> float:
         """Gradients of a checkpoint, in units of those that costs were measured on."""
         return self.study.data.num_vectors / USUAL_VECTORS
+
+    @property
+    def sizes(self) -> Sizes:
+        """What the arrays of the study are made of."""
+        return Sizes.of(self.study, self.facts)
 
     @property
     def retraining_seconds(self) -> float:

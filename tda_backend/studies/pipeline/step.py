@@ -60,13 +60,15 @@ class Cost:
 
     Attributes:
         seconds: Time.
-        memory_gib: Beside the program and what every step of the study holds.
+        memory_gib: Beside the program and the task's data, which a run holds throughout.
         models: How many it trains, at most.
+        saved_gib: How much less memory it takes with the smallest blocks.
     """
 
     seconds: float = 1.0
     memory_gib: float = 0.0
     models: int = 0
+    saved_gib: float = 0.0
 
 
 _UNKNOWN = Cost()

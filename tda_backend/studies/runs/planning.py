@@ -7,18 +7,24 @@ The order puts something true on the page early: after the first 20 retrained su
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
+from tda_backend.numerics.features.checkpoint_features import InnerProducts
 from tda_backend.studies.config.configuration import Configuration
 from tda_backend.studies.config.study import Study
 from tda_backend.studies.methods import METHODS
 from tda_backend.studies.pipeline.facts import TaskFacts
 from tda_backend.studies.pipeline.plan import Plan, Steps
 from tda_backend.studies.pipeline.planning import FinalStep, Planned, Planning
+from tda_backend.studies.pipeline.sizes import LEAST_SHARE
+from tda_backend.studies.runs.fitting import what_fits
 from tda_backend.studies.runs.record import study_record
 from tda_backend.studies.steps.claims import Made, plan_claims
 from tda_backend.studies.steps.compare_unrolled import plan_unrolled
 from tda_backend.studies.steps.evaluate import plan_evaluation
 from tda_backend.studies.steps.examples import plan_examples
+from tda_backend.studies.steps.features import Features
 from tda_backend.studies.steps.leave_one_out import plan_leave_one_out
 from tda_backend.studies.steps.lookahead_summary import plan_lookahead
 from tda_backend.studies.steps.removal import plan_removals
@@ -66,6 +72,7 @@ def build_plan(study: Study, facts: TaskFacts, device: str = "cpu") -> Plan:
     examples = plan_examples(steps, study)
     trained = plan_training(steps, study, facts, examples, _checkpoint_epochs(rows, study, facts))
     planning = Planning(study, facts, steps, examples, trained, training_seconds_of(study, facts))
+    planning = replace(planning, asked=_asked(planning, rows))
     first = preview(rows)
     chunks = _plan_ground_truth(planning, first)
     planned = [_plan_configuration(planning, row, chunks) for row in sorted(rows, key=lambda row: order(row, first))]
@@ -84,7 +91,26 @@ def build_plan(study: Study, facts: TaskFacts, device: str = "cpu") -> Plan:
     check_retrainings(steps.all())
     keys = [step.key for step in steps.all()]
     key = content_key(step=STUDY, version=STUDY_VERSION, study_id=record["study_id"], steps=keys)
-    return Plan(record["study_id"], study, facts, device, steps.all(), record, key)
+    fits = partial(what_fits, study, lambda other: build_plan(other, facts, device).memory_gib(LEAST_SHARE))
+    return Plan(record["study_id"], study, facts, device, steps.all(), record, key, what_fits=fits)
+
+
+def _asked(planning: Planning, rows: Sequence[Configuration]) -> dict[tuple[str, int], InnerProducts]:
+    """Return by checkpoint, (key of the training run, epoch), which inner products of gradients are asked for.
+
+    Models with rank-one factors keep those, whoever asks. For others all sources are planned once, apart.
+    """
+    found: dict[tuple[str, int], InnerProducts] = {}
+    if not planning.facts.without_factors:
+        return found
+    trial = replace(planning, steps=planning.steps.apart())
+    for row in rows:
+        METHODS[row.method].sources(trial, row)
+    for step in trial.steps.all():
+        if isinstance(step, Features):
+            place = step.train.key, step.epoch
+            found[place] = max(step.taken, found.get(place, InnerProducts.NONE))
+    return found
 
 
 def _checkpoint_epochs(rows: Sequence[Configuration], study: Study, facts: TaskFacts) -> list[int]:

@@ -78,6 +78,7 @@ class Parcel:
         steps: Of the plan.
         record: Of the plan.
         key: Of the plan.
+        block_share: Of the plan.
         task: How to load the task.
         folder: Where its module is looked up first; ``None``: it is no module.
         fingerprint: Of the task.
@@ -90,6 +91,7 @@ class Parcel:
     steps: tuple[Step, ...]
     record: Mapping[str, Any]
     key: str
+    block_share: float
     task: str
     folder: str | None
     fingerprint: str
@@ -106,6 +108,7 @@ class Parcel:
             steps=plan.steps,
             record=plan.record,
             key=plan.key,
+            block_share=plan.block_share,
             task=facts.spec,
             folder=task_folder(facts.task),
             fingerprint=facts.fingerprint,
@@ -128,7 +131,7 @@ class Parcel:
                 f"A Ray worker sees other code or data of task {facts.task.name!r} than the driver.",
                 "Put the same files on every machine.",
             )
-        return Plan(self.study_id, self.study, facts, self.device, self.steps, self.record, self.key)
+        return Plan(self.study_id, self.study, facts, self.device, self.steps, self.record, self.key, self.block_share)
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,8 @@ def _context_of(order: Order) -> RunContext:
     if place not in _contexts:
         _contexts.clear()
         plan = import_ray().get(order.parcel[0]).unpack()
-        _contexts[place] = RunContext.begin(plan.study, plan.facts, plan.device, ArtifactStore(order.artifacts))
+        store = ArtifactStore(order.artifacts)
+        _contexts[place] = RunContext.begin(plan.study, plan.facts, plan.device, store, plan.block_share)
     return _contexts[place]
 
 

@@ -14,6 +14,7 @@ from tda_backend.studies.config.configuration import Configuration, Parameters
 from tda_backend.studies.contract.method import Method, method
 from tda_backend.studies.pipeline.context import RunContext
 from tda_backend.studies.pipeline.planning import Planning
+from tda_backend.studies.pipeline.sizes import doubles
 from tda_backend.studies.pipeline.step import Cost, Step, needs, setting
 from tda_backend.studies.steps.source import FilterOf, SourceStep
 from tda_backend.studies.steps.spectrum import DRAWN_FROM_GRAM, STRUCTURED, Draw, SpectralStep, draw_of, write_spectrum
@@ -119,6 +120,20 @@ class CoordinateMethod(Method):
     def coordinates(self, context: RunContext, step: Curvature) -> Spectrum:
         """Return the coordinates of one training seed."""
 
+    def source_gib(self, planning: Planning, configuration: Configuration) -> float:
+        """Return what the coordinates of one training seed take."""
+        return planning.sizes.coordinates(self.num_coordinates(planning, configuration))
+
+    def num_coordinates(self, planning: Planning, configuration: Configuration) -> float:
+        """Return how many coordinates an example has, at most."""
+        return configuration.projection_dim or planning.sizes.num_parameters
+
+    def making_gib(self, planning: Planning, configuration: Configuration) -> float:
+        """Return what making them holds: in float64, twice where parts are joined, beside the curvature's matrix."""
+        dim = self.num_coordinates(planning, configuration)
+        sizes, rows = planning.sizes, planning.sizes.num_train + planning.sizes.num_others
+        return max(4 * doubles(dim, dim), 2 * doubles(rows, dim) + doubles(dim, dim)) + sizes.factors
+
     def sources(self, planning: Planning, configuration: Configuration) -> tuple[Step, ...]:
         """Add the coordinates of every training seed."""
         return plan_coordinates(planning, configuration, self, self.name)
@@ -140,6 +155,13 @@ class KroneckerMethod(Method):
     def factors(self, context: RunContext, step: Kronecker) -> KroneckerSpectrum:
         """Return the spectrum of one training seed."""
 
+    def source_gib(self, planning: Planning, configuration: Configuration) -> float:
+        """Return what one training seed's gradients in the basis take: factors, or matrices where layers see places."""
+        sizes = planning.sizes
+        each = sizes.factor_numbers or sum(outputs * inputs for outputs, inputs in sizes.layers)
+        bases = sum(doubles(outputs, outputs) + doubles(inputs, inputs) for outputs, inputs in sizes.layers)
+        return sizes.numbers(sizes.num_train + sizes.num_others, each) + bases
+
     def sources(self, planning: Planning, configuration: Configuration) -> tuple[Step, ...]:
         """Add the factors of every training seed."""
         return tuple(self._source(planning, configuration, seed) for seed in range(len(planning.trained)))
@@ -157,7 +179,7 @@ class KroneckerMethod(Method):
                 configurations=planning.serves(configuration),
                 seed_index=seed,
                 label=f"factors {configuration.label}{planning.of_seed(seed)}",
-                cost=Cost(6 * planning.size),
+                cost=Cost(6 * planning.size, 1.5 * self.source_gib(planning, configuration)),
             )
         )
 
@@ -184,7 +206,8 @@ def plan_coordinates(
         spec: Its method; hyper-parameters of its filter need no new coordinates.
         recipe: The method that makes them.
     """
-    parameters = _of_coordinates(spec, configuration)
+    parameters, maker = _of_coordinates(spec, configuration), method(recipe)
+    assert isinstance(maker, CoordinateMethod)
     parameters.pop("projection", None)
     kind = configuration.parameters.get("projection", "")
     return tuple(
@@ -195,13 +218,13 @@ def plan_coordinates(
                 parameters=parameters,
                 seed=hashed_seed(recipe, planning.study.seed, seed),
                 draw=draw_of(planning, configuration, (seed,), kind),
-                method_version=method(recipe).key_version,
+                method_version=maker.key_version,
                 examples=planning.examples,
                 train=trained,
                 configurations=planning.serves(configuration),
                 seed_index=seed,
                 label=f"coordinates {configuration.label}{planning.of_seed(seed)}{planning.of_draw}",
-                cost=Cost(30 * planning.size**3),
+                cost=Cost(30 * planning.size**3, maker.making_gib(planning, configuration)),
             )
         )
         for seed, trained in enumerate(planning.trained)

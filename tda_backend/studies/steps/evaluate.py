@@ -39,6 +39,7 @@ from tda_backend.studies.config.study import Evaluation
 from tda_backend.studies.contract.method import method
 from tda_backend.studies.pipeline.context import RunContext
 from tda_backend.studies.pipeline.planning import Planning
+from tda_backend.studies.pipeline.sizes import doubles
 from tda_backend.studies.pipeline.step import Cost, Step, about, needs, setting
 from tda_backend.studies.steps.source import read_configuration
 from tda_backend.studies.steps.train import FIRST_CHUNK, Retrain, read_masks, read_outputs
@@ -46,7 +47,9 @@ from tda_backend.studies.store.artifacts import ArtifactWriter
 from tda_backend.studies.store.drop import Drop
 from tda_backend.studies.store.tables.evaluation import INDICATOR, LDS, LDS_QUERY, SELECTIONS, TOP_EXAMPLES
 
-_QUERY_BLOCK = 128
+QUERY_BLOCK = 128
+BLOCK_NUMBERS = 2**25
+"""Queries whose scores are held at once: so many, or fewer where these are more numbers (128 MiB)."""
 
 Truth = Mapping[float, GroundTruth]
 """Retrained subsets by α."""
@@ -296,8 +299,28 @@ def plan_evaluation(
             configuration_id=configuration.configuration_id,
             num_subsets=min(FIRST_CHUNK, total) if is_preview else total,
             label=f"{'preview: ' if is_preview else ''}evaluate {configuration.label}",
-            cost=Cost(0.5 + (configuration.projection_dim or study.data.train) / 2500),
+            cost=Cost(
+                0.5 + (configuration.projection_dim or study.data.train) / 2500,
+                _memory(planning, configuration, num_subsets=total if chunks else 0),
+            ),
         )
+    )
+
+
+def _memory(planning: Planning, configuration: Configuration, num_subsets: int) -> float:
+    """Return what an evaluation holds: its sources, scores of some queries, subsets and their sums, ξ."""
+    study, sizes, spec = planning.study, planning.sizes, method(configuration.method)
+    draws = (study.projection.draws or 1) if configuration.projection_dim is not None else 1
+    sources = configuration.num_sources * draws * spec.source_gib(planning, configuration)
+    count = len(study.regularizations) + len(study.evaluation.quantiles) + 2 if configuration.has_regularization else 1
+    masks = num_subsets * sizes.num_train * (len(study.ground_truth.alphas) / 8 + 1)
+    inner = min(configuration.projection_dim or sizes.num_train, sizes.num_train)
+    return (
+        sources
+        + 1.5 * sizes.numbers(min(QUERY_BLOCK * sizes.num_train, BLOCK_NUMBERS, sizes.num_queries * sizes.num_train))
+        + doubles(masks)
+        + 1.5 * doubles(count, num_subsets, sizes.num_queries)
+        + 2 * doubles(sizes.num_validation, inner)
     )
 
 
@@ -359,8 +382,9 @@ def top_examples(source: Source, regularization: float | None, num: int) -> pa.T
     count = min(num, num_train(source))
     columns: dict[str, list] = {name: [] for name in ("helpful", "helpful_scores", "harmful", "harmful_scores")}
     total = num_queries(source)
-    for start in range(0, total, _QUERY_BLOCK):
-        block = score_rows(source, regularization, list(range(start, min(start + _QUERY_BLOCK, total))))
+    step = max(1, min(QUERY_BLOCK, BLOCK_NUMBERS // num_train(source)))
+    for start in range(0, total, step):
+        block = score_rows(source, regularization, list(range(start, min(start + step, total))))
         for name, largest in (("helpful", True), ("harmful", False)):
             best = block.topk(count, dim=1, largest=largest)
             columns[name].extend(best.indices.to(torch.int32).cpu().numpy())

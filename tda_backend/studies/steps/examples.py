@@ -20,6 +20,7 @@ from tda_backend.models.tasks.examples import Draw, LabelNoise, label_noise, spl
 from tda_backend.studies.config.study import Study
 from tda_backend.studies.pipeline.context import Positions, RunContext
 from tda_backend.studies.pipeline.plan import Steps
+from tda_backend.studies.pipeline.sizes import GIB
 from tda_backend.studies.pipeline.step import Cost, Step, setting
 from tda_backend.studies.store.artifacts import ArtifactWriter
 from tda_backend.studies.store.drop import Drop
@@ -30,6 +31,8 @@ TRAIN, TEST = "train", "test"
 """The splits of a task's data; validation and queries are drawn from the second, which is shown whole too."""
 DISPLAYS = "displays"
 """Fact of an artifact: by which displays of the task its texts and pictures were made."""
+_SHOWN_BYTES = 1500
+"""Of what the table of examples holds of one of them, while it is made."""
 _MOST_TARGETS = 8  # of one example, written out as its label
 
 
@@ -148,7 +151,7 @@ def plan_examples(steps: Steps, study: Study) -> Examples:
             flip_labels=data.flip_labels,
             seed=study.seed,
             label="examples",
-            cost=Cost(2.0),
+            cost=Cost(2.0, (data.train + data.validation + data.queries) * _SHOWN_BYTES / GIB),
         )
     )
 

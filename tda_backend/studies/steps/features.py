@@ -7,30 +7,45 @@ from typing import ClassVar
 
 import torch
 
-from tda_backend.numerics.features.checkpoint_features import CheckpointFeatures, checkpoint_features
+from tda_backend.numerics.features.checkpoint_features import CheckpointFeatures, InnerProducts, checkpoint_features
 from tda_backend.studies.pipeline.context import RunContext
 from tda_backend.studies.pipeline.planning import Planning
-from tda_backend.studies.pipeline.step import Cost, Step, needs
+from tda_backend.studies.pipeline.sizes import LEAST_COLUMNS, Held, Sizes, doubles
+from tda_backend.studies.pipeline.step import Cost, Step, needs, setting
 from tda_backend.studies.store.artifact import Artifact
 from tda_backend.studies.store.artifacts import ArtifactWriter
 
 
 @dataclass(frozen=True, kw_only=True)
 class Features(Step):
-    """Gradients of goodness (and, where needed, of the loss) at the end of an epoch."""
+    """Gradients of goodness (and, where needed, of the loss) at the end of an epoch.
+
+    Attributes:
+        epoch: Of the checkpoint.
+        products: Which inner products are taken of a model without rank-one factors, ``none`` or ``queries``, where no
+            configuration asks for those of all gradients: nothing of size N × N is then computed. ``None``: all are
+            kept, as factors or as a matrix.
+    """
 
     NAME: ClassVar[str] = "features"
     VERSION: ClassVar[int] = 1
 
     epoch: int
+    products: str | None = setting(None)
     examples: Step = needs()
     train: Step = needs()
 
     def run(self, context: RunContext, writer: ArtifactWriter) -> None:
         """Take the gradients and store them."""
         probe = context.probe(self.examples, context.model(self.train, self.epoch))
-        for name, values in checkpoint_features(probe).to_arrays().items():
+        found = checkpoint_features(probe, products=self.taken, budget_numbers=context.budget_numbers)
+        for name, values in found.to_arrays().items():
             writer.array(name, values)
+
+    @property
+    def taken(self) -> InnerProducts:
+        """Which inner products are taken of a model without factors."""
+        return InnerProducts.ALL if self.products is None else InnerProducts[self.products.upper()]
 
     @staticmethod
     def read(artifact: Artifact, device: torch.device | str = "cpu") -> CheckpointFeatures:
@@ -38,14 +53,35 @@ class Features(Step):
         return CheckpointFeatures.from_arrays(artifact.arrays()).to(device)
 
 
-def plan_features(planning: Planning, trained: Step, epoch: int, of: str) -> Features:
-    """Add the features of a training run's checkpoint; ``of`` names the run in the label."""
+def plan_features(planning: Planning, trained: Step, epoch: int, of: str, asked: InnerProducts) -> Features:
+    """Add the features of a training run's checkpoint.
+
+    Args:
+        planning: The plan in the making.
+        trained: The training run.
+        epoch: Of the checkpoint.
+        of: Names the run in the label.
+        asked: Which inner products of gradients the configuration that is planned needs.
+    """
+    taken = planning.inner_products(trained.key, epoch, asked) if planning.facts.without_factors else InnerProducts.ALL
+    held = _memory(planning.sizes, taken)
     return planning.steps.add(
         Features(
             epoch=epoch,
+            products=None if taken is InnerProducts.ALL else taken.name.lower(),
             examples=planning.examples,
             train=trained,
             label=f"features epoch {epoch}{of}",
-            cost=Cost(1.0 * planning.size),
+            cost=Cost(1.0 * planning.size, held.usual, saved_gib=held.saved),
         )
     )
+
+
+def _memory(sizes: Sizes, taken: InnerProducts) -> Held:
+    """Return what the features of a checkpoint hold: factors, or inner products with what they are summed from."""
+    if sizes.factor_numbers:
+        return Held(sizes.factors)
+    if taken is InnerProducts.NONE:
+        return Held(0.0)
+    products = sizes.gram if taken is InnerProducts.ALL else doubles(sizes.num_queries, sizes.num_train)
+    return sizes.dense_block + (products + doubles(sizes.num_vectors, LEAST_COLUMNS))

@@ -17,12 +17,14 @@ from tda_backend.studies.config.hyperparameter import Hyperparameter
 from tda_backend.studies.contract.method import Method, method
 from tda_backend.studies.pipeline.context import RunContext
 from tda_backend.studies.pipeline.planning import Planning
+from tda_backend.studies.pipeline.sizes import doubles
 from tda_backend.studies.pipeline.step import Cost, Step, needs, setting
 from tda_backend.studies.steps.source import FilterOf, SourceStep
 from tda_backend.studies.steps.train import Train
 from tda_backend.studies.store.artifact import Artifact
 from tda_backend.studies.store.artifacts import ArtifactStore, ArtifactWriter
 
+_QUERIES = 128
 Scored: TypeAlias = ScoreMatrix | tuple[ScoreMatrix, Tensor]
 """Scores, with each training example's self-influence ``[n]`` where the method has one."""
 
@@ -84,8 +86,14 @@ class Scores(SourceStep):
     @classmethod
     def read(cls, store: ArtifactStore, keys: Sequence[str], filter_of: FilterOf | None = None) -> ScoreMatrix:
         """Return the mean of the score matrices."""
-        matrices = score_matrices(store, keys)
-        return matrices[0] if len(matrices) == 1 else ScoreMatrix(torch.stack([m.values for m in matrices]).mean(0))
+        matrices = [matrix.values for matrix in score_matrices(store, keys)]
+        if len(matrices) == 1:
+            return ScoreMatrix(matrices[0])
+        mean = torch.empty_like(matrices[0])
+        for start in range(0, len(mean), _QUERIES):  # some rows of all seeds at a time
+            rows = slice(start, start + _QUERIES)
+            mean[rows] = torch.stack([values[rows] for values in matrices]).mean(0)
+        return ScoreMatrix(mean)
 
     def run(self, context: RunContext, writer: ArtifactWriter) -> None:
         """Let the method score, and store the scores and, where there is one, the self-influence ``[n]``."""
@@ -119,6 +127,17 @@ class ScoreMethod(Method):
         """Return roughly how long scoring takes."""
         return 3.0 * planning.size
 
+    def making_gib(self, planning: Planning, configuration: Configuration) -> float:
+        """Return what scoring holds: two float64 matrices and the result, and all features that it reads."""
+        sizes = planning.sizes
+        products = 2 * doubles(sizes.num_queries, sizes.num_train) + self.source_gib(planning, configuration)
+        held = sizes.factors or doubles(sizes.num_queries, sizes.num_train)
+        return products + self.num_features(configuration) * held
+
+    def num_features(self, configuration: Configuration) -> int:
+        """Return of how many checkpoints it reads features."""
+        return 0
+
     def feature_steps(self, planning: Planning, configuration: Configuration, seed: int) -> Sequence[Step]:
         """Add the features that it needs, and return them."""
         return ()
@@ -146,6 +165,6 @@ class ScoreMethod(Method):
                 configurations=planning.serves(configuration),
                 seed_index=seed,
                 label=f"scores {configuration.label}{planning.of_seed(seed)}{planning.of_draw}",
-                cost=Cost(self.seconds(planning, configuration)),
+                cost=Cost(self.seconds(planning, configuration), self.making_gib(planning, configuration)),
             )
         )

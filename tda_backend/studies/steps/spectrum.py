@@ -11,26 +11,27 @@ import torch
 from torch import Tensor
 
 from tda_backend.models.probe import Probe
-from tda_backend.numerics.features.checkpoint_features import CheckpointFeatures, gradient_requests
-from tda_backend.numerics.features.dense import project_gradients
+from tda_backend.numerics.features.checkpoint_features import CheckpointFeatures, InnerProducts, gradient_requests
+from tda_backend.numerics.features.dense import BUDGET_NUMBERS, project_gradients
 from tda_backend.numerics.features.projection import Projection, gaussian_from_gram, nested, project_factors
 from tda_backend.numerics.spectral.coordinates import Block, Spectrum
 from tda_backend.numerics.spectral.filters.damped import DampedInverse
 from tda_backend.seeds import hashed_seed
 from tda_backend.studies.config.configuration import Configuration
 from tda_backend.studies.contract.method import Method, method
-from tda_backend.studies.pipeline.context import Memo, RunContext
+from tda_backend.studies.pipeline.context import RunContext
 from tda_backend.studies.pipeline.planning import Planning
+from tda_backend.studies.pipeline.sizes import Held
 from tda_backend.studies.pipeline.step import Cost, Step, needs, setting
 from tda_backend.studies.steps.features import Features, plan_features
 from tda_backend.studies.steps.source import FilterOf, SourceStep
+from tda_backend.studies.steps.spectrum_size import exact_memory, projected_memory
 from tda_backend.studies.store.artifacts import ArtifactStore, ArtifactWriter
 
 DRAWN_FROM_GRAM = "gaussian"
 """The kind of projection that is drawn from the Gram matrix; all others take the gradients themselves."""
 STRUCTURED = "sparse"
 """The kind of projection that takes its place where nothing is drawn from a Gram matrix."""
-GIB = 1024.0**3
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,16 @@ class Draw:
     def whole(self) -> tuple[str, int, int]:
         """What the draw at k_max depends on, whose prefixes are those of smaller k."""
         return self.kind, self.max_dim, self.draw
+
+    @property
+    def needs_gram(self) -> bool:
+        """Whether it takes the inner products of all gradients: the exact answer, and what is drawn from them."""
+        return self.dim is None or self.kind == DRAWN_FROM_GRAM
+
+    @property
+    def inner_products(self) -> InnerProducts:
+        """Which inner products of gradients a spectrum takes."""
+        return InnerProducts.ALL if self.needs_gram else InnerProducts.NONE
 
     @property
     def words(self) -> str:
@@ -133,52 +144,63 @@ class SpectrumStep(SpectralStep):
         return self.features.key
 
     def run(self, context: RunContext, writer: ArtifactWriter) -> None:
-        """Decompose; Gram matrix and draw are shared through the memo."""
+        """Decompose; Gram matrix and draw are shared through the memo, and freed with the last step that takes them."""
         memo = context.memo
         if memo.features_key != self.features.key:
             memo.clear()
             memo.features_key = self.features.key
-            memo.features = Features.read(context.open(self.features), context.home)
-        assert memo.features is not None
+            memo.features = self._features(context)
         owner = method(self.gradients)
         assert isinstance(owner, DecomposesGradients)
-        decompose = owner.decompose
         later = [
             step for step in context.later if isinstance(step, SpectrumStep) and step.features.key == self.features.key
         ]
         needed = {step.draw.whole for step in later if step.draw.dim is not None}
-        wants_gram = any(step.draw.dim is None for step in later) or bool(needed - {self.draw.whole, *memo.projected})
+        wants_more = any(step.draw.dim is None for step in later) or bool(needed - {self.draw.whole, *memo.projected})
+        gram, projected = None, None
         if self.draw.dim is None:
-            gram = _gram(memo)
-            if not wants_gram:
-                memo.gram = None
-            spectrum = decompose(memo.features, gram=gram)
+            gram = self._gram(context)
         else:
-            projected = nested(self._projected(context, keep_gram=wants_gram), self.draw.dim)
-            spectrum = decompose(memo.features, projected=projected)
+            projected = nested(self._projected(context, keep_gram=wants_more), self.draw.dim)
         memo.projected = {whole: values for whole, values in memo.projected.items() if whole in needed}
+        if not wants_more:
+            memo.free_gradients()
+        assert memo.features is not None
+        spectrum = owner.decompose(memo.features, gram=gram, projected=projected, overwrite=not wants_more)
         write_spectrum(writer, spectrum)
         if not later:
             memo.clear()
+
+    def _features(self, context: RunContext) -> CheckpointFeatures:
+        return Features.read(context.open(self.features), context.home)
+
+    def _gradients(self, context: RunContext) -> CheckpointFeatures:
+        """Return the checkpoint's features with their gradients, read again where they were freed."""
+        held = context.memo.features
+        return held if held is not None and held.has_gradients else self._features(context)
+
+    def _gram(self, context: RunContext) -> Tensor:
+        memo = context.memo
+        if memo.gram is None:
+            features = self._gradients(context)
+            memo.gram = features.stored_gram() if features.factors is None else features.full_gram()
+        return memo.gram
 
     def _projected(self, context: RunContext, keep_gram: bool) -> Tensor:
         """Return the features at k_max; a Gaussian draw takes the Gram matrix, the other kinds project gradients."""
         memo, whole = context.memo, self.draw.whole
         if whole not in memo.projected:
-            assert memo.features is not None
             if self.draw.kind == DRAWN_FROM_GRAM:
-                gram = _gram(memo)
-                if not keep_gram:
-                    memo.gram = None
+                gram = self._gram(context)
                 found = gaussian_from_gram(gram, self.draw.max_dim, self.draw.draw, overwrite=not keep_gram)
-            elif memo.features.factors is not None:
-                found = project_factors(memo.features.factors, self.draw.projection)
+            elif (factors := self._gradients(context).factors) is not None:
+                found = project_factors(factors, self.draw.projection)
             else:
                 assert self.examples is not None
                 assert self.train is not None
                 assert self.epoch is not None
                 probe = context.probe(self.examples, context.model(self.train, self.epoch))
-                found = project_model(probe, self.draw.projection)
+                found = project_model(probe, self.draw.projection, context.budget_numbers)
             memo.projected[whole] = found
         return memo.projected[whole]
 
@@ -186,11 +208,21 @@ class SpectrumStep(SpectralStep):
 class DecomposesGradients(Method):
     """A method on the eigenvectors of a checkpoint's gradients."""
 
+    def source_gib(self, planning: Planning, configuration: Configuration) -> float:
+        """Return what the coordinates of one model take."""
+        sizes = planning.sizes
+        return sizes.coordinates(configuration.projection_dim or sizes.num_train)
+
     @abstractmethod
     def decompose(
-        self, features: CheckpointFeatures, *, gram: Tensor | None = None, projected: Tensor | None = None
+        self,
+        features: CheckpointFeatures,
+        *,
+        gram: Tensor | None = None,
+        projected: Tensor | None = None,
+        overwrite: bool = False,
     ) -> Spectrum:
-        """Return the spectrum of its gradients, from their inner products or from projected ones."""
+        """Return the spectrum of its gradients, from their inner products (which may be overwritten) or projected."""
 
 
 def plan_spectrum(
@@ -212,38 +244,39 @@ def plan_spectrum(
         of: Names the run in labels.
     """
     epoch, draw = configuration.training_epoch, draw_of(planning, configuration, place)
-    dim, size = draw.dim, planning.size
-    again = dim is not None and draw.kind != DRAWN_FROM_GRAM  # models without factors take their gradients again
-    num = planning.study.data.num_vectors
+    dim, size, held = draw.dim, planning.size, _memory(planning, draw)
+    again = not draw.needs_gram  # models without factors take their gradients again
     return planning.steps.add(
         SpectrumStep(
             gradients=gradients[0],
             draw=draw,
             epoch=epoch if again else None,
             method_version=method(gradients[0]).key_version,
-            features=plan_features(planning, trained, epoch, of),
+            features=plan_features(planning, trained, epoch, of, draw.inner_products),
             examples=planning.examples if again else None,
             train=trained if again else None,
             configurations=planning.serves(configuration),
             seed_index=place[-1],
             label=f"spectrum {gradients[1]} · {draw.words} · epoch {epoch}{of}{planning.of_draw}",
             cost=Cost(
-                18 * size**3 if dim is None else 0.5 + 4 * (dim / 2048) ** 2 * size, memory_gib=3.0 * num**2 * 8 / GIB
+                18 * size**3 if dim is None else 0.5 + 4 * (dim / 2048) ** 2 * size, held.usual, saved_gib=held.saved
             ),
         )
     )
 
 
-def project_model(probe: Probe, projection: Projection) -> Tensor:
-    """Project the gradients of a model that has no factors, parameter block by parameter block."""
-    return project_gradients(probe, gradient_requests(probe.task), projection)
+def _memory(planning: Planning, draw: Draw) -> Held:
+    """Return what the spectrum of a draw holds; several methods or k at one checkpoint keep its Gram matrix."""
+    study, sizes = planning.study, planning.sizes
+    if draw.dim is None:
+        own = [settings["projection_dim"] for settings in study.methods.values() if "projection_dim" in settings]
+        return exact_memory(sizes, keeps_gram=sum(map(len, own)) > 1)
+    return projected_memory(sizes, draw.dim, draw.max_dim, study.projection.draws or 1, draw.needs_gram)
 
 
-def _gram(memo: Memo) -> Tensor:
-    if memo.gram is None:
-        assert memo.features is not None
-        memo.gram = memo.features.full_gram()
-    return memo.gram
+def project_model(probe: Probe, projection: Projection, budget_numbers: int = BUDGET_NUMBERS) -> Tensor:
+    """Project the gradients of a model that has no factors, block by block of so many numbers."""
+    return project_gradients(probe, gradient_requests(probe.task), projection, budget_numbers=budget_numbers)
 
 
 def write_spectrum(writer: ArtifactWriter, spectrum: Spectrum) -> None:

@@ -26,6 +26,7 @@ from tda_backend.studies.pipeline.context import RunContext, checkpoint_name
 from tda_backend.studies.pipeline.facts import TaskFacts
 from tda_backend.studies.pipeline.plan import Steps
 from tda_backend.studies.pipeline.planning import RETRAINING_SHARE, Planning
+from tda_backend.studies.pipeline.sizes import GIB, Sizes
 from tda_backend.studies.pipeline.step import Cost, Step, about, needs
 from tda_backend.studies.steps.examples import DISPLAYS, label_text
 from tda_backend.studies.store.artifact import Artifact
@@ -37,6 +38,8 @@ from tda_backend.types import Checkpoint, Task
 
 FIRST_CHUNK, NEXT_CHUNK = 20, 10
 """Subsets of the first step of retraining, after which something is shown, and of each later one."""
+_SAID_BYTES = 200
+"""Of what the table of predictions holds of one example, while it is made."""
 ALWAYS = 10**6
 """The pool of worker processes is wanted however far ahead the next such step is."""
 
@@ -291,11 +294,18 @@ def plan_training(steps: Steps, study: Study, facts: TaskFacts, examples: Step, 
                 examples=examples,
                 seed_index=seed,
                 label="train" if num_seeds == 1 else f"train seed {seed}",
-                cost=Cost(seconds + 0.5, models=1),
+                cost=Cost(seconds + 0.5, _training_gib(study, facts), models=1),
             )
         )
         for seed in range(num_seeds)
     ]
+
+
+def _training_gib(study: Study, facts: TaskFacts) -> float:
+    """Return what training holds: a model's state and checkpoints, and what it says of every example."""
+    sizes = Sizes.of(study, facts)
+    parameters = sizes.numbers(4 + len(study.training.epochs), sizes.num_parameters)
+    return (facts.num_train + facts.num_test) * _SAID_BYTES / GIB + parameters
 
 
 def training_seconds_of(study: Study, facts: TaskFacts) -> float:

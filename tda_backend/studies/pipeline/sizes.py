@@ -1,0 +1,131 @@
+"""How much memory the arrays of a study take: what the memory of its steps is planned from.
+
+Every number follows from the study and its task: n, m, v, p, the widths of layers, bytes a number. What steps hold
+beside these arrays (program, blocks of rows) is in constants here that were measured.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tda_backend.numerics.features.dense import BUDGET_NUMBERS
+from tda_backend.studies.config.study import Study
+from tda_backend.studies.pipeline.facts import TaskFacts
+
+GIB = 1024.0**3
+DOUBLE = 8
+"""Bytes of a float64 number."""
+LEAST_COLUMNS = 2048
+"""Parameters of the smallest block of dense gradients."""
+DENSE_SHARE = 2.25
+"""A block, and what finds out whether all of it is finite: numbers as large, and a flag for each."""
+PASS_EXAMPLES = 64
+"""Examples whose dense gradients one pass makes."""
+
+
+LEAST_SHARE = 1 / 16
+"""To what share of their usual size blocks shrink at most where memory is short."""
+LEAST_NUMBERS = int(BUDGET_NUMBERS * LEAST_SHARE)
+
+
+@dataclass(frozen=True)
+class Held:
+    """Memory that a part of a step holds, in GiB.
+
+    Attributes:
+        usual: With blocks of their usual size.
+        saved: How much less with the smallest blocks.
+    """
+
+    usual: float
+    saved: float = 0.0
+
+    def __add__(self, more: float) -> Held:
+        return Held(self.usual + more, self.saved)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the arrays of a study are made of.
+
+    Attributes:
+        num_train: n.
+        num_queries: m.
+        num_validation: v.
+        num_vectors: N, rows of a checkpoint's gradients: those of the training losses too where they have their own.
+        num_parameters: p.
+        factor_numbers: Numbers of one gradient's rank-one factors; 0: the model has other layers.
+        number_bytes: Of one number of the model.
+        example_bytes: Of one example.
+        layers: (outputs, inputs) of each layer whose gradient is a matrix.
+    """
+
+    num_train: int
+    num_queries: int
+    num_validation: int
+    num_vectors: int
+    num_parameters: int
+    factor_numbers: int
+    number_bytes: int
+    example_bytes: float
+    layers: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, study: Study, facts: TaskFacts) -> Sizes:
+        """Return the sizes of a study."""
+        data = study.data
+        own_losses = 0 if facts.task.margin_identity else data.train
+        return cls(
+            num_train=data.train,
+            num_queries=data.queries,
+            num_validation=data.validation,
+            num_vectors=data.num_vectors + own_losses,
+            num_parameters=facts.num_parameters,
+            factor_numbers=facts.factor_numbers,
+            number_bytes=facts.number_bytes,
+            example_bytes=facts.data_bytes / max(facts.num_train + facts.num_test, 1),
+            layers=facts.layers,
+        )
+
+    @property
+    def num_others(self) -> int:
+        """v + m."""
+        return self.num_queries + self.num_validation
+
+    def numbers(self, *shape: float) -> float:
+        """Return what an array of the model's numbers takes, in GiB."""
+        return math.prod(shape) * self.number_bytes / GIB
+
+    def coordinates(self, dim: float) -> float:
+        """Return what dense coordinates of all examples take, in GiB; a basis has at most n directions."""
+        return self.numbers(self.num_train + self.num_others, min(dim, self.num_train))
+
+    @property
+    def factors(self) -> float:
+        """All rank-one factors of a checkpoint, in GiB."""
+        return self.numbers(self.num_vectors, self.factor_numbers)
+
+    @property
+    def gram(self) -> float:
+        """The inner products of all gradients, in GiB."""
+        return doubles(self.num_vectors, self.num_vectors)
+
+    @property
+    def dense_block(self) -> Held:
+        """One block of dense gradients, with those of a pass."""
+        columns = [max(LEAST_COLUMNS, size // max(self.num_vectors, 1)) for size in (BUDGET_NUMBERS, LEAST_NUMBERS)]
+        usual, least = (self.numbers(self.num_vectors, min(each, self.num_parameters)) for each in columns)
+        return Held(
+            DENSE_SHARE * usual + self.numbers(PASS_EXAMPLES, self.num_parameters), DENSE_SHARE * (usual - least)
+        )
+
+
+def in_words(gib: float) -> str:
+    """Return memory as messages give it: ``0.43``, ``12.5``."""
+    return f"{gib:.2f}" if gib < 1 else f"{gib:.1f}"
+
+
+def doubles(*shape: float) -> float:
+    """Return what an array of float64 numbers takes, in GiB."""
+    return math.prod(shape) * DOUBLE / GIB

@@ -1,0 +1,52 @@
+"""How much memory the spectrum of one checkpoint takes: gradients, their projections, and the decomposition."""
+
+from __future__ import annotations
+
+from tda_backend.studies.pipeline.sizes import Held, Sizes, doubles
+
+_ROWS = 1024
+"""Rows that are rotated at a time."""
+
+
+def exact_memory(sizes: Sizes, keeps_gram: bool) -> Held:
+    """Return what the unprojected answer holds: the Gram matrix, and LAPACK's divide and conquer on that of n × n.
+
+    Args:
+        sizes: Of the study.
+        keeps_gram: Whether a later step takes the Gram matrix too, so that it is not overwritten.
+    """
+    num = sizes.num_train
+    square = doubles(num, num)
+    making = sizes.gram + sizes.factors
+    # The matrix is overwritten by its eigenvectors; the work space is as large as two of it.
+    decomposing = (sizes.gram + square if keeps_gram else max(sizes.gram, square)) + 2 * square
+    rotating = (sizes.gram if keeps_gram else 0.0) + 2 * square + sizes.numbers(num + sizes.num_others, num)
+    return Held(max(making, decomposing, rotating) + doubles(sizes.num_others, num))
+
+
+def projected_memory(sizes: Sizes, dim: int, max_dim: int, num_draws: int, is_drawn_from_gram: bool) -> Held:
+    """Return what the answer in a projection holds at most: while gradients are projected, or rows rotated.
+
+    Args:
+        sizes: Of the study.
+        dim: k.
+        max_dim: k_max, whose features are held for other k and methods.
+        num_draws: Draws of the projection that are held at once.
+        is_drawn_from_gram: Whether the Gram matrix is taken, and not the gradients.
+    """
+    one = sizes.numbers(sizes.num_vectors, max_dim)
+    if is_drawn_from_gram:
+        # Gram matrix, its root in float64 and in float32; then noise beside the last.
+        making = Held(max(sizes.factors + sizes.gram, 2 * sizes.gram + sizes.gram / 2 + one))
+    elif sizes.factor_numbers:
+        making = Held(sizes.factors)
+    else:
+        making = sizes.dense_block + 3 * one  # two buckets for each coordinate, and the parts of the result
+    making += one * num_draws
+    rotated = sizes.numbers(sizes.num_train + sizes.num_others, min(dim, sizes.num_train))
+    sliced = sizes.numbers(sizes.num_vectors, dim) if dim < max_dim else 0.0
+    inner = min(dim, sizes.num_train)
+    solving = one * num_draws + sliced + rotated + 4 * doubles(inner, inner) + 2 * doubles(_ROWS, dim)
+    if dim >= sizes.num_train:
+        solving += doubles(sizes.num_train, dim)
+    return Held(max(making.usual, solving), min(making.saved, max(0.0, making.usual - solving)))
