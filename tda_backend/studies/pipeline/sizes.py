@@ -22,7 +22,9 @@ DENSE_SHARE = 2.25
 """A block, and what finds out whether all of it is finite: numbers as large, and a flag for each."""
 PASS_EXAMPLES = 64
 """Examples whose dense gradients one pass makes."""
-
+RECORDED = 4
+"""Numbers that the calls of a pass record of an example, for each parameter; large models record fewer."""
+BUCKET_BYTES = 2
 
 LEAST_SHARE = 1 / 16
 """To what share of their usual size blocks shrink at most where memory is short."""
@@ -119,6 +121,13 @@ class Sizes:
         return Held(
             DENSE_SHARE * usual + self.numbers(PASS_EXAMPLES, self.num_parameters), DENSE_SHARE * (usual - least)
         )
+
+    @property
+    def streamed(self) -> Held:
+        """What a pass that projects gradients batch by batch records, with a bucket for each parameter."""
+        most = PASS_EXAMPLES * RECORDED * self.num_parameters
+        usual, least = (self.numbers(min(each, most)) for each in (BUDGET_NUMBERS, LEAST_NUMBERS))
+        return Held(usual + BUCKET_BYTES * self.num_parameters / GIB, usual - least)
 
 
 def in_words(gib: float) -> str:

@@ -41,7 +41,7 @@ def projected_memory(sizes: Sizes, dim: int, max_dim: int, num_draws: int, is_dr
     elif sizes.factor_numbers:
         making = Held(sizes.factors)
     else:
-        making = sizes.dense_block + 3 * one  # two buckets for each coordinate, and the parts of the result
+        making = sizes.streamed
     making += one * num_draws
     rotated = sizes.numbers(sizes.num_train + sizes.num_others, min(dim, sizes.num_train))
     sliced = sizes.numbers(sizes.num_vectors, dim) if dim < max_dim else 0.0
