@@ -28,7 +28,13 @@ WINGS = {
     "studies": ("tda_backend.studies",),
     "numerics": ("tda_backend.numerics",),
     "models": ("tda_backend.models",),
-    "ground": ("tda_backend.types", "tda_backend.seeds", "tda_backend.errors", "tda_backend.version"),
+    "ground": (
+        "tda_backend.types",
+        "tda_backend.seeds",
+        "tda_backend.finite",
+        "tda_backend.errors",
+        "tda_backend.version",
+    ),
 }
 """Wing → its packages and modules, from the roof to the ground."""
 GROUND = "ground"
@@ -42,7 +48,7 @@ COLOURS = {
     "models": ("#e2f2f9", "#21718f"),
     "ground": ("#eceff2", "#52606d"),
 }
-GROUND_PROMISE = "Words that everybody uses: types, seeds, errors"
+GROUND_PROMISE = "Words that everybody uses: types, seeds, finite numbers, errors"
 
 
 @dataclass

@@ -5,7 +5,8 @@
 ``memory``: every step of a study in a process of its own, whose peak the system tells, beside the step's estimate.
 ``growth``: a study of a perceptron (k = 512, 200 queries, IFFIM and TRAK at 20 λ, no retraining) for n from 1 000 to
 50 000, with the exponent of its time over n. ``top``: the 100 most helpful and most harmful of 100 000 examples for
-each of 1 000 queries at another λ, k = 2 048. ``limit``: a study within less memory than its blocks would like.
+each of 1 000 queries at another λ, k = 2 048. ``large``: growth of the same study of a CNN of 1.7 million parameters, n
+to 10 000. ``limit``: a study within less memory than its blocks would like.
 """
 
 from __future__ import annotations
@@ -49,12 +50,15 @@ MEMORY: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("perceptron", 50_000, {}),
     ("cnn", 2000, {}),
     ("cnn", 10_000, {}),
+    ("large_cnn", 1000, {}),
     ("perceptron", 4000, {"dim": "none"}),
     ("cnn", 4000, {"dim": "none"}),
     ("perceptron", 4000, {"kind": "gaussian"}),
 )
 """Task, n, and what else of :func:`write_study`."""
 GROWTH = (1000, 3000, 10_000, 30_000, 50_000)
+LARGE = (1000, 3000, 10_000)
+PARTS = ("memory", "growth", "large", "top", "limit")
 ASKED_RATIO = 1.3
 """By how much an estimate of memory may be off, either way."""
 
@@ -188,18 +192,18 @@ def measure_memory(asked: Sequence[tuple[str, int, Mapping[str, Any]]]) -> bool:
     return met
 
 
-def measure_growth(sizes: Sequence[int]) -> None:
+def measure_growth(task: str, sizes: Sequence[int]) -> None:
     """Print time and peak of whole studies over n, and the exponent of the time of what grows with n."""
     times = []
     for num_train in sizes:
         with tempfile.TemporaryDirectory() as folder:
-            write_study(Path(folder), "perceptron", num_train)
+            write_study(Path(folder), task, num_train)
             found = in_process("study", folder)
         own = {"examples": 0.0, "train": 0.0}
         rest = sum(seconds for label, seconds in found["steps"].items() if label.split()[0] not in own)
         times.append(rest)
         print(
-            f"  n = {num_train:6d}: {found['seconds']:6.1f} s ({rest:6.1f} s of gradients, spectra and evaluation), "
+            f"  {task} n = {num_train:6d}: {found['seconds']:6.1f} s ({rest:6.1f} s after training), "
             f"peak {found['peak_gib']:.2f} GiB, planned {found['plan_gib']:.2f} GiB",
             flush=True,
         )
@@ -242,17 +246,19 @@ def main() -> int:
     """Print what was asked; return 1 if an estimate is off by more than asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes")
-    parser.add_argument("--only", nargs="+", choices=("memory", "growth", "top", "limit"), help="parts (default: all)")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="parts (default: all)")
     parser.add_argument("--work", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
         print(json.dumps(work(arguments.work)))
         return 0
-    parts, small, met = arguments.only or ("memory", "growth", "top", "limit"), arguments.quick, True
+    parts, small, met = arguments.only or PARTS, arguments.quick, True
     if "memory" in parts:
         met = measure_memory([each for each in MEMORY if not small or each[1] <= 2000])
     if "growth" in parts:
-        measure_growth(GROWTH[:3] if small else GROWTH)
+        measure_growth("perceptron", GROWTH[:3] if small else GROWTH)
+    if "large" in parts:
+        measure_growth("large_cnn", LARGE[:2] if small else LARGE)
     if "top" in parts:
         measure_top(*((10_000, 512, 100) if small else (100_000, 2048, 1000)))
     if "limit" in parts:

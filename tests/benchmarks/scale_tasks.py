@@ -62,12 +62,28 @@ class Convolutional(Scale):
         )
 
 
+class LargeConvolutional(Scale):
+    """1.7 million parameters."""
+    name = "scale-large-cnn"
+    shape = (1, 28, 28)
+
+    def layers(self):
+        return nn.Sequential(
+            nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+            nn.Linear(9216, 184), nn.ReLU(), nn.Linear(184, 10),
+        )
+
+
 def perceptron():
     return Perceptron()
 
 
 def cnn():
     return Convolutional()
+
+
+def large_cnn():
+    return LargeConvolutional()
 '''
 
 STUDY = """
@@ -108,7 +124,7 @@ def write_study(
 
     Args:
         folder: Where.
-        task: ``perceptron`` or ``cnn``.
+        task: ``perceptron``, ``cnn``, or ``large_cnn``.
         num_train: n.
         dim: k, or ``none``.
         num_queries: m.
