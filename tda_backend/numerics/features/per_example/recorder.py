@@ -156,7 +156,7 @@ def _pulled_back(explanation: Explanation, parameter: nn.Parameter, delta: Tenso
         parts = [torch.autograd.grad(outer, parameter, row, retain_graph=True)[0] for row in rows]
         result = torch.stack(parts)
     assert result is not None
-    return Dense(0, result.flatten(1).to(values.dtype))
+    return Dense(0, result.reshape(len(values), -1).to(values.dtype))
 
 
 def _tensors(values: Iterable[Any]) -> list[Tensor]:

@@ -187,8 +187,8 @@ class GradientStream:
                     for start in range(0, size, step)
                 ]
             for name in group:
-                values = torch.cat([_plain(part.pop(name)).detach().flatten(1) for part in parts])
-                yield name, [Dense(0, values.to(self._probe.dtype))]
+                values = torch.cat([_plain(part.pop(name)).detach() for part in parts])
+                yield name, [Dense(0, values.reshape(size, -1).to(self._probe.dtype))]
 
     def _unexplained(self, done: _Pass, batch: dict[str, Tensor]) -> set[str]:
         """Return the parameters whose calls do not reproduce autograd's weighted sum over the batch.
