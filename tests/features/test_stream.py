@@ -352,6 +352,63 @@ def test_a_later_batch_that_makes_other_calls_is_right_too():
         assert_close(actual, dense_gradients(task, model, data, range(24), "train_loss"), 1e-10)
 
 
+class Later(nn.Module):
+    """On the first eight rows, whose first input is −1, a layer does nothing that no rule explains."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.linear, self.head, self.way = nn.Linear(6, 6), nn.Linear(6, NUM_CLASSES), way
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.way == "sorted":
+            order = x[:, 0].argsort(stable=True)
+            return self.head(torch.tanh(self.linear(x[order]))[order.argsort()])
+        if self.way == "selected":
+            order = x[:, 0].sort(stable=True).indices
+            hidden = torch.tanh(self.linear(x.index_select(0, order)))
+            return self.head(torch.zeros_like(x).index_copy(0, order, hidden))
+        if self.way == "in an order of numbers":
+            keys = x[:, 0].tolist()
+            order = sorted(range(len(keys)), key=keys.__getitem__)
+            return self.head(torch.tanh(self.linear(x[order]))[[order.index(i) for i in range(len(keys))]])
+        if self.way == "rows that are chosen":  # two of an example's three positions, on average only in later batches
+            chosen = torch.stack([x[:, 0] < 9, x[:, 0].abs() > 0.5, x[:, 0] > 1.7], 1)
+            x = x[:, None] * torch.tensor([[1.0], [2.0], [3.0]], dtype=x.dtype)
+            hidden = torch.zeros_like(x)
+            hidden[chosen] = torch.tanh(self.linear(x[chosen]))
+            return self.head(hidden.sum(1))
+        used = (x[:, :1] > 0).to(x.dtype)  # "again"
+        return self.head(torch.tanh(self.linear(x)) + used * torch.einsum("bi,oi->bo", x, self.linear.weight))
+
+
+@pytest.mark.parametrize("way", ["sorted", "selected", "in an order of numbers", "rows that are chosen", "again"])
+def test_what_only_later_batches_show_is_right_too(way: str):
+    task = ClassificationExample("later", lambda: Later(way))
+    data = task.datasets()["train"]
+    data["x"][:8, 0] = -1.0
+    data["x"][8:, 0] = torch.tensor([2.0, 0.1, -1.0, 1.5] * 4)
+    model = task.build_model(0)
+    for batch_size in (64, 8, 4):
+        actual = gathered(task, model, range(24), batch_size=batch_size)
+        assert_close(actual, dense_gradients(task, model, data, range(24), "train_loss"), 1e-10)
+
+
+def test_a_course_that_was_checked_is_not_checked_again(monkeypatch):
+    checked: list[int] = []
+    original = GradientStream._unexplained
+
+    def spied(self, done, names, batch):
+        checked.append(len(batch["x"]))
+        return original(self, done, names, batch)
+
+    monkeypatch.setattr(GradientStream, "_unexplained", spied)
+    for name in ("untied gpt", "cnn with batch norm", "bert"):
+        checked.clear()
+        task = ALL[name]
+        gathered(task, task.build_model(0), range(24), batch_size=4)
+        assert checked == [4]
+
+
 def test_a_gradient_of_zero_is_no_contradiction():
     """Keys' bias does not change attention: all that is left of its gradient is rounding, which reproduces nothing."""
 
