@@ -305,6 +305,37 @@ def test_examples_that_interact_are_refused(build):
         gathered(task, task.build_model(0))
 
 
+class Divided(ClassificationExample):
+    """Losses over the number of examples in the batch whose first input is positive, and three."""
+
+    def train_loss(self, model, batch) -> Tensor:
+        return super().train_loss(model, batch) / (3 + (batch["x"][:, 0] > 0).sum())
+
+
+class Noisy(ClassificationExample):
+    """Losses times weights that are drawn anew for each pass."""
+
+    def train_loss(self, model, batch) -> Tensor:
+        return super().train_loss(model, batch) * torch.rand_like(batch["x"][:, 0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_values_that_depend_on_the_batch_are_refused(dtype: torch.dtype):
+    task = Divided("divided", lambda: nn.Linear(6, NUM_CLASSES))
+    for split in task.datasets().values():
+        split["x"] = split["x"].to(dtype)
+    with pytest.raises(
+        TaskError, match=r"train_loss \(train\) of the same examples is .* in a batch of 2 .* in a batch of 8"
+    ):
+        gathered(task, task.build_model(0).to(dtype))
+    assert gathered(task, task.build_model(0).to(dtype), batch_size=1).shape == (len(ROWS), 21)
+
+
+def test_values_that_are_random_are_not_taken_for_interaction():
+    task = Noisy("noisy", lambda: nn.Linear(6, NUM_CLASSES))
+    assert gathered(task, task.build_model(0)).abs().sum(1).gt(0).all()
+
+
 class SecondAxis(nn.Module):
     """Examples in the second axis, which no rule tells from positions."""
 

@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tda_backend.errors import TaskError
 from tda_backend.models.probe import Group, Probe
 from tda_backend.numerics.features.factors import HALF_TOLERANCE
+from tda_backend.numerics.features.per_example.company import refuse_other_values
 from tda_backend.numerics.features.per_example.contributions import Contribution, Dense, merged
 from tda_backend.numerics.features.per_example.recorder import ParameterRecorder, Uses
 from tda_backend.numerics.features.per_example.vmapped import differentiator
@@ -93,6 +94,7 @@ class GradientStream:
         self._budget = budget_numbers
         self._signatures: dict[str, tuple[tuple[str, int], ...]] | None = None
         self._courses: set[int] = set()  # that were checked
+        self._pair: tuple[dict[str, Tensor], Tensor] | None = None  # the first two examples and their values
         self._vmapped: dict[tuple[str, ...], Callable[[Batch], dict[str, Tensor]]] = {}
 
     def __iter__(self) -> Iterator[tuple[slice, NamedContributions]]:
@@ -119,7 +121,9 @@ class GradientStream:
         if limit < 2:
             return 1
         with evaluation_mode(self._model):
-            recorder, _ = self._forward(examples_of(self._probe, self._group, rows[:2]))
+            pair = examples_of(self._probe, self._group, rows[:2])
+            recorder, values = self._forward(pair)
+        self._pair = pair, values.detach()
         return max(1, min(limit, self._budget // max(1, recorder.numbers // 2)))
 
     def _forward(self, batch: Batch) -> tuple[ParameterRecorder, Tensor]:
@@ -139,6 +143,7 @@ class GradientStream:
         if self._signatures is None:
             signatures = {name: uses.signature for name, uses in done.uses.items()}
             wrong = self._unexplained(done, list(self._named), batch)
+            self._refuse_company(done)
             self._signatures = {name: signatures[name] for name in signatures if name not in wrong}
         elif done.new:
             for name in self._unexplained(done, self._by_calls(done), batch):
@@ -180,6 +185,20 @@ class GradientStream:
             if contributions:
                 yield name, contributions
         yield from self._by_vmap([name for name in done.uses if name not in explained], batch)
+
+    def _refuse_company(self, done: _Pass) -> None:
+        """Raise where the first two examples have other values in the first batch than by themselves."""
+        if self._pair is None:
+            return
+        pair, alone = self._pair
+
+        def again() -> Tensor:
+            with torch.no_grad():
+                return values_of(self._probe.task, self._model, pair, self._quantity)
+
+        values = done.values.detach()
+        eps = max([done.eps, *(torch.finfo(each.dtype).eps for each in (values, *self._named.values()))])
+        refuse_other_values(f"{self._quantity} ({self._group})", alone, values, again, eps)
 
     def _by_vmap(self, names: Sequence[str], batch: dict[str, Tensor]) -> NamedContributions:
         size = len(next(iter(batch.values())))
