@@ -274,6 +274,25 @@ def test_what_a_batch_records_stays_below_the_budget(name: str, monkeypatch):
         assert found[0][0] == budget // each
 
 
+def test_gradients_that_join_by_vmap_stay_below_the_budget(monkeypatch):
+    class Indexed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.randn(1000, 4))
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.table[tokens].sum(1)
+
+    task = TokenClasses("indexed", Indexed)
+    probe = Probe(task, task.build_model(0), task.datasets(), range(24))
+    stream = GradientStream(probe, "train", "goodness", budget_numbers=12_000)
+    sizes = []
+    for rows, gradients in stream:
+        for _, contributions in gradients:
+            sizes.append((rows.stop - rows.start, contributions[0].values.numel()))
+    assert sizes == [(8, 32_000), *[(3, 12_000)] * 5, (1, 4000)]
+
+
 class Interacting(nn.Module):
     """Every example sees the batch's mean."""
 

@@ -113,7 +113,7 @@ class GradientStream:
             batch = examples_of(self._probe, self._group, part)
             with evaluation_mode(self._model):
                 yield slice(start, start + len(part)), self._gradients(batch)
-            start, size = start + len(part), limit
+            start, size = start + len(part), self._below_budget(limit)
 
     def _size(self, rows: Tensor) -> int:
         """Return how many examples pass together, from what two of them hold."""
@@ -125,6 +125,12 @@ class GradientStream:
             recorder, values = self._forward(pair)
         self._pair = pair, values.detach()
         return max(1, min(limit, self._budget // max(1, recorder.numbers // 2)))
+
+    def _below_budget(self, limit: int) -> int:
+        """Return how many examples pass together at most, by what joins by ``vmap``, which is written out."""
+        known = self._named if self._signatures is None else self._signatures
+        joined = [p.numel() for name, p in self._named.items() if name not in known]
+        return min(limit, max(1, self._budget // max(joined, default=1)))
 
     def _forward(self, batch: Batch) -> tuple[ParameterRecorder, Tensor]:
         with torch.enable_grad(), ParameterRecorder(self._named, batch, self._probe.dtype) as recorder:
@@ -141,10 +147,9 @@ class GradientStream:
             return self._alone(batch)
         done = self._backward(batch)
         if self._signatures is None:
-            signatures = {name: uses.signature for name, uses in done.uses.items()}
             wrong = self._unexplained(done, list(self._named), batch)
             self._refuse_company(done)
-            self._signatures = {name: signatures[name] for name in signatures if name not in wrong}
+            self._signatures = {name: uses.signature for name, uses in done.uses.items() if name not in wrong}
         elif done.new:
             for name in self._unexplained(done, self._by_calls(done), batch):
                 del self._signatures[name]
