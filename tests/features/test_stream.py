@@ -502,8 +502,9 @@ def test_modes_are_left_as_they_were_and_memory_is_a_batch():
     assert torch.backends.mha.get_fastpath_enabled()
 
 
+@pytest.mark.parametrize("batch_size", [1, 64])
 @pytest.mark.parametrize("build", [GPT, Recurrent])
-def test_a_value_without_gradient_is_named(build):
+def test_a_value_without_gradient_is_named(build, batch_size: int):
     class Severed(build):
         def forward(self, tokens: Tensor) -> Tensor:
             with torch.no_grad():
@@ -511,7 +512,7 @@ def test_a_value_without_gradient_is_named(build):
 
     task = TokenClasses("severed", Severed)
     with pytest.raises(TaskError, match="no_grad"):
-        gathered(task, task.build_model(0))
+        gathered(task, task.build_model(0), batch_size=batch_size)
 
 
 @pytest.mark.parametrize("kind", ["sparse", "rademacher"])

@@ -134,12 +134,16 @@ class GradientStream:
 
     def _forward(self, batch: Batch) -> tuple[ParameterRecorder, Tensor]:
         with torch.enable_grad(), ParameterRecorder(self._named, batch, self._probe.dtype) as recorder:
-            values = values_of(self._probe.task, self._model, batch, self._quantity)
+            values = self._values(batch)
+        return recorder, values
+
+    def _values(self, batch: Batch) -> Tensor:
+        values = values_of(self._probe.task, self._model, batch, self._quantity)
         if not values.requires_grad:
             raise TaskError(
                 "The value does not depend on any trainable parameter.", "Is the model called under no_grad?"
             )
-        return recorder, values
+        return values
 
     def _gradients(self, batch: dict[str, Tensor]) -> NamedContributions:
         size = len(next(iter(batch.values())))
@@ -158,8 +162,7 @@ class GradientStream:
     def _alone(self, batch: Batch) -> NamedContributions:
         """Yield the gradients of one example, which autograd gives as they are."""
         with torch.enable_grad():
-            total = values_of(self._probe.task, self._model, batch, self._quantity).sum()
-            grads = torch.autograd.grad(total, list(self._named.values()), allow_unused=True)
+            grads = torch.autograd.grad(self._values(batch).sum(), list(self._named.values()), allow_unused=True)
         for name, grad in zip(self._named, grads, strict=True):
             if grad is not None:
                 yield name, [Dense(0, _plain(grad).reshape(1, -1).to(self._probe.dtype))]
