@@ -219,6 +219,19 @@ class Elsewhere(nn.Module):
         return self.head(torch.tanh(self.linear(x)) + 0.1 * hidden)
 
 
+class Scaled(nn.Module):
+    """Cosines with one vector for each class, and scales that are one number: parameters without axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes = nn.Parameter(torch.randn(NUM_CLASSES, 6))
+        self.scale, self.temperature = nn.Parameter(torch.tensor(0.3)), nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, x: Tensor) -> Tensor:
+        cosines = F.cosine_similarity(x[:, None], self.classes, dim=2)
+        return self.scale.exp() * cosines / self.temperature
+
+
 class Merged(nn.Module):
     """A weight that is computed from parameters, and positions that a small network makes of numbers."""
 
@@ -348,6 +361,7 @@ JOINED: dict[str, tuple[ClassificationExample, set[str]]] = {
     "merged": (ClassificationExample("merged", Merged, shape=(3, 4)), {"base", "gain"}),
     "offsets": (TokenClasses("offsets", Offsets), {"table.weight"}),
     "largest in a bag": (TokenClasses("max", lambda: Pooled(mode="max")), {"table.weight"}),
+    "scaled": (ClassificationExample("scaled", Scaled), {"classes", "temperature"}),
     "prelu": (example("prelu", nn.Linear(4, 4), nn.PReLU(4), shape=(4,)), {"0.1.weight"}),
 }
 """Models with parameters that join by vmap, and which."""

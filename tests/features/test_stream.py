@@ -274,6 +274,25 @@ def test_what_a_batch_records_stays_below_the_budget(name: str, monkeypatch):
         assert found[0][0] == budget // each
 
 
+def test_gradients_that_join_by_vmap_stay_below_the_budget(monkeypatch):
+    class Indexed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.randn(1000, 4))
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.table[tokens].sum(1)
+
+    task = TokenClasses("indexed", Indexed)
+    probe = Probe(task, task.build_model(0), task.datasets(), range(24))
+    stream = GradientStream(probe, "train", "goodness", budget_numbers=12_000)
+    sizes = []
+    for rows, gradients in stream:
+        for _, contributions in gradients:
+            sizes.append((rows.stop - rows.start, contributions[0].values.numel()))
+    assert sizes == [(8, 32_000), *[(3, 12_000)] * 5, (1, 4000)]
+
+
 class Interacting(nn.Module):
     """Every example sees the batch's mean."""
 
@@ -303,6 +322,37 @@ def test_examples_that_interact_are_refused(build):
     task = ClassificationExample("interacting", build)
     with pytest.raises(TaskError, match=r"do not add up to a batch's in .*weight"):
         gathered(task, task.build_model(0))
+
+
+class Divided(ClassificationExample):
+    """Losses over the number of examples in the batch whose first input is positive, and three."""
+
+    def train_loss(self, model, batch) -> Tensor:
+        return super().train_loss(model, batch) / (3 + (batch["x"][:, 0] > 0).sum())
+
+
+class Noisy(ClassificationExample):
+    """Losses times weights that are drawn anew for each pass."""
+
+    def train_loss(self, model, batch) -> Tensor:
+        return super().train_loss(model, batch) * torch.rand_like(batch["x"][:, 0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_values_that_depend_on_the_batch_are_refused(dtype: torch.dtype):
+    task = Divided("divided", lambda: nn.Linear(6, NUM_CLASSES))
+    for split in task.datasets().values():
+        split["x"] = split["x"].to(dtype)
+    with pytest.raises(
+        TaskError, match=r"train_loss \(train\) of the same examples is .* in a batch of 2 .* in a batch of 8"
+    ):
+        gathered(task, task.build_model(0).to(dtype))
+    assert gathered(task, task.build_model(0).to(dtype), batch_size=1).shape == (len(ROWS), 21)
+
+
+def test_values_that_are_random_are_not_taken_for_interaction():
+    task = Noisy("noisy", lambda: nn.Linear(6, NUM_CLASSES))
+    assert gathered(task, task.build_model(0)).abs().sum(1).gt(0).all()
 
 
 class SecondAxis(nn.Module):
@@ -352,6 +402,63 @@ def test_a_later_batch_that_makes_other_calls_is_right_too():
         assert_close(actual, dense_gradients(task, model, data, range(24), "train_loss"), 1e-10)
 
 
+class Later(nn.Module):
+    """On the first eight rows, whose first input is −1, a layer does nothing that no rule explains."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.linear, self.head, self.way = nn.Linear(6, 6), nn.Linear(6, NUM_CLASSES), way
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.way == "sorted":
+            order = x[:, 0].argsort(stable=True)
+            return self.head(torch.tanh(self.linear(x[order]))[order.argsort()])
+        if self.way == "selected":
+            order = x[:, 0].sort(stable=True).indices
+            hidden = torch.tanh(self.linear(x.index_select(0, order)))
+            return self.head(torch.zeros_like(x).index_copy(0, order, hidden))
+        if self.way == "in an order of numbers":
+            keys = x[:, 0].tolist()
+            order = sorted(range(len(keys)), key=keys.__getitem__)
+            return self.head(torch.tanh(self.linear(x[order]))[[order.index(i) for i in range(len(keys))]])
+        if self.way == "rows that are chosen":  # two of an example's three positions, on average only in later batches
+            chosen = torch.stack([x[:, 0] < 9, x[:, 0].abs() > 0.5, x[:, 0] > 1.7], 1)
+            x = x[:, None] * torch.tensor([[1.0], [2.0], [3.0]], dtype=x.dtype)
+            hidden = torch.zeros_like(x)
+            hidden[chosen] = torch.tanh(self.linear(x[chosen]))
+            return self.head(hidden.sum(1))
+        used = (x[:, :1] > 0).to(x.dtype)  # "again"
+        return self.head(torch.tanh(self.linear(x)) + used * torch.einsum("bi,oi->bo", x, self.linear.weight))
+
+
+@pytest.mark.parametrize("way", ["sorted", "selected", "in an order of numbers", "rows that are chosen", "again"])
+def test_what_only_later_batches_show_is_right_too(way: str):
+    task = ClassificationExample("later", lambda: Later(way))
+    data = task.datasets()["train"]
+    data["x"][:8, 0] = -1.0
+    data["x"][8:, 0] = torch.tensor([2.0, 0.1, -1.0, 1.5] * 4)
+    model = task.build_model(0)
+    for batch_size in (64, 8, 4):
+        actual = gathered(task, model, range(24), batch_size=batch_size)
+        assert_close(actual, dense_gradients(task, model, data, range(24), "train_loss"), 1e-10)
+
+
+def test_a_course_that_was_checked_is_not_checked_again(monkeypatch):
+    checked: list[int] = []
+    original = GradientStream._unexplained
+
+    def spied(self, done, names, batch):
+        checked.append(len(batch["x"]))
+        return original(self, done, names, batch)
+
+    monkeypatch.setattr(GradientStream, "_unexplained", spied)
+    for name in ("untied gpt", "cnn with batch norm", "bert"):
+        checked.clear()
+        task = ALL[name]
+        gathered(task, task.build_model(0), range(24), batch_size=4)
+        assert checked == [4]
+
+
 def test_a_gradient_of_zero_is_no_contradiction():
     """Keys' bias does not change attention: all that is left of its gradient is rounding, which reproduces nothing."""
 
@@ -395,8 +502,9 @@ def test_modes_are_left_as_they_were_and_memory_is_a_batch():
     assert torch.backends.mha.get_fastpath_enabled()
 
 
+@pytest.mark.parametrize("batch_size", [1, 64])
 @pytest.mark.parametrize("build", [GPT, Recurrent])
-def test_a_value_without_gradient_is_named(build):
+def test_a_value_without_gradient_is_named(build, batch_size: int):
     class Severed(build):
         def forward(self, tokens: Tensor) -> Tensor:
             with torch.no_grad():
@@ -404,7 +512,7 @@ def test_a_value_without_gradient_is_named(build):
 
     task = TokenClasses("severed", Severed)
     with pytest.raises(TaskError, match="no_grad"):
-        gathered(task, task.build_model(0))
+        gathered(task, task.build_model(0), batch_size=batch_size)
 
 
 @pytest.mark.parametrize("kind", ["sparse", "rademacher"])

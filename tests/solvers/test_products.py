@@ -11,6 +11,7 @@ from tda_backend.numerics.curvature.parameters import flat_gradients
 from tda_backend.numerics.curvature.products.curvature_product import curvature_product, loss_gradient_products
 from tda_backend.numerics.curvature.products.factored import FactorProduct
 from tda_backend.numerics.curvature.pseudo_gradients import CURVATURES, Curvature, sampled_targets
+from tests.features.models_of_any_layer import Scaled
 from tests.helpers_numerics import (
     FACTOR_TASKS,
     TASKS,
@@ -50,6 +51,15 @@ def test_products_equal_the_dense_matrix(name, kind):
     # Batch size and order of the examples.
     other = curvature_product(split_probe(task, model, data, INDICES[::-1], batch_size=64), curvature)
     assert_close(other(vectors), product(vectors), 1e-12)
+
+
+@pytest.mark.parametrize("kind", ["hessian", "ggn", "empirical-fisher"])
+def test_a_parameter_without_axes_takes_part(kind):
+    task = ClassificationExample("scaled", Scaled)
+    model = task.build_model(0)
+    vectors = vectors_for(model, 3)
+    product = curvature_product(split_probe(task, model, task.datasets()["train"], INDICES), Curvature(kind))
+    assert_close(product(vectors), vectors @ dense_curvature(task, model, INDICES, kind), 1e-11)
 
 
 @pytest.mark.parametrize("name", ["mlp", "positions"])

@@ -29,7 +29,7 @@ class Linearised:
     def pull(self, cotangents: Tensor) -> Tensor:
         """Return Jᵀu, ``[q, p]``."""
         parts = pulled_back([self._values], self._parameters, [cotangents])
-        return torch.cat([part.flatten(1) for part in parts], 1).detach()
+        return torch.cat([part.reshape(len(part), -1) for part in parts], 1).detach()
 
 
 def pulled_back(outputs: Sequence[Tensor], inputs: Sequence[Tensor], vectors: Sequence[Tensor]) -> list[Tensor]:

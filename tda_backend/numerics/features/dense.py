@@ -95,7 +95,7 @@ def _blocks(probe: Probe, requests: Sequence[Request], budget_numbers: int) -> I
                 for rows, batch in batches(probe, request.group):
                     result = gradient(batch)
                     for name, start, stop in sizes:
-                        part = result[name].flatten(1)[:, start:stop]
+                        part = result[name].reshape(rows.stop - rows.start, -1)[:, start:stop]
                         values[name, start][first + rows.start : first + rows.stop] = part.detach()
                 first += probe.count(request.group)
             for name, start, _ in sizes:

@@ -71,7 +71,7 @@ class HessianProduct(_StreamedProduct):
 
         def product(vectors: Tensor) -> Tensor:
             products = pulled_back(gradients, self._parameters, self.layout.split(vectors))
-            return torch.cat([each.flatten(1) for each in products], 1)
+            return torch.cat([each.reshape(len(each), -1) for each in products], 1)
 
         return product
 

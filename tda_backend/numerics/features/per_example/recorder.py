@@ -13,6 +13,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from tda_backend.numerics.features.per_example.calls import Explanation, Setting
 from tda_backend.numerics.features.per_example.contributions import Contribution, Dense
+from tda_backend.numerics.features.per_example.course import Course
 from tda_backend.numerics.features.per_example.rules import explain
 from tda_backend.numerics.features.per_example.spread_rules import SPREAD
 from tda_backend.numerics.features.recording import OpenAttention
@@ -64,6 +65,8 @@ class ParameterRecorder(OpenAttention):
         uses: Name of the parameter → its calls.
         edges: Where gradients of outputs can be asked for, whatever happens to the outputs in place later.
         numbers: Numbers that all calls hold, gradients of outputs included.
+        loose: Parameters that meet examples in a call which no rule explains; on some examples that may not show.
+        course: Which calls were made.
     """
 
     def __init__(self, named: Mapping[str, nn.Parameter], batch: Mapping[str, Tensor], dtype: torch.dtype) -> None:
@@ -77,23 +80,32 @@ class ParameterRecorder(OpenAttention):
         self.uses: dict[str, Uses] = {name: Uses() for name in named}
         self.edges: list[GradientEdge] = []
         self.numbers = 0
+        self.loose: set[str] = set()
+        self.course = Course()
 
     def saw(self, func: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         """Record what explains a parameter, and follow where examples and parameters go."""
         given = _tensors((*args, *kwargs.values()))
         outputs = _tensors(output if isinstance(output, tuple | list) else (output,))
+        name = getattr(func, "__name__", "")
+        if name == "__setitem__":  # returns nothing
+            outputs = _tensors(args[:1])
         if not given or not outputs:
             return
+        self.course.note(func, args, kwargs, self._is_of_batch)
         setting = Setting(self._size, self._dtype, self.attention_batch, self._is_of_batch, self._is_of_parameters)
         explanations = explain(func, args, kwargs, output, setting)
+        explained: set[str] = set()
         if explanations:
-            self._record(explanations, outputs[0], [x.dtype for x in (*given, *outputs) if x.is_floating_point()])
-        sources = [self._sources(x) for x in given]
+            dtypes = [x.dtype for x in (*given, *outputs) if x.is_floating_point()]
+            explained = self._record(explanations, outputs[0], dtypes)
+        names = frozenset[str]().union(*(self._sources(x) for x in (given[:1] if name in _LIKE else given)))
         if explanations or any(self._is_of_batch(x) for x in given):
+            if any(each.requires_grad for each in outputs):
+                self.loose |= names - explained
             for each in outputs:
                 _mark(each)
-        elif any(sources):
-            names = frozenset[str]().union(*sources)
+        elif names:
             self._of_parameters |= {id(each): (each, names) for each in outputs if each.requires_grad}
 
     def _sources(self, tensor: Tensor) -> frozenset[str]:
@@ -109,7 +121,8 @@ class ParameterRecorder(OpenAttention):
         # What has a gradient and comes from no parameter was made where no call is seen: in a custom function.
         return getattr(tensor, _MARK, False) or (tensor.requires_grad and not self._sources(tensor))
 
-    def _record(self, explanations: list[Explanation], output: Tensor, dtypes: list[torch.dtype]) -> None:
+    def _record(self, explanations: list[Explanation], output: Tensor, dtypes: list[torch.dtype]) -> set[str]:
+        """Record the calls of parameters; return their names."""
         eps = max(torch.finfo(dtype).eps for dtype in dtypes)
         found: list[tuple[str, Explanation, Callable[[Tensor], Contribution]]] = []
         for each in explanations:
@@ -120,12 +133,13 @@ class ParameterRecorder(OpenAttention):
                 for name in sorted(self._sources(each.argument)):
                     found.append((name, each, partial(_pulled_back, each, self._parameters[name])))
         if not found:
-            return
+            return set()
         self.numbers += output.numel() + sum(each.numbers for each in {id(each): each for _, each, _ in found}.values())
         for name, each, form in found:
             kept = tuple((tensor, tensor._version) for tensor in each.kept)
             self.uses[name].calls.append(Use((each.kind, each.folded), len(self.edges), eps, kept, form))
         self.edges.append(get_gradient_edge(output))
+        return {name for name, _, _ in found}
 
     def _place(self, argument: Tensor) -> tuple[str, int] | None:
         """Return the parameter that an argument is, or is a contiguous part of, and where it begins."""
@@ -156,7 +170,7 @@ def _pulled_back(explanation: Explanation, parameter: nn.Parameter, delta: Tenso
         parts = [torch.autograd.grad(outer, parameter, row, retain_graph=True)[0] for row in rows]
         result = torch.stack(parts)
     assert result is not None
-    return Dense(0, result.flatten(1).to(values.dtype))
+    return Dense(0, result.reshape(len(values), -1).to(values.dtype))
 
 
 def _tensors(values: Iterable[Any]) -> list[Tensor]:
@@ -169,6 +183,9 @@ def _tensors(values: Iterable[Any]) -> list[Tensor]:
             found += [each for each in value if isinstance(each, Tensor)]
     return found
 
+
+_LIKE = ("type_as", "to", "expand_as", "view_as", "reshape_as")
+"""Calls that take no more of their second tensor than its shape or type."""
 
 _MARK = "computed_from_examples"
 

@@ -3,7 +3,8 @@
 A batch takes one forward and one backward pass, as training does, which asks for the gradients of the calls' outputs
 instead of the parameters'. Parameters whose calls do not explain their gradient (recurrent weights, a custom operation)
 join by ``vmap`` over the same batch. On a group's first batch, a *weighted* sum of the gradients is compared with
-autograd's for every parameter: it finds uses that were not seen, and examples that another axis enumerates.
+autograd's for every parameter: it finds uses that were not seen, and examples that another axis enumerates. So it is on
+later batches whose calls are others, or in which values of the examples choose rows.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tda_backend.errors import TaskError
 from tda_backend.models.probe import Group, Probe
 from tda_backend.numerics.features.factors import HALF_TOLERANCE
+from tda_backend.numerics.features.per_example.company import refuse_other_values
 from tda_backend.numerics.features.per_example.contributions import Contribution, Dense, merged
 from tda_backend.numerics.features.per_example.recorder import ParameterRecorder, Uses
 from tda_backend.numerics.features.per_example.vmapped import differentiator
@@ -50,15 +52,15 @@ class _Pass:
         values: ``[b]``, with its graph.
         uses: Parameter → recorded calls.
         grads: Gradients of the calls' outputs.
-        unseen: Parameters that no call explains although the value depends on them.
-        numbers: Numbers that the calls hold.
+        unseen: Parameters that no call explains, or not all, although the value may depend on them.
+        new: Whether no batch that was checked took the same course.
     """
 
     values: Tensor
     uses: dict[str, Uses]
     grads: Sequence[Tensor | None]
     unseen: frozenset[str]
-    numbers: int
+    new: bool
 
     def contributions(self, name: str) -> list[Contribution]:
         """Form the gradients of one parameter; each call's are made from what it kept."""
@@ -91,6 +93,8 @@ class GradientStream:
         self._named = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
         self._budget = budget_numbers
         self._signatures: dict[str, tuple[tuple[str, int], ...]] | None = None
+        self._courses: set[int] = set()  # that were checked
+        self._pair: tuple[dict[str, Tensor], Tensor] | None = None  # the first two examples and their values
         self._vmapped: dict[tuple[str, ...], Callable[[Batch], dict[str, Tensor]]] = {}
 
     def __iter__(self) -> Iterator[tuple[slice, NamedContributions]]:
@@ -109,7 +113,7 @@ class GradientStream:
             batch = examples_of(self._probe, self._group, part)
             with evaluation_mode(self._model):
                 yield slice(start, start + len(part)), self._gradients(batch)
-            start, size = start + len(part), limit
+            start, size = start + len(part), self._below_budget(limit)
 
     def _size(self, rows: Tensor) -> int:
         """Return how many examples pass together, from what two of them hold."""
@@ -117,17 +121,29 @@ class GradientStream:
         if limit < 2:
             return 1
         with evaluation_mode(self._model):
-            recorder, _ = self._forward(examples_of(self._probe, self._group, rows[:2]))
+            pair = examples_of(self._probe, self._group, rows[:2])
+            recorder, values = self._forward(pair)
+        self._pair = pair, values.detach()
         return max(1, min(limit, self._budget // max(1, recorder.numbers // 2)))
+
+    def _below_budget(self, limit: int) -> int:
+        """Return how many examples pass together at most, by what joins by ``vmap``, which is written out."""
+        known = self._named if self._signatures is None else self._signatures
+        joined = [p.numel() for name, p in self._named.items() if name not in known]
+        return min(limit, max(1, self._budget // max(joined, default=1)))
 
     def _forward(self, batch: Batch) -> tuple[ParameterRecorder, Tensor]:
         with torch.enable_grad(), ParameterRecorder(self._named, batch, self._probe.dtype) as recorder:
-            values = values_of(self._probe.task, self._model, batch, self._quantity)
+            values = self._values(batch)
+        return recorder, values
+
+    def _values(self, batch: Batch) -> Tensor:
+        values = values_of(self._probe.task, self._model, batch, self._quantity)
         if not values.requires_grad:
             raise TaskError(
                 "The value does not depend on any trainable parameter.", "Is the model called under no_grad?"
             )
-        return recorder, values
+        return values
 
     def _gradients(self, batch: dict[str, Tensor]) -> NamedContributions:
         size = len(next(iter(batch.values())))
@@ -135,44 +151,62 @@ class GradientStream:
             return self._alone(batch)
         done = self._backward(batch)
         if self._signatures is None:
-            signatures = {name: uses.signature for name, uses in done.uses.items()}
-            wrong = self._unexplained(done, batch)
-            self._signatures = {name: signatures[name] for name in signatures if name not in wrong}
+            wrong = self._unexplained(done, list(self._named), batch)
+            self._refuse_company(done)
+            self._signatures = {name: uses.signature for name, uses in done.uses.items() if name not in wrong}
+        elif done.new:
+            for name in self._unexplained(done, self._by_calls(done), batch):
+                del self._signatures[name]
         return self._in_order(done, batch)
 
     def _alone(self, batch: Batch) -> NamedContributions:
         """Yield the gradients of one example, which autograd gives as they are."""
         with torch.enable_grad():
-            total = values_of(self._probe.task, self._model, batch, self._quantity).sum()
-            grads = torch.autograd.grad(total, list(self._named.values()), allow_unused=True)
+            grads = torch.autograd.grad(self._values(batch).sum(), list(self._named.values()), allow_unused=True)
         for name, grad in zip(self._named, grads, strict=True):
             if grad is not None:
                 yield name, [Dense(0, _plain(grad).reshape(1, -1).to(self._probe.dtype))]
 
     def _backward(self, batch: dict[str, Tensor]) -> _Pass:
         recorder, values = self._forward(batch)
-        first = self._signatures is None
+        new = recorder.course.picks or recorder.course.number not in self._courses
+        self._courses.add(recorder.course.number)
         silent = [name for name, uses in recorder.uses.items() if not uses.calls]
         sources = [*recorder.edges, *(self._named[name] for name in silent)]
         # One example more or less does not matter to the others, so the sum's gradient holds every example's own.
-        grads = torch.autograd.grad(values.sum(), sources, allow_unused=True, retain_graph=first)
+        grads = torch.autograd.grad(values.sum(), sources, allow_unused=True, retain_graph=new)
         edges = len(recorder.edges)
         unseen = {name for name, grad in zip(silent, grads[edges:], strict=True) if grad is not None}
         unseen |= {n for n, uses in recorder.uses.items() if not all(call.intact for call in uses.calls)}
-        return _Pass(values, recorder.uses, grads[:edges], frozenset(unseen), recorder.numbers)
+        return _Pass(values, recorder.uses, grads[:edges], frozenset(unseen | recorder.loose), new)
+
+    def _by_calls(self, done: _Pass) -> list[str]:
+        """Return the parameters whose gradients come from calls, which are those of the first batch."""
+        known = self._signatures or {}
+        return [n for n, uses in done.uses.items() if n not in done.unseen and known.get(n) == uses.signature]
 
     def _in_order(self, done: _Pass, batch: dict[str, Tensor]) -> NamedContributions:
         """Yield gradients from calls, then those by ``vmap``."""
-        assert self._signatures is not None
-        others = []
-        for name, uses in done.uses.items():
-            if name in done.unseen or self._signatures.get(name) != uses.signature:
-                others.append(name)
-                continue
+        explained = dict.fromkeys(self._by_calls(done))
+        for name in explained:
             contributions = done.contributions(name)
             if contributions:
                 yield name, contributions
-        yield from self._by_vmap(others, batch)
+        yield from self._by_vmap([name for name in done.uses if name not in explained], batch)
+
+    def _refuse_company(self, done: _Pass) -> None:
+        """Raise where the first two examples have other values in the first batch than by themselves."""
+        if self._pair is None:
+            return
+        pair, alone = self._pair
+
+        def again() -> Tensor:
+            with torch.no_grad():
+                return values_of(self._probe.task, self._model, pair, self._quantity)
+
+        values = done.values.detach()
+        eps = max([done.eps, *(torch.finfo(each.dtype).eps for each in (values, *self._named.values()))])
+        refuse_other_values(f"{self._quantity} ({self._group})", alone, values, again, eps)
 
     def _by_vmap(self, names: Sequence[str], batch: dict[str, Tensor]) -> NamedContributions:
         size = len(next(iter(batch.values())))
@@ -187,18 +221,18 @@ class GradientStream:
                     for start in range(0, size, step)
                 ]
             for name in group:
-                values = torch.cat([_plain(part.pop(name)).detach().flatten(1) for part in parts])
-                yield name, [Dense(0, values.to(self._probe.dtype))]
+                values = torch.cat([_plain(part.pop(name)).detach() for part in parts])
+                yield name, [Dense(0, values.reshape(size, -1).to(self._probe.dtype))]
 
-    def _unexplained(self, done: _Pass, batch: dict[str, Tensor]) -> set[str]:
-        """Return the parameters whose calls do not reproduce autograd's weighted sum over the batch.
+    def _unexplained(self, done: _Pass, names: Sequence[str], batch: dict[str, Tensor]) -> set[str]:
+        """Return those of some parameters whose calls do not reproduce autograd's weighted sum over the batch.
 
         Raises:
             TaskError: The gradients of single examples do not reproduce it either.
         """
         weights = torch.linspace(0.5, 1.5, len(done.values), dtype=done.values.dtype, device=done.values.device)
-        truth = self._weighted_truth(done.values, weights)
-        wrong = set(done.unseen)
+        truth = self._weighted_truth(done.values, names, weights)
+        wrong = set(done.unseen.intersection(names))
         for name, expected in truth.items():
             if name not in wrong and not self._reproduces(done, name, weights, expected):
                 wrong.add(name)
@@ -220,16 +254,17 @@ class GradientStream:
             )
         return wrong
 
-    def _weighted_truth(self, values: Tensor, weights: Tensor) -> dict[str, Tensor]:
+    def _weighted_truth(self, values: Tensor, names: Sequence[str], weights: Tensor) -> dict[str, Tensor]:
         """Return autograd's Σ_i w_i g_i by parameter, flattened."""
-        grads = torch.autograd.grad(
-            values, list(self._named.values()), grad_outputs=weights, allow_unused=True, retain_graph=True
-        )
+        if not names:
+            return {}
+        parameters = [self._named[name] for name in names]
+        grads = torch.autograd.grad(values, parameters, grad_outputs=weights, allow_unused=True, retain_graph=True)
         return {
             name: torch.zeros_like(p).flatten().to(self._probe.dtype)
             if grad is None
             else _plain(grad).flatten().to(self._probe.dtype)
-            for (name, p), grad in zip(self._named.items(), grads, strict=True)
+            for name, p, grad in zip(names, parameters, grads, strict=True)
         }
 
     def _reproduces(self, done: _Pass, name: str, weights: Tensor, expected: Tensor) -> bool:
