@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tda_backend.models.checking.heads import one_forward
 from tda_backend.models.checking.identity import _error_at_outputs, identity_error, random_signs, refuse_wrong_identity
 from tda_backend.models.checking.promises import BrokenPromise, slope_tolerance
+from tda_backend.models.heads import one_forward
 from tda_backend.models.tasks.contract import built
 from tda_backend.models.tasks.data import num_rows
 from tests.training.contract_tasks import Points, Smoothed

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from tda_backend.models.checking.causes import why_identity_fails
 from tda_backend.models.checking.gradients import norm, row_slopes, slopes, trainable
-from tda_backend.models.checking.heads import one_forward
 from tda_backend.models.checking.promises import FUNCTIONS, BrokenPromise, slope_tolerance
+from tda_backend.models.heads import one_forward
 from tda_backend.models.probe import in_float64
 from tda_backend.models.tasks.data import num_rows
 from tda_backend.types import Batch, Task

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from tda_backend.errors import TDAError
 from tda_backend.models.checking.calls import why_raises, why_shape
 from tda_backend.models.checking.gradients import slopes
-from tda_backend.models.checking.heads import one_forward
 from tda_backend.models.checking.promises import (
     FUNCTIONS,
     ROWS,
@@ -18,6 +17,7 @@ from tda_backend.models.checking.promises import (
     precision_of,
     same_bits,
 )
+from tda_backend.models.heads import one_forward
 from tda_backend.models.probe import in_float64
 from tda_backend.models.tasks.contract import one_line
 from tda_backend.models.tasks.data import num_rows, take

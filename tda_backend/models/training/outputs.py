@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tda_backend.errors import TaskError
+from tda_backend.models.heads import one_forward
 from tda_backend.models.tasks.contract import persons_code
 from tda_backend.models.tasks.data import num_rows, take
 from tda_backend.models.training.run import reproducible
 from tda_backend.types import Batch, Task, to_device
-
-_PLAIN = (bool, int, float, str, type(None))
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def _passes(
         for start in range(0, num_rows(batch), batch_size):
             part = to_device(take(batch, slice(start, start + batch_size)), device)
             results = []
-            with _asked_once(model):
+            with one_forward(model) if len(functions) > 1 else contextlib.nullcontext():
                 for name in functions:
                     with persons_code(task, name):
                         results.append(getattr(task, name)(model, part))
@@ -85,48 +83,3 @@ def _passes(
                 None if r is None else (r.detach().float() if r.is_floating_point() else r.detach()).cpu()
                 for r in results
             ]
-
-
-@contextlib.contextmanager
-def _asked_once(model: nn.Module) -> Iterator[None]:
-    """Let a model answer at once where it is asked the same twice running: loss, measurement and prediction all do.
-
-    The same are the same tensors and plain values, with nothing written into them or into the answer since. Whatever
-    else is asked, or answered, is computed anew, and so is all of a model compiled by TorchScript.
-    """
-    if isinstance(model, torch.jit.ScriptModule):
-        yield
-        return
-    compute, own = model.forward, model.__dict__.get("forward")
-    asked: tuple[Any, ...] = ()
-    seen: tuple[int, ...] | None = None
-    known: Tensor | None = None
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        nonlocal asked, seen, known
-        question = (*args, *kwargs, *kwargs.values())
-        is_same = len(question) == len(asked) and all(new is old for new, old in zip(question, asked, strict=True))
-        if known is not None and is_same and _versions((*question, known)) == seen:
-            return known
-        answer = compute(*args, **kwargs)
-        asked, seen = question, _versions((*question, answer))
-        known = answer if isinstance(answer, Tensor) and seen is not None else None
-        return answer
-
-    model.forward = forward
-    try:
-        yield
-    finally:
-        if own is None:
-            del model.forward
-        else:
-            model.forward = own
-
-
-def _versions(values: Sequence[Any]) -> tuple[int, ...] | None:
-    """Return how often each tensor has been written to; ``None`` where something may change unnoticed."""
-    tensors = [value for value in values if isinstance(value, Tensor)]
-    others = [value for value in values if not isinstance(value, Tensor)]
-    if any(value.is_inference() for value in tensors) or not all(isinstance(value, _PLAIN) for value in others):
-        return None
-    return tuple(value._version for value in tensors)

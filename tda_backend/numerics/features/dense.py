@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tda_backend.errors import NumericalError, TaskError, UsageError
+from tda_backend.finite import all_finite
 from tda_backend.models.probe import Group, Probe
 from tda_backend.numerics.features.per_example.stream import BATCH_NUMBERS, GradientStream
 from tda_backend.numerics.features.per_example.sums import summing
@@ -154,7 +155,7 @@ def project_gradients(
                 for contribution in contributions:
                     contribution.give(sums.of(name))
             features = sums.features()
-            if not bool(torch.isfinite(features).all()):
+            if not all_finite(features):
                 _refuse_batch(probe, request, rows, first)
             result[first + rows.start : first + rows.stop] = features
         first += probe.count(request.group)

@@ -30,6 +30,7 @@ class OneForward:
         self._forward, self.answers, self.has_others = forward, 0, False
         self._asked: _Parts | None = None
         self._given: _Parts | None = None
+        self._written: list[int] | None = None
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         asked = tree_flatten((arguments, named))
@@ -37,8 +38,8 @@ class OneForward:
             with torch.no_grad():
                 values, shape = tree_flatten(self._forward(*arguments, **named))
             self._given = [_leaf(value) for value in values], shape
-            self._asked = asked
-        elif not _same(asked, self._asked):
+            self._asked, self._written = asked, _written(asked)
+        elif self._written is None or _written(self._asked) != self._written or not _same(asked, self._asked):
             self.has_others = True
             return self._forward(*arguments, **named)
         self.answers += 1
@@ -64,6 +65,12 @@ def _same(one: _Parts, other: _Parts) -> bool:
         return False
     pairs = zip(one[0], other[0], strict=True)
     return all(torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a is b for a, b in pairs)
+
+
+def _written(parts: _Parts) -> list[int] | None:
+    """Return how often each tensor has been written to; ``None`` where that is not counted."""
+    tensors = [value for value in parts[0] if isinstance(value, Tensor)]
+    return None if any(value.is_inference() for value in tensors) else [value._version for value in tensors]
 
 
 @contextlib.contextmanager
