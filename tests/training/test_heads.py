@@ -108,3 +108,12 @@ def test_a_model_is_as_before():
     with one_forward(model):
         assert model(data["x"]).requires_grad
     assert vars(model)["forward"] is own
+
+
+def test_inputs_that_were_written_into_are_another_question():
+    model, x = built(Points(), 0), Points().datasets()["train"]["x"].clone()
+    with one_forward(model) as once:
+        first = model(x)
+        x.add_(1)
+        assert not torch.equal(model(x), first)
+    assert once.has_others

@@ -24,7 +24,12 @@ from tda_backend.numerics.curvature.indefinite import (
     check_policy,
     signed_spectrum,
 )
-from tda_backend.numerics.curvature.matrix import in_float64, matrix_in_float64, projected_gradients, projected_matrix
+from tda_backend.numerics.curvature.matrix import (
+    matrix_in_float64,
+    probe_in_float64,
+    projected_gradients,
+    projected_matrix,
+)
 from tda_backend.numerics.curvature.parameters import flat_gradients
 from tda_backend.numerics.curvature.pseudo_gradients import Curvature
 from tda_backend.numerics.features.projection import Projection
@@ -69,7 +74,7 @@ def explicit_spectrum(
         matrix = projected_matrix(probe, curvature, projection, gradients.train)
         what = f"{what}, projected to {projection.max_dim}"
     else:
-        gradients = _Streamed(in_float64(probe))
+        gradients = _Streamed(probe_in_float64(probe))
         matrix = matrix_in_float64(gradients.probe, curvature)
     size = len(matrix)
     values, basis = _eigenpairs(matrix, what)

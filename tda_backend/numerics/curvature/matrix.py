@@ -37,10 +37,10 @@ def curvature_matrix(probe: Probe, curvature: Curvature) -> Tensor:
         TaskError: The task lacks what the kind needs, or cannot be evaluated in float64.
         NumericalError: A gradient is not finite.
     """
-    return matrix_in_float64(in_float64(probe), curvature)
+    return matrix_in_float64(probe_in_float64(probe), curvature)
 
 
-def in_float64(probe: Probe) -> Probe:
+def probe_in_float64(probe: Probe) -> Probe:
     """Return a copy of model and data in float64, whose rounding lies below what makes a Hessian indefinite.
 
     Its passes run on the device, or on the CPU beside one that has no float64.
