@@ -10,13 +10,17 @@ with its exit status, or null while it lives.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from dataclasses import asdict, dataclass, field
@@ -30,6 +34,8 @@ PRELOADED = (
     "tda_backend.studies.jobs.ingest_loop",
 )
 """What every process would import again."""
+DRAWN_WITH = ("streamlit.web.cli", "streamlit.web.server.server", "plotly.graph_objects", "plotly.io")
+"""What every dashboard would, beside its own modules: those make their caches when a server runs."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,14 @@ class Forked:
         while self.poll() is None and time.monotonic() < moment:
             time.sleep(0.005)
         return self.poll() is None
+
+    def end(self, seconds: float = 20.0) -> None:
+        """Send SIGTERM, and SIGKILL to what is still there after some seconds."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
+            self.wait_until(time.monotonic() + seconds)
+        self.kill()
 
     def kill(self) -> None:
         """Send SIGKILL, and return when it is gone."""
@@ -147,6 +161,31 @@ class ForkServer:
         self._process.wait(timeout=30)
         if self._process.stdout is not None:
             self._process.stdout.close()
+
+
+@functools.cache
+def session_server() -> ForkServer:
+    """Return the process that forks for all tests of this session; it ends with the session."""
+    folder = Path(tempfile.mkdtemp(prefix="tda-forks-"))
+    server = ForkServer(folder, (*PRELOADED, *DRAWN_WITH))
+    atexit.register(lambda: (server.close(), shutil.rmtree(folder, ignore_errors=True)))
+    return server
+
+
+def typed(words: list[str]) -> int:
+    """Run ``tda`` in this process as if the words had been typed, and return its exit status."""
+    from tda_backend.interfaces.cli.main import main
+
+    sys.argv = ["tda", *words]
+    return main()
+
+
+def served(words: list[str]) -> int:
+    """Run ``streamlit`` in this process as if the words had been typed, until it ends."""
+    from streamlit.web.cli import main
+
+    sys.argv = ["streamlit", *words]
+    return main()
 
 
 def _do(job: Job) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.client
 import json
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from websockets.exceptions import InvalidStatus
 
 from app.access import Access, without_token
 from app.guard import Guard
+from tests.app.loops import result_of
 from tests.browser import harness
 
 TOKEN = "t" + "k" * 31
@@ -45,7 +45,7 @@ class Served:
 
     def websocket(self, **headers: str) -> int:
         """Return the status with which a websocket is answered: 101 where it is accepted."""
-        return asyncio.run(self._connect(headers))
+        return result_of(self._connect(headers))
 
     async def _connect(self, headers: dict[str, str]) -> int:
         extra = {name: value for name, value in headers.items() if name != "Host"}
@@ -221,7 +221,7 @@ def test_behind_a_proxy_streamlit_agrees_and_asks_nobody_outside(monkeypatch):
     ]
     scope = {"type": "websocket", "path": "/_stcore/stream", "headers": headers, "server": ("127.0.0.1", 8501)}
     guard = Guard(streamlit, Access.of({"TDA_HOSTS": "tda.example", "TDA_TOKEN": TOKEN}))
-    asyncio.run(guard(scope, None, None))
+    result_of(guard(scope, None, None))
     assert starlette_websocket._is_origin_allowed(seen[0]["origin"], seen[0]["host"])
     assert asked == []
     assert not starlette_websocket._is_origin_allowed(origin, seen[0]["host"])  # as it was sent

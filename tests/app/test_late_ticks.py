@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -11,6 +9,7 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 from app.late_ticks import LARGEST, LateTicks
+from tests.app.loops import result_of
 
 
 def asked(page: str, fragment: str = "", tick: bool = False) -> bytes:
@@ -70,9 +69,7 @@ def reached(*events: tuple[str, bytes]) -> list[bytes]:
     async def send(_message: Any) -> None:
         return None
 
-    # A thread of its own: where browser tests ran before, this one has a running loop.
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, LateTicks(server)({"type": "websocket"}, receive, send)).result()
+    result_of(LateTicks(server)({"type": "websocket"}, receive, send))
     return arrived
 
 

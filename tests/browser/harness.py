@@ -6,9 +6,6 @@ import contextlib
 import os
 import shutil
 import socket
-import subprocess
-import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -18,6 +15,8 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, TimeoutError, ViewportSize, sync_playwright
+
+from tests.forks import Forked, Job, session_server
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = [
@@ -87,48 +86,27 @@ def dashboard(db: Path, read_only: bool = False, **variables: str) -> Iterator[s
         "TDA_NO_TOKEN": "" if "TDA_TOKEN" in variables else "1",
         **variables,
     }
-    command = [
-        sys.executable,
-        "-m",
-        "streamlit",
-        "run",
-        str(ROOT / "app" / "main.py"),
-        "--server.port",
-        str(port),
-        "--server.address",
-        "127.0.0.1",
-        "--server.headless",
-        "true",
-    ]
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            _wait_for(f"http://127.0.0.1:{port}", process, log)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            try:
-                process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    words = ["run", str(ROOT / "app" / "main.py"), "--server.headless", "true"]
+    words += ["--server.port", str(port), "--server.address", "127.0.0.1"]
+    process = session_server().start(Job("tests.forks:served", [words], environment))
+    try:
+        _wait_for(f"http://127.0.0.1:{port}", process)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.end()
 
 
-def _wait_for(address: str, process: subprocess.Popen, log) -> None:
+def _wait_for(address: str, process: Forked) -> None:
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
+    while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(urllib.error.URLError, OSError):
             try:
                 urllib.request.urlopen(f"{address}/healthz").close()
             except urllib.error.HTTPError as answer:
                 answer.close()  # something is wrong, and its pages say what
             return
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.1)  # a server that has ended answers no more
-    log.seek(0)
-    raise RuntimeError(f"The dashboard did not start:\n{log.read().decode(errors='replace')[-3000:]}")
+        process.wait_until(time.monotonic() + 0.1)  # a server that has ended answers no more
+    raise RuntimeError(f"The dashboard did not start:\n{process.said()}")
 
 
 def watch(page: Page) -> list[str]:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
 import shutil
 import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +11,7 @@ import pytest
 
 from tda_backend.interfaces.cli.main import main
 from tda_backend.studies.store.workspace import Workspace
-from tests.forks import PRELOADED, ForkServer, Job
+from tests.forks import Job, session_server
 
 ROOT = Path(__file__).resolve().parents[2]
 TASK = """
@@ -90,25 +86,10 @@ def make_study(folder: Path) -> Path:
     return path
 
 
-@functools.cache
-def _forks() -> ForkServer:
-    """Return this session's process that has the program imported; it ends with the session."""
-    folder = Path(tempfile.mkdtemp(prefix="tda-forks-"))
-    server = ForkServer(folder, (*PRELOADED, __name__))
-    atexit.register(lambda: (server.close(), shutil.rmtree(folder, ignore_errors=True)))
-    return server
-
-
 def tda(*words: str | Path, db: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run ``tda`` in a process of its own."""
-    job = Job("tests.runs.conftest:typed", [[*map(str, words), "--db", str(db)]], env or {})
-    return _forks().start(job).completed(400)
-
-
-def typed(words: list[str]) -> int:
-    """Run ``tda`` in this process as if the words had been typed, and return its exit status."""
-    sys.argv = ["tda", *words]
-    return main()
+    job = Job("tests.forks:typed", [[*map(str, words), "--db", str(db)]], env or {})
+    return session_server().start(job).completed(400)
 
 
 @pytest.fixture(scope="session")
