@@ -201,17 +201,19 @@ def admissible(source: Source, regularizations: Sequence[float], queries: Sequen
     Raises:
         NumericalError: There is none; the filter's own reason for the first.
     """
-    spectra = spectra_of(source)
+    ends = [
+        (spectrum, part, part.eigenvalues[[int(part.eigenvalues.argmax()), int(part.eigenvalues.argmin())]])
+        for spectrum in spectra_of(source)
+        for part in spectrum.parts()
+    ]
     allowed, reason = [], None
     for value in regularizations:
         try:
-            for spectrum in spectra:
-                for part in spectrum.parts():
-                    ends = part.eigenvalues[[int(part.eigenvalues.argmax()), int(part.eigenvalues.argmin())]]
-                    spectrum.filter.weights(ends, value, spectrum.num_train, ends.new_ones(1, 2))
-                    # No Rayleigh quotient is below λ: only here can a search direction be singular.
-                    if spectrum.filter.depends_on_query and value <= _EPSILON * float(ends.max()):
-                        _try_queries(spectrum, part, value, check_queries(source, queries))
+            for spectrum, part, extremes in ends:
+                spectrum.filter.weights(extremes, value, spectrum.num_train, extremes.new_ones(1, 2))
+                # No Rayleigh quotient is below λ: only here can a search direction be singular.
+                if spectrum.filter.depends_on_query and value <= _EPSILON * float(extremes.max()):
+                    _try_queries(spectrum, part, value, check_queries(source, queries))
         except NumericalError as error:
             reason = reason or error
         else:
