@@ -8,7 +8,6 @@ that is drawn at random may depend on the size of a block, so results stay the s
 from __future__ import annotations
 
 import gc
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -142,15 +141,8 @@ def in_blocks(
         free_memory()
 
 
-def free_memory(error: BaseException | None = None) -> None:
-    """Give back what nobody holds, on the host and on the accelerator.
-
-    Args:
-        error: One that is kept, whose traceback shall hold nothing any more.
-    """
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
+def free_memory() -> None:
+    """Give back what nobody holds, on the host and on the accelerator."""
     gc.collect()
     if torch.accelerator.is_available():
         accelerator = torch.accelerator.current_accelerator()

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 from unittest import mock
 
 import numpy as np
@@ -211,6 +211,7 @@ class Memory:
     def __init__(self, most: float) -> None:
         self.most, self.held, self.peak, self.refused = most, 0, 0, 0
         self._uses: dict[int, int] = {}
+        self._lacking: int | None = None
 
     def hold(self, tensor: OnDevice) -> None:
         """Count a tensor until it is freed; views share what they hold.
@@ -221,13 +222,29 @@ class Memory:
         storage = tensor.held.untyped_storage()
         place, size = storage.data_ptr(), storage.nbytes()
         if place not in self._uses:
-            if self.held + size > self.most:
-                self.refused += 1
-                raise torch.OutOfMemoryError(f"{NAME} out of memory. Tried to allocate {size / 2**20:.2f} MiB.")
+            if self.held + size > self.most and self._lacking is None:
+                self._refuse(size)
+            elif self.held + size > self.most:
+                self._lacking = size
             self.held += size
             self.peak = max(self.peak, self.held)
         self._uses[place] = self._uses.get(place, 0) + 1
         weakref.finalize(tensor, self._free, place, size).atexit = False
+
+    def _refuse(self, size: int) -> NoReturn:
+        self.refused += 1
+        raise torch.OutOfMemoryError(f"{NAME} out of memory. Tried to allocate {size / 2**20:.2f} MiB.")
+
+    @contextmanager
+    def on_credit(self) -> Iterator[None]:
+        """Refuse only afterwards."""
+        before, self._lacking = self._lacking, self._lacking or 0
+        try:
+            yield
+        finally:
+            lacking, self._lacking = self._lacking, before
+        if lacking and before is None:
+            self._refuse(lacking)
 
     def _free(self, place: int, size: int) -> None:
         self._uses[place] -= 1
@@ -240,9 +257,16 @@ class Memory:
 def with_memory(most: float = math.inf) -> Iterator[Memory]:
     """Let the stand-in have so many bytes for tensors that are made inside."""
     global _memory
-    _memory = Memory(most)
+    memory = _memory = Memory(most)
+    grad = torch.autograd.grad
+
+    def careful(*args, **kwargs):
+        with memory.on_credit():  # an error of a device in Python, below a batched gradient, would end the process
+            return grad(*args, **kwargs)
+
     try:
-        yield _memory
+        with torch.autograd.set_multithreading_enabled(False), mock.patch("torch.autograd.grad", careful):
+            yield memory
     finally:
         _memory = None
 

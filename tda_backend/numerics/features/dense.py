@@ -86,9 +86,9 @@ def dense_gradient_blocks(
 def _blocks(probe: Probe, requests: Sequence[Request], budget_numbers: int) -> Iterator[GradientBlock]:
     task, model = probe.task, probe.model.to(probe.device)
     num = _num_vectors(probe, requests)
-    # A multiple of the least size, which itself is halved only where memory has run out.
-    least = block_size(_PROJECTION_ROWS)
-    step = max(least, block_size(budget_numbers) // max(num, 1) // least * least)
+    least, entries = block_size(_PROJECTION_ROWS), sum(p.numel() for p in model.parameters() if p.requires_grad)
+    numbers = block_size(min(budget_numbers, num * (entries + least)))  # where memory ran out, half of what there is
+    step = max(least, numbers // max(num, 1) // least * least)
     with evaluation_mode(model):
         for pieces in _groups(model, step):
             sizes = [(name, *span) for name, span in pieces]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+import traceback
 from typing import Any
 
 import torch
@@ -17,9 +18,7 @@ from tda_backend.studies.pipeline.context import Progress, RunContext
 from tda_backend.studies.pipeline.sizes import GIB, in_words
 from tda_backend.studies.pipeline.step import Step
 from tda_backend.studies.store import faults
-
-REMARKS = "remarks"
-"""The fact of an artifact that says where memory ran out as it was computed, a list of sentences."""
+from tda_backend.studies.store.artifact import REMARKS
 
 
 def compute(context: RunContext, step: Step, on_progress: Progress) -> float:
@@ -42,18 +41,16 @@ def compute(context: RunContext, step: Step, on_progress: Progress) -> float:
     started = time.perf_counter()
     sizes = context.block_sizes.setdefault(step.NAME, BlockSizes())
     with sized_by(sizes):
-        while (error := _attempt(context, step, sizes)) is not None:
-            free_memory(error)
-            if not sizes.halve_all():
-                raise _refusal(context, step, sizes, error) from error
-            context.memo.clear()
+        while not _computed(context, step, sizes):
+            pass
     return time.perf_counter() - started
 
 
-def _attempt(context: RunContext, step: Step, sizes: BlockSizes) -> Exception | None:
-    """Compute a step into its artifact; return the error if memory runs out.
+def _computed(context: RunContext, step: Step, sizes: BlockSizes) -> bool:
+    """Compute a step into its artifact; return ``False`` if memory ran out and all blocks are halved now.
 
     Raises:
+        OutOfMemory: Memory ran out, and no block can be halved.
         TDAError: It cannot be computed for another reason.
     """
     inputs = [each.key for each in step.all_inputs()]
@@ -75,8 +72,15 @@ def _attempt(context: RunContext, step: Step, sizes: BlockSizes) -> Exception | 
     except Exception as error:
         if not ran_out_of_memory(error):
             raise
-        return error
-    return None
+        refusal = None if sizes.halve_all() else _refusal(context, step, sizes, error)
+    else:
+        return True
+    # Only here, where the error is forgotten: its traceback holds what the step had allocated.
+    context.memo.clear()
+    free_memory()
+    if refusal is not None:
+        raise refusal
+    return False
 
 
 def _refusal(context: RunContext, step: Step, sizes: BlockSizes, error: Exception) -> OutOfMemory:
@@ -86,11 +90,13 @@ def _refusal(context: RunContext, step: Step, sizes: BlockSizes, error: Exceptio
     small = ", with the smallest blocks too" if sizes.were_halved else ""
     elsewhere = "" if device.type == "cpu" else ", or --device cpu"
     free = in_words(free_bytes(device) / GIB)
-    return OutOfMemory(
+    refusal = OutOfMemory(
         f"Memory ran out in {step.label} on {device}{small}: {wanted}{free} GiB are free.",
         "Take a smaller projection, fewer training examples (--set data.train=2000) or a smaller model"
         f"{elsewhere}; tda run --memory GiB names what fits.",
     )
+    refusal.add_note("".join(traceback.format_exception(error)))  # as text, which holds no tensor
+    return refusal
 
 
 def peak_memory_mib() -> float:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from tda_backend.errors import IncompleteError, MachineError, TDAError
 from tda_backend.studies.pipeline.available import available_bytes
 from tda_backend.studies.pipeline.backend import FAILURES, Backend, Ended, LocalBackend
-from tda_backend.studies.pipeline.compute import REMARKS, peak_memory_mib
+from tda_backend.studies.pipeline.compute import peak_memory_mib
 from tda_backend.studies.pipeline.courier import Courier
 from tda_backend.studies.pipeline.listener import Listener
 from tda_backend.studies.pipeline.plan import Plan
@@ -209,7 +209,7 @@ class _Run:
                 self._store.remove(provisional_key(step.key))
         self._courier.deliver(step)
         self._listener.step_finished(planned, ended.seconds, False)
-        for remark in self._store.open(step.key).fact(REMARKS, []):
+        for remark in self._store.open(step.key).remarks:
             self._listener.step_remarked(planned, remark)
         self.computed.append(step.label)
 
