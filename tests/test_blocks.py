@@ -47,7 +47,7 @@ class Room:
         return torch.arange(part.start, part.stop) ** 2
 
 
-@pytest.mark.parametrize(("error", "asked"), zip(ERRORS, ASKED, strict=True))
+@pytest.mark.parametrize(("error", "asked"), list(zip(ERRORS, ASKED, strict=True)))
 def test_every_library_s_error_is_known(error: Exception, asked: float | None):
     assert ran_out_of_memory(error)
     assert asked_bytes(error) == asked
@@ -193,3 +193,20 @@ def test_running_out_of_memory_under_vmap_is_no_reason_to_differentiate_one_by_o
             gradient(batch)
     assert len(calls) == 1
     assert gradient(batch)[name].shape[0] == 4
+
+
+def test_a_batch_that_was_not_checked_is_checked_when_it_is_passed_again(monkeypatch):
+    task = TASKS["gpt"]
+    probe = split_probe(task, task.build_model(0), task.datasets()["train"], range(9))
+    stream, original, checked = GradientStream(probe, "train", "goodness"), GradientStream._unexplained, []
+
+    def short(self: GradientStream, done, names, batch) -> set[str]:
+        if len(done.values) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        assert done.new
+        checked.append(len(done.values))
+        return original(self, done, names, batch)
+
+    monkeypatch.setattr(GradientStream, "_unexplained", short)
+    list(stream.each(lambda rows, gradients: len(list(gradients))))
+    assert checked[0] == 4
