@@ -32,6 +32,7 @@ WINGS = {
         "tda_backend.types",
         "tda_backend.seeds",
         "tda_backend.finite",
+        "tda_backend.blocks",
         "tda_backend.errors",
         "tda_backend.version",
     ),
@@ -48,7 +49,7 @@ COLOURS = {
     "models": ("#e2f2f9", "#21718f"),
     "ground": ("#eceff2", "#52606d"),
 }
-GROUND_PROMISE = "Words that everybody uses: types, seeds, finite numbers, errors"
+GROUND_PROMISE = "Words that everybody uses: types, seeds, finite numbers, blocks, errors"
 
 
 @dataclass

@@ -6,6 +6,7 @@ Command line, pages and notebooks render :class:`TDAError` the same way; anythin
 from __future__ import annotations
 
 import errno
+import re
 import shlex
 
 
@@ -87,15 +88,30 @@ class ArtifactError(TDAError):
     """A stored artifact is missing or damaged."""
 
 
+class MachineError(TDAError):
+    """The machine lacks something: disk space, a free port, a device, an optional package."""
+
+
+class OutOfMemory(MachineError):
+    """Memory ran out, on the device or on the host."""
+
+
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means that memory ran out, whichever library ran out of it."""
+    """Return whether an error means that memory ran out, on the host or on a device, whichever library says so."""
+    if isinstance(error, TDAError):
+        return isinstance(error, OutOfMemory)
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     text = str(error).lower()
-    return any(
-        words in text for words in ("can't allocate memory", "cannot allocate memory", "bad_alloc", "out of memory")
-    )
+    return any(words in text for words in _NO_MEMORY)
 
 
-class MachineError(TDAError):
-    """The machine lacks something: disk space, a free port, a device, an optional package."""
+_NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "bad_alloc", "out of memory", "_status_alloc_failed")
+_ASKED = re.compile(r"to allocate ([\d.]+) ?([kmgt]?i?b|bytes)\b", re.IGNORECASE)
+_UNITS = {"b": 0, "bytes": 0, "kib": 1, "mib": 2, "gib": 3, "tib": 4, "kb": 1, "mb": 2, "gb": 3, "tb": 4}
+
+
+def asked_bytes(error: BaseException) -> float | None:
+    """Return how many bytes an error says that could not be had; ``None``: it does not say it."""
+    found = _ASKED.search(str(error))
+    return None if found is None else float(found[1]) * 1024 ** _UNITS[found[2].lower()]

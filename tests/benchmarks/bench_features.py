@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tda_backend.models.probe import Probe
 from tda_backend.numerics.features.dense import Request, dense_gradient_blocks, project_gradients
-from tda_backend.numerics.features.per_example.stream import GradientStream
+from tda_backend.numerics.features.per_example.stream import GradientStream, NamedContributions
 from tda_backend.numerics.features.per_example.sums import Buckets, ProductSums, SparseSums
 from tda_backend.numerics.features.projection import Projection
 from tda_backend.types import Batch, Task
@@ -140,10 +140,12 @@ def measure(num_rows: int, length: int, repeats: int) -> None:
     print(f"{num_rows} rows of {length} tokens, {total} parameters, k = {K}; processor time")
 
     def without_sums() -> None:
-        for _, gradients in GradientStream(probe, "train", "train_loss"):
+        def form(rows: slice, gradients: NamedContributions) -> None:
             for _, contributions in gradients:
                 for contribution in contributions:
                     contribution.give(Nowhere())
+
+        list(GradientStream(probe, "train", "train_loss").each(form))
 
     sparse = processor_seconds(lambda: project_gradients(probe, requests, projection), repeats)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

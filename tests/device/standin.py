@@ -7,10 +7,12 @@ operator that gets both kinds raises, as CUDA would. So code that runs on the st
 
 from __future__ import annotations
 
+import math
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 from unittest import mock
 
 import numpy as np
@@ -28,6 +30,7 @@ NAME = "standin"
 aten = torch.ops.aten
 
 _lacks_float64 = False
+_memory: Memory | None = None
 
 _CROSSES = {aten._to_copy.default, aten.copy_.default}
 """Operators that may take a tensor of each kind: they carry over."""
@@ -61,6 +64,8 @@ class OnDevice(Tensor):
 
     def __init__(self, held: Tensor) -> None:
         self.held = held
+        if _memory is not None:
+            _memory.hold(self)
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
@@ -191,6 +196,79 @@ def _operations(func, args, kwargs, result) -> float:
 
 def _decomposition(shape, factor: float) -> float:
     return factor * prod(shape[:-2]) * shape[-1] ** 3
+
+
+class Memory:
+    """What tensors hold that were made on the stand-in since, and how much they may.
+
+    Attributes:
+        most: Bytes that they may hold together.
+        held: Bytes that they hold.
+        peak: The most that they have held.
+        refused: How often there was no room for a tensor.
+    """
+
+    def __init__(self, most: float) -> None:
+        self.most, self.held, self.peak, self.refused = most, 0, 0, 0
+        self._uses: dict[int, int] = {}
+        self._lacking: int | None = None
+
+    def hold(self, tensor: OnDevice) -> None:
+        """Count a tensor until it is freed; views share what they hold.
+
+        Raises:
+            torch.OutOfMemoryError: There is no room for it.
+        """
+        storage = tensor.held.untyped_storage()
+        place, size = storage.data_ptr(), storage.nbytes()
+        if place not in self._uses:
+            if self.held + size > self.most and self._lacking is None:
+                self._refuse(size)
+            elif self.held + size > self.most:
+                self._lacking = size
+            self.held += size
+            self.peak = max(self.peak, self.held)
+        self._uses[place] = self._uses.get(place, 0) + 1
+        weakref.finalize(tensor, self._free, place, size).atexit = False
+
+    def _refuse(self, size: int) -> NoReturn:
+        self.refused += 1
+        raise torch.OutOfMemoryError(f"{NAME} out of memory. Tried to allocate {size / 2**20:.2f} MiB.")
+
+    @contextmanager
+    def on_credit(self) -> Iterator[None]:
+        """Refuse only afterwards."""
+        before, self._lacking = self._lacking, self._lacking or 0
+        try:
+            yield
+        finally:
+            lacking, self._lacking = self._lacking, before
+        if lacking and before is None:
+            self._refuse(lacking)
+
+    def _free(self, place: int, size: int) -> None:
+        self._uses[place] -= 1
+        if not self._uses[place]:
+            del self._uses[place]
+            self.held -= size
+
+
+@contextmanager
+def with_memory(most: float = math.inf) -> Iterator[Memory]:
+    """Let the stand-in have so many bytes for tensors that are made inside."""
+    global _memory
+    memory = _memory = Memory(most)
+    grad = torch.autograd.grad
+
+    def careful(*args, **kwargs):
+        with memory.on_credit():  # an error of a device in Python, below a batched gradient, would end the process
+            return grad(*args, **kwargs)
+
+    try:
+        with torch.autograd.set_multithreading_enabled(False), mock.patch("torch.autograd.grad", careful):
+            yield memory
+    finally:
+        _memory = None
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from tda_backend.numerics.features.dense import Request, dense_gradient_blocks, 
 from tda_backend.numerics.features.per_example import contributions as contributions_module
 from tda_backend.numerics.features.per_example import stream as stream_module
 from tda_backend.numerics.features.per_example import sums as sums_module
-from tda_backend.numerics.features.per_example.stream import GradientStream
+from tda_backend.numerics.features.per_example.stream import GradientStream, NamedContributions
 from tda_backend.numerics.features.projection import Projection, random_rows
 from tests.device.standin import NAME as STAND_IN
 from tests.device.standin import watching
@@ -51,11 +51,14 @@ def gathered(task, model, rows=ROWS, block=1, **others) -> Tensor:
     sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
     result = torch.zeros(len(rows), sum(sizes.values()), dtype=probe.dtype)
     starts = dict(zip(sizes, torch.tensor([0, *sizes.values()]).cumsum(0).tolist(), strict=False))
-    for part, gradients in GradientStream(probe, "train", "train_loss"):
+
+    def gather(part: slice, gradients: NamedContributions) -> None:
         for name, contributions in gradients:
             sink = Gathered(result[part, starts[name] : starts[name] + sizes[name]], block)
             for contribution in contributions:
                 contribution.give(sink)
+
+    list(GradientStream(probe, "train", "train_loss").each(gather))
     return result
 
 
@@ -262,8 +265,7 @@ def test_what_a_batch_records_stays_below_the_budget(name: str, monkeypatch):
 
     def batches_of(budget: int) -> list[tuple[int, int]]:
         held.clear()
-        for _, gradients in GradientStream(probe, "train", "train_loss", budget):
-            list(gradients)
+        list(GradientStream(probe, "train", "train_loss", budget).each(lambda _, gradients: len(list(gradients))))
         return held[1:]
 
     each = batches_of(2**26)[0][1] // 8
@@ -286,10 +288,11 @@ def test_gradients_that_join_by_vmap_stay_below_the_budget(monkeypatch):
     task = TokenClasses("indexed", Indexed)
     probe = Probe(task, task.build_model(0), task.datasets(), range(24))
     stream = GradientStream(probe, "train", "goodness", budget_numbers=12_000)
-    sizes = []
-    for rows, gradients in stream:
-        for _, contributions in gradients:
-            sizes.append((rows.stop - rows.start, contributions[0].values.numel()))
+
+    def joined(rows: slice, gradients: NamedContributions) -> list[tuple[int, int]]:
+        return [(rows.stop - rows.start, contributions[0].values.numel()) for _, contributions in gradients]
+
+    sizes = [size for _, found in stream.each(joined) for size in found]
     assert sizes == [(8, 32_000), *[(3, 12_000)] * 5, (1, 4000)]
 
 
@@ -492,12 +495,15 @@ def test_a_gradient_that_is_not_finite_names_its_parameter_and_row():
 def test_modes_are_left_as_they_were_and_memory_is_a_batch():
     task = ALL["bert"]
     model = task.build_model(0).train()
-    stream = iter(GradientStream(split_probe(task, model, task.datasets()["train"], range(9)), "train", "goodness"))
-    _, gradients = next(stream)
-    assert not model.training
-    with torch.no_grad():
-        assert sum(len(parts) for _, parts in gradients) >= sum(1 for _ in model.parameters())
-    stream.close()
+    stream = GradientStream(split_probe(task, model, task.datasets()["train"], range(9)), "train", "goodness")
+
+    def count(rows: slice, gradients: NamedContributions) -> int:
+        assert not model.training
+        with torch.no_grad():
+            return sum(len(parts) for _, parts in gradients)
+
+    _, found = next(stream.each(count))
+    assert found >= sum(1 for _ in model.parameters())
     assert model.training
     assert torch.backends.mha.get_fastpath_enabled()
 

@@ -144,6 +144,7 @@ class Notes:
         self.finished: list[str] = []
         self.cached: list[str] = []
         self.failed: list[tuple[str, str]] = []
+        self.remarks: list[tuple[str, str]] = []
         self.looked: list[tuple[int, int]] = []
 
     def planned(self, plan: Plan) -> None:
@@ -163,6 +164,9 @@ class Notes:
 
     def step_finished(self, step: Step, seconds: float, cached: bool) -> None:
         (self.cached if cached else self.finished).append(step.label)
+
+    def step_remarked(self, step: Step, remark: str) -> None:
+        self.remarks.append((step.label, remark))
 
     def step_failed(self, step: Step, error: TDAError) -> None:
         self.failed.append((step.label, error.message))

@@ -35,6 +35,8 @@ class Silent:
 
     def step_finished(self, step: Step, seconds: float, cached: bool) -> None: ...
 
+    def step_remarked(self, step: Step, remark: str) -> None: ...
+
     def step_failed(self, step: Step, error: TDAError) -> None:
         raise error
 

@@ -159,6 +159,10 @@ class RunReport:
         elif self._bars is not None:
             self._draw_whole(estimate)
 
+    def step_remarked(self, step: Step, remark: str) -> None:
+        """Say it below the line of the step."""
+        print_line(self.console, f"{step.label}: {remark}")
+
     def step_failed(self, step: Step, error: TDAError) -> None:
         """Say at once why a step could not be computed; the run goes on with the others."""
         self._forget(step)

@@ -212,7 +212,7 @@ class StudyReader:
         return self._examples[split].copy()
 
     def timings(self) -> pd.DataFrame:
-        """Return step, label, seconds, peak_memory_mib, bytes, finished, device of every finished step."""
+        """Return step, label, seconds, peak_memory_mib, bytes, finished, device, remark of every finished step."""
         return self._read(repository.timings)
 
     def source(self, configuration_id: str, seeds: int | Sequence[int] | None = None) -> Source:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from tda_backend.errors import TDAError
+from tda_backend.errors import TDAError, ran_out_of_memory
 from tda_backend.models.checking.calls import why_raises, why_shape
 from tda_backend.models.checking.gradients import slopes
 from tda_backend.models.checking.promises import (
@@ -126,6 +126,8 @@ def value_of(task: Task, model: nn.Module, batch: Batch, name: str) -> object:
     except TDAError:
         raise
     except Exception as error:  # a person's code may raise anything: that is the finding
+        if ran_out_of_memory(error):
+            raise
         raise BrokenPromise(
             f"{name} raises {one_line(error).rstrip('.')}.", why_raises(task, model, batch, name)
         ) from error

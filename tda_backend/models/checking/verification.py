@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from tda_backend.blocks import spans
 from tda_backend.models.checking import independence, values
 from tda_backend.models.checking.building import built_right, other_chance, whole_in_its_state
 from tda_backend.models.checking.goodness import opposes_loss
@@ -128,8 +129,9 @@ def identity_everywhere(probe: Probe) -> float | None:
         )
     rng, worst = hashed_rng("margin-identity", task.name), 0.0
     precision: torch.dtype | None = None
-    for rows in probe.rows("train").split(_block_rows(probe)):
-        batch = to_device(take(probe.data["train"], rows), probe.device)
+    rows = probe.rows("train")
+    for block in spans(len(rows), _block_rows(probe)):
+        batch = to_device(take(probe.data["train"], rows[block]), probe.device)
         precision = precision or precision_of(task, model, take(batch, slice(0, ROWS))).dtype
         worst = max(worst, refuse_wrong_identity(task, model, batch, rng, precision))
     return worst

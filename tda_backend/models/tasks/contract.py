@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from tda_backend.errors import MachineError, TaskError, TDAError, ran_out_of_memory
+from tda_backend.errors import OutOfMemory, TaskError, TDAError, ran_out_of_memory
 from tda_backend.models.tasks.patience import patience
 from tda_backend.models.tasks.threads import one_thread
 from tda_backend.types import Task
@@ -28,7 +28,7 @@ def persons_code(task: Task, what: str) -> Iterator[None]:
     """Run one call of a person's code, for a limited time; errors as :func:`blamed`.
 
     Raises:
-        MachineError: Memory ran out, on the device or on the host.
+        OutOfMemory: Memory ran out, on the device or on the host.
         TaskError: Anything else, ``sys.exit`` and a call that does not come back included; the original is its cause.
     """
     with blamed(task, what), patience(f'{what} of task "{task.name}"'):
@@ -40,7 +40,7 @@ def blamed(task: Task, what: str) -> Iterator[None]:
     """Run a person's code many times; an error that is not ours becomes a :class:`TaskError` that names ``what``.
 
     Raises:
-        MachineError: Memory ran out, on the device or on the host.
+        OutOfMemory: Memory ran out, on the device or on the host.
         TaskError: Anything else; the original is its cause.
     """
     try:
@@ -49,7 +49,7 @@ def blamed(task: Task, what: str) -> Iterator[None]:
         raise
     except Exception as error:  # a person's code may raise anything; the cause stays attached
         if ran_out_of_memory(error):
-            raise MachineError(
+            raise OutOfMemory(
                 f'Memory ran out in {what} of task "{task.name}".',
                 "Use a smaller model, batch size or number of examples.",
             ) from error
@@ -62,7 +62,7 @@ def built(task: Task, seed: int) -> nn.Module:
     """Return the model of a seed, whose gradients are dense: what embeddings call sparse is the same numbers.
 
     Raises:
-        MachineError: Memory ran out.
+        OutOfMemory: Memory ran out.
         TaskError: ``build_model`` fails, or returns something else than a module.
     """
     with persons_code(task, "build_model"), one_thread():

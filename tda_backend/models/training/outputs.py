@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tda_backend.blocks import EXAMPLES, in_blocks
 from tda_backend.errors import TaskError
 from tda_backend.models.heads import one_forward
 from tda_backend.models.tasks.contract import persons_code
@@ -70,16 +71,19 @@ def _passes(
     task: Task, model: nn.Module, batch: Batch, device: torch.device | str, batch_size: int, functions: Sequence[str]
 ) -> Iterator[list[Tensor | None]]:
     model = model.to(device).eval()
+
+    def of(rows: slice) -> list[Tensor | None]:
+        part = to_device(take(batch, rows), device)
+        results = []
+        with one_forward(model) if len(functions) > 1 else contextlib.nullcontext():
+            for name in functions:
+                with persons_code(task, name):
+                    results.append(getattr(task, name)(model, part))
+                _check_one_each(task, name, results[-1], num_rows(part))
+        return [
+            None if r is None else (r.detach().float() if r.is_floating_point() else r.detach()).cpu() for r in results
+        ]
+
     with reproducible(device), torch.no_grad():
-        for start in range(0, num_rows(batch), batch_size):
-            part = to_device(take(batch, slice(start, start + batch_size)), device)
-            results = []
-            with one_forward(model) if len(functions) > 1 else contextlib.nullcontext():
-                for name in functions:
-                    with persons_code(task, name):
-                        results.append(getattr(task, name)(model, part))
-                    _check_one_each(task, name, results[-1], num_rows(part))
-            yield [
-                None if r is None else (r.detach().float() if r.is_floating_point() else r.detach()).cpu()
-                for r in results
-            ]
+        for _, results in in_blocks(num_rows(batch), batch_size, of, EXAMPLES):
+            yield results

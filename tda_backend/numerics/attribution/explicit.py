@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tda_backend.blocks import spans
 from tda_backend.errors import NumericalError, UsageError
 from tda_backend.finite import all_finite
 from tda_backend.models.probe import GROUPS, Group, Probe
@@ -103,9 +104,10 @@ class _Streamed:
 
     def of(self, group: Group) -> Iterator[Tensor]:
         """Yield the gradients of a group, ``[b, p]``."""
-        for rows in self.probe.rows(group).split(_ROWS):
+        rows = self.probe.rows(group)
+        for some in spans(len(rows), _ROWS):
             with naming_group(group):
-                part = flat_gradients(self.probe.only(group, rows), group, _quantity(group))
+                part = flat_gradients(self.probe.only(group, rows[some]), group, _quantity(group))
             yield part
 
 
@@ -120,8 +122,8 @@ class _Projected:
     def of(self, group: Group) -> Iterator[Tensor]:
         """Yield the projected gradients of a group, ``[b, k]`` float64."""
         rows: Tensor = getattr(self, group)
-        for part in rows.split(_ROWS):
-            yield part.to(torch.float64)
+        for part in spans(len(rows), _ROWS):
+            yield rows[part].to(torch.float64)
 
 
 def _projected(probe: Probe, curvature: Curvature, projection: Projection) -> _Projected:

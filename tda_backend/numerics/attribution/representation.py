@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from tda_backend.errors import NumericalError, TaskError
 from tda_backend.models.probe import Group, Probe, in_float64
-from tda_backend.numerics.features.streaming import batches, evaluation_mode, values_of
+from tda_backend.numerics.features.streaming import evaluation_mode, over_batches, values_of
 from tda_backend.numerics.spectral.contraction import ScoreMatrix
+from tda_backend.types import Batch
 
 
 def representation_similarity(probe: Probe, *, layer: str | None = None) -> ScoreMatrix:
@@ -49,12 +50,14 @@ def unit_rows(rows: Tensor) -> Tensor:
 
 def _hidden(probe: Probe, group: Group, layer: str | None) -> Tensor:
     """Return the inputs of one layer, ``[N, d]`` float64."""
-    parts = []
     with _watched(probe.model, layer) as seen, evaluation_mode(probe.model), torch.no_grad():
-        for rows, batch in batches(probe, group):
+
+        def activations(rows: slice, batch: Batch) -> Tensor:
             seen.clear()
             values_of(probe.task, probe.model, batch, "goodness")
-            parts.append(_rows_of(seen, rows.stop - rows.start, layer))
+            return _rows_of(seen, rows.stop - rows.start, layer)
+
+        parts = [found for _, found in over_batches(probe, group, activations)]
     if not parts:
         raise TaskError("There are no examples to compare.", "Give at least one train and one query index.")
     result = torch.cat(parts)

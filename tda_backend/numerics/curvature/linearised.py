@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tda_backend.errors import ran_out_of_memory
+
 
 class Linearised:
     """J v and Jᵀu of values that depend on the parameters.
@@ -44,7 +46,9 @@ def pulled_back(outputs: Sequence[Tensor], inputs: Sequence[Tensor], vectors: Se
     kept, chosen = zip(*pairs, strict=True)
     try:
         grads = torch.autograd.grad(kept, inputs, chosen, retain_graph=True, allow_unused=True, is_grads_batched=True)
-    except RuntimeError:
+    except RuntimeError as error:
+        if ran_out_of_memory(error):
+            raise
         # One by one is always right, and raises the model's own error if that was the cause.
         single = [
             torch.autograd.grad(

@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from tda_backend.errors import TaskError, UsageError
+from tda_backend.blocks import spans
+from tda_backend.errors import TaskError, UsageError, ran_out_of_memory
 from tda_backend.models.probe import Group, Probe
 from tda_backend.numerics.curvature.parameters import ParameterLayout, flat_gradients
 from tda_backend.numerics.curvature.products.curvature_product import curvature_product
@@ -67,6 +68,8 @@ def probe_in_float64(probe: Probe) -> Probe:
         with evaluation_mode(wide), torch.no_grad():
             values_of(probe.task, wide, first, "train_loss")
     except RuntimeError as error:
+        if ran_out_of_memory(error):
+            raise
         raise TaskError(
             f"The loss of task {probe.task.name!r} cannot be evaluated in float64 ({error}).",
             "Make tensors inside the task and the model in the dtype of their inputs.",
@@ -86,8 +89,9 @@ def matrix_in_float64(probe: Probe, curvature: Curvature) -> Tensor:
     size = ParameterLayout.of(probe.model).num_parameters
     matrix = torch.zeros(size, size, dtype=torch.float64, device=probe.home)
     for part in pseudo.parts:
-        for rows in part.rows("train").split(_ROWS):
-            gradients = flat_gradients(part.only("train", rows), "train", "train_loss")
+        rows = part.rows("train")
+        for some in spans(len(rows), _ROWS):
+            gradients = flat_gradients(part.only("train", rows[some]), "train", "train_loss")
             matrix.addmm_(gradients.T, gradients, alpha=1 / pseudo.num_train)
     return matrix
 
@@ -110,8 +114,8 @@ def projected_matrix(probe: Probe, curvature: Curvature, projection: Projection,
     matrix = losses.new_zeros(projection.max_dim, projection.max_dim, dtype=torch.float64)
     for part in pseudo.parts:
         values = losses if known else projected_gradients(part, "train", "train_loss", projection)
-        for rows in values.split(_ROWS):
-            wide = rows.to(torch.float64)
+        for rows in spans(len(values), _ROWS):
+            wide = values[rows].to(torch.float64)
             matrix.addmm_(wide.T, wide, alpha=1 / pseudo.num_train)
     return matrix
 
@@ -128,10 +132,10 @@ def _from_products(probe: Probe) -> Tensor:
     product = curvature_product(probe, Curvature("hessian"))
     size = product.num_parameters
     matrix = torch.empty(size, size, dtype=torch.float64, device=product.device)
-    for start in range(0, size, _COLUMNS):
-        units = matrix.new_zeros(min(_COLUMNS, size - start), size)
-        units[:, start : start + len(units)].fill_diagonal_(1.0)
-        matrix[start : start + len(units)] = product(units)
+    for columns in spans(size, _COLUMNS):
+        units = matrix.new_zeros(columns.stop - columns.start, size)
+        units[:, columns].fill_diagonal_(1.0)
+        matrix[columns] = product(units)
     matrix += matrix.T.clone()
     return matrix.div_(2)
 
@@ -162,8 +166,7 @@ def _from_factors(pseudo: PseudoGradients) -> Tensor | None:
             firsts = [output] + [0] * (len(inputs) - index - 1)
             columns = torch.cat([p[f:].flatten() for p, f in zip(places[index:], firsts, strict=True)])
             block = matrix.new_zeros(a.shape[1], len(columns))
-            for start in range(0, num, _ROWS):
-                rows = slice(start, start + _ROWS)
+            for rows in spans(num, _ROWS):
                 slabs = []
                 for other, second, first in zip(inputs[index:], deltas[index:], firsts, strict=True):
                     weights = torch.einsum("bc,bco->bo", delta[rows, :, output], second[rows, :, first:])

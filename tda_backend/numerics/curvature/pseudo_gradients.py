@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from tda_backend.errors import NumericalError, TaskError, UsageError
 from tda_backend.models.probe import Probe, in_float64
 from tda_backend.numerics.curvature.targets import drawn_targets, refuse_non_finite_outputs, refuse_other_loss
-from tda_backend.numerics.features.streaming import batches, evaluation_mode
+from tda_backend.numerics.features.streaming import evaluation_mode, over_batches
 from tda_backend.seeds import hashed_seed
 from tda_backend.types import Batch, Task, to_device
 
@@ -175,14 +175,15 @@ def output_curvature_products(task: Task, outputs: Tensor, batch: Batch, vectors
 def _output_roots(probe: Probe) -> Tensor:
     """Return s with ``s sᵀ = ∇²ℓ_i`` in the flattened outputs, ``[n, o, rank]``."""
     task, rows = probe.task, probe.rows("train")
-    roots: list[Tensor] = []
+
+    def roots(where: slice, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            outputs = task.outputs(probe.model, batch)
+        refuse_non_finite_outputs(outputs, rows[where], task)
+        return _square_roots(_output_hessians(task, outputs, batch), rows[where], task).to(outputs.dtype)
+
     with evaluation_mode(probe.model):
-        for where, batch in batches(probe, "train"):
-            with torch.no_grad():
-                outputs = task.outputs(probe.model, batch)
-            refuse_non_finite_outputs(outputs, rows[where], task)
-            roots.append(_square_roots(_output_hessians(task, outputs, batch), rows[where], task).to(outputs.dtype))
-    whole = torch.cat(roots).cpu()
+        whole = torch.cat([found for _, found in over_batches(probe, "train", roots)]).cpu()
     used = (whole != 0).flatten(0, 1).any(0)
     return whole[:, :, used] if bool(used.any()) else whole[:, :, :1]
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from tda_backend.errors import NumericalError, TaskError
 from tda_backend.models.probe import Probe, in_float64
-from tda_backend.numerics.features.streaming import batches, evaluation_mode, values_of
-from tda_backend.types import Task
+from tda_backend.numerics.features.streaming import evaluation_mode, over_batches, values_of
+from tda_backend.types import Batch, Task
 
 _SAME_LOSS = 1e-3
 """Relative difference of two losses that are the same but for rounding."""
@@ -33,9 +33,12 @@ def drawn_targets(probe: Probe, num_samples: int, seed_of: Callable[[int, int], 
     refuse_other_loss(probe)
     rows, generator = probe.rows("train"), torch.Generator()
     draws: list[list[Tensor]] = [[] for _ in range(num_samples)]
-    for where, batch in batches(probe, "train"):
+
+    def outputs_of(where: slice, batch: Batch) -> Tensor:
         with evaluation_mode(probe.model), torch.no_grad():
-            outputs = probe.task.outputs(probe.model, batch).cpu()
+            return probe.task.outputs(probe.model, batch).cpu()
+
+    for where, outputs in over_batches(probe, "train", outputs_of):
         refuse_non_finite_outputs(outputs, rows[where], probe.task)
         for row, output in zip(rows[where].tolist(), outputs, strict=True):
             for sample, drawn in enumerate(draws):
@@ -54,10 +57,13 @@ def refuse_other_loss(probe: Probe) -> None:
         TaskError: The two differ, or ``output_loss`` has another shape.
     """
     task, rows = probe.task, probe.rows("train")
-    for where, batch in batches(probe, "train"):
+
+    def losses(where: slice, batch: Batch) -> tuple[Tensor, Tensor]:
         with evaluation_mode(probe.model), torch.no_grad():
-            trained = in_float64(values_of(task, probe.model, batch, "train_loss"))
-            other = in_float64(task.output_loss(task.outputs(probe.model, batch), batch))
+            trained = values_of(task, probe.model, batch, "train_loss")
+            return in_float64(trained), in_float64(task.output_loss(task.outputs(probe.model, batch), batch))
+
+    for where, (trained, other) in over_batches(probe, "train", losses):
         if other.shape != trained.shape:
             raise TaskError(
                 f"Task {task.name!r} returned output_loss of shape {tuple(other.shape)} for {len(trained)} examples.",

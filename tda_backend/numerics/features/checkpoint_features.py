@@ -21,7 +21,7 @@ from tda_backend.numerics.features.factors import (
 )
 from tda_backend.numerics.features.gram import gram_matrix, inner_products
 from tda_backend.numerics.features.products import dense_products
-from tda_backend.numerics.features.streaming import Quantity, batches, evaluation_mode, values_of
+from tda_backend.numerics.features.streaming import Quantity, evaluation_mode, over_batches, values_of
 from tda_backend.numerics.spectral.arrays import stored_tensor
 from tda_backend.types import Task
 
@@ -272,9 +272,8 @@ def checkpoint_features(
 
 def _values(probe: Probe, group: Group, quantity: Quantity) -> Tensor:
     with evaluation_mode(probe.model), torch.no_grad():
-        stream = batches(probe, group)
-        parts = [values_of(probe.task, probe.model, batch, quantity).to(probe.home) for _, batch in stream]
-        values = torch.cat(parts).to(probe.dtype)
+        found = over_batches(probe, group, lambda _, batch: values_of(probe.task, probe.model, batch, quantity))
+        values = torch.cat([part.to(probe.home) for _, part in found]).to(probe.dtype)
     bad = ~torch.isfinite(values)
     if bool(bad.any()):
         first = int(bad.nonzero()[0])

@@ -16,10 +16,11 @@ from typing import NamedTuple, NoReturn
 import torch
 from torch import Tensor, nn
 
+from tda_backend.blocks import block_size, spans
 from tda_backend.errors import NumericalError, TaskError, UsageError
 from tda_backend.finite import all_finite
 from tda_backend.models.probe import Group, Probe
-from tda_backend.numerics.features.per_example.stream import BATCH_NUMBERS, GradientStream
+from tda_backend.numerics.features.per_example.stream import BATCH_NUMBERS, GradientStream, NamedContributions
 from tda_backend.numerics.features.per_example.sums import summing
 from tda_backend.numerics.features.per_example.vmapped import differentiator
 from tda_backend.numerics.features.projection import (
@@ -28,7 +29,7 @@ from tda_backend.numerics.features.projection import (
     refuse_gram_kind,
     refuse_larger_than_parameters,
 )
-from tda_backend.numerics.features.streaming import Quantity, batches, evaluation_mode
+from tda_backend.numerics.features.streaming import Quantity, evaluation_mode, over_batches
 
 BUDGET_NUMBERS = 2**26
 """Numbers (256 MiB of float32) in one block of gradients."""
@@ -85,7 +86,9 @@ def dense_gradient_blocks(
 def _blocks(probe: Probe, requests: Sequence[Request], budget_numbers: int) -> Iterator[GradientBlock]:
     task, model = probe.task, probe.model.to(probe.device)
     num = _num_vectors(probe, requests)
-    step = max(_PROJECTION_ROWS, budget_numbers // max(num, 1) // _PROJECTION_ROWS * _PROJECTION_ROWS)
+    least, entries = block_size(_PROJECTION_ROWS), sum(p.numel() for p in model.parameters() if p.requires_grad)
+    numbers = block_size(min(budget_numbers, num * (entries + least)))  # where memory ran out, half of what there is
+    step = max(least, numbers // max(num, 1) // least * least)
     with evaluation_mode(model):
         for pieces in _groups(model, step):
             sizes = [(name, *span) for name, span in pieces]
@@ -93,8 +96,7 @@ def _blocks(probe: Probe, requests: Sequence[Request], budget_numbers: int) -> I
             first = 0
             for request in requests:
                 gradient = differentiator(task, model, request.quantity, [name for name, _, _ in sizes])
-                for rows, batch in batches(probe, request.group):
-                    result = gradient(batch)
+                for rows, result in over_batches(probe, request.group, lambda _, batch, of=gradient: of(batch)):
                     for name, start, stop in sizes:
                         part = result[name].reshape(rows.stop - rows.start, -1)[:, start:stop]
                         values[name, start][first + rows.start : first + rows.stop] = part.detach()
@@ -108,8 +110,8 @@ def dense_gram(probe: Probe, requests: Sequence[Request], *, budget_numbers: int
     num = _num_vectors(probe, requests)
     gram = torch.zeros(num, num, dtype=torch.float64, device=probe.home)
     for block in dense_gradient_blocks(probe.in_batches(_BATCH), requests, budget_numbers=budget_numbers):
-        for start in range(0, block.values.shape[1], _PROJECTION_ROWS):
-            part = block.values[:, start : start + _PROJECTION_ROWS].to(torch.float64)
+        for columns in spans(block.values.shape[1], _PROJECTION_ROWS):
+            part = block.values[:, columns].to(torch.float64)
             gram.addmm_(part, part.T)
     return gram
 
@@ -147,14 +149,17 @@ def project_gradients(
     sizes = {name: p.numel() for name, p in probe.model.to(probe.device).named_parameters() if p.requires_grad}
     result = torch.empty(_num_vectors(probe, requests), projection.max_dim, dtype=probe.dtype, device=probe.home)
     empty = summing(projection, sizes, probe.dtype, probe.device)
+
+    def project(rows: slice, gradients: NamedContributions) -> Tensor:
+        sums = empty(rows.stop - rows.start)
+        for name, contributions in gradients:
+            for contribution in contributions:
+                contribution.give(sums.of(name))
+        return sums.features()
+
     first = 0
     for request in requests:
-        for rows, gradients in GradientStream(probe, *request, budget_numbers=budget_numbers):
-            sums = empty(rows.stop - rows.start)
-            for name, contributions in gradients:
-                for contribution in contributions:
-                    contribution.give(sums.of(name))
-            features = sums.features()
+        for rows, features in GradientStream(probe, *request, budget_numbers=budget_numbers).each(project):
             if not all_finite(features):
                 _refuse_batch(probe, request, rows, first)
             result[first + rows.start : first + rows.stop] = features

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tda_backend.errors import NumericalError, TaskError
 from tda_backend.finite import all_finite
 from tda_backend.models.probe import Group, Probe
-from tda_backend.numerics.features.streaming import Quantity, batches, evaluation_mode, naming_group, values_of
+from tda_backend.numerics.features.streaming import Quantity, evaluation_mode, naming_group, over_batches, values_of
 from tda_backend.types import Batch
 
 _FACTOR_TOLERANCE = 1e-3
@@ -208,16 +208,20 @@ def _fill(store: _FactorStore, first: int, probe: Probe, group: Group, quantity:
     task, model, count = probe.task, probe.model, probe.count(group)
     values = torch.empty(count, dtype=probe.dtype, device=probe.home)
     recorder = _Recorder(model)
+
+    def pass_batch(rows: slice, batch: Batch) -> Tensor:
+        recorder.clear()
+        result = values_of(task, model, batch, quantity)
+        check, place = verify and rows.start == 0, slice(first + rows.start, first + rows.stop)
+        store.add(_differentiate(recorder, result, rows, keep_graph=check), place)
+        if check:
+            _check_against_autograd(model, result, store, place)
+        return result.detach().to(values.dtype)
+
     try:
         with evaluation_mode(model), torch.enable_grad():
-            for rows, batch in batches(probe, group):
-                recorder.clear()
-                result = values_of(task, model, batch, quantity)
-                check, place = verify and rows.start == 0, slice(first + rows.start, first + rows.stop)
-                store.add(_differentiate(recorder, result, rows, keep_graph=check), place)
-                if check:
-                    _check_against_autograd(model, result, store, place)
-                values[rows] = result.detach().to(values.dtype)
+            for rows, found in over_batches(probe, group, pass_batch):
+                values[rows] = found
     finally:
         recorder.remove()
     _refuse_non_finite(store.factors().select(slice(first, first + count)), values, quantity)

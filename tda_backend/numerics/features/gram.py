@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tda_backend.blocks import spans
 from tda_backend.numerics.features.factors import GradientFactors, LayerFactors
 
 _DENSE_NUMBERS = 2**24
@@ -54,12 +55,12 @@ def _accumulate(out: Tensor, left: LayerFactors, right: LayerFactors, block_size
         block_size = max(1, min(block_size, _DENSE_NUMBERS // left.num_parameters))
     elif positions > 1:
         block_size = max(1, min(block_size, int((_DENSE_NUMBERS / positions) ** 0.5)))
-    for start in range(0, out.shape[0], block_size):
-        rows = slice(start, start + block_size)
+    for rows in spans(out.shape[0], block_size):
         a, d = _block(left, rows)
         gradient = _gradients(a, d) if dense else None
-        for first in range(start if symmetric else 0, out.shape[1], block_size):
-            columns = slice(first, first + block_size)
+        for columns in spans(out.shape[1], block_size):
+            if symmetric and columns.start < rows.start:
+                continue
             b, e = _block(right, columns)
             if gradient is not None:
                 out[rows, columns].addmm_(gradient, _gradients(b, e).T)

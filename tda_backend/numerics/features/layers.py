@@ -23,7 +23,7 @@ from tda_backend.errors import NumericalError, TaskError
 from tda_backend.models.probe import Group, Probe, in_float64
 from tda_backend.numerics.features.factors import HALF_TOLERANCE, LayerFactors
 from tda_backend.numerics.features.recording import Call, CallRecorder
-from tda_backend.numerics.features.streaming import Quantity, batches, evaluation_mode, values_of
+from tda_backend.numerics.features.streaming import Quantity, evaluation_mode, over_batches, values_of
 
 UntrackedPolicy: TypeAlias = Literal["refuse", "leave-out"]
 UNTRACKED_POLICIES: tuple[UntrackedPolicy, ...] = ("refuse", "leave-out")
@@ -189,7 +189,8 @@ def layer_batches(
     """
     model = probe.model
     layers = tracked_layers(model, untracked)
-    for rows, batch in batches(probe, group):
+
+    def passed(rows: slice, batch: dict[str, Tensor]) -> LayerBatch:
         with evaluation_mode(model), torch.enable_grad(), CallRecorder(model, layers) as recorder:
             if isinstance(quantity, str):
                 values = values_of(probe.task, model, batch, cast(Quantity, quantity))
@@ -209,6 +210,9 @@ def layer_batches(
         _refuse_non_finite(result, quantity if isinstance(quantity, str) else "value")
         if first:
             _check_against_autograd(model, layers, values, factors, max(_TOLERANCE, HALF_TOLERANCE * eps))
+        return result
+
+    for _, result in over_batches(probe, group, passed):
         yield result
 
 

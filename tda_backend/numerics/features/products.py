@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tda_backend.blocks import spans
 from tda_backend.models.probe import Probe
 from tda_backend.numerics.features.dense import BUDGET_NUMBERS, Request, dense_gradient_blocks
 
@@ -38,8 +39,8 @@ def dense_products(
     products = torch.zeros(left.stop - left.start, right.stop - right.start, dtype=torch.float64, device=probe.home)
     squares = products.new_zeros(num)
     for block in dense_gradient_blocks(probe.in_batches(_BATCH), requests, budget_numbers=budget_numbers):
-        for start in range(0, block.values.shape[1], _COLUMNS):
-            part = block.values[:, start : start + _COLUMNS].to(torch.float64)
+        for columns in spans(block.values.shape[1], _COLUMNS):
+            part = block.values[:, columns].to(torch.float64)
             products.addmm_(part[left], part[right].T)
             squares += part.square().sum(1)
     return products, squares

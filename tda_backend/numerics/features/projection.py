@@ -16,6 +16,7 @@ import torch
 from scipy.linalg import get_lapack_funcs
 from torch import Tensor
 
+from tda_backend.blocks import EXAMPLES, in_blocks, spans
 from tda_backend.errors import NumericalError, UsageError
 from tda_backend.finite import all_finite
 from tda_backend.numerics.features.factors import GradientFactors, LayerFactors
@@ -86,16 +87,18 @@ def project_factors(factors: GradientFactors, projection: Projection) -> Tensor:
     dtype = factors.layers[0].inputs.dtype
     result = torch.zeros(factors.num_vectors, projection.max_dim, dtype=dtype, device=factors.device)
     if projection.kind == "sparse":  # some rows at a time: nothing is held twice
-        for start in range(0, factors.num_vectors, _EXAMPLES):
-            rows = slice(start, start + _EXAMPLES)
-            result[rows] = sparse_features(factors.select(rows), projection.max_dim, projection.seed)
+
+        def sparse(rows: slice) -> Tensor:
+            return sparse_features(factors.select(rows), projection.max_dim, projection.seed)
+
+        for rows, found in in_blocks(factors.num_vectors, _EXAMPLES, sparse, EXAMPLES):
+            result[rows] = found
         return result
     for layer in factors.layers:
         for block, first in enumerate(range(0, layer.num_parameters, _PARAMETER_ROWS)):
             last = min(first + _PARAMETER_ROWS, layer.num_parameters)
             matrix = random_rows(projection, layer.name, block, last - first).to(result)
-            for start in range(0, factors.num_vectors, _EXAMPLES):
-                rows = slice(start, start + _EXAMPLES)
+            for rows in spans(factors.num_vectors, _EXAMPLES):
                 result[rows].addmm_(_slab(layer, rows, first, last), matrix)
     return result.div_(projection.max_dim**0.5)
 

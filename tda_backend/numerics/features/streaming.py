@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 from torch import Tensor, nn
 
+from tda_backend.blocks import EXAMPLES, in_blocks, spans
 from tda_backend.errors import NumericalError, TaskError
 from tda_backend.models.probe import Group, Probe
 from tda_backend.types import Batch, Task, to_device
 
 Quantity: TypeAlias = Literal["goodness", "train_loss"]
+T = TypeVar("T")
 
 
 def values_of(task: Task, model: nn.Module, batch: Batch, quantity: Quantity) -> Tensor:
@@ -50,9 +52,24 @@ def batches(probe: Probe, group: Group) -> Iterator[tuple[slice, dict[str, Tenso
     """Yield (positions among the group's rows, batch on the device); the model is moved there first."""
     probe.model.to(probe.device)
     rows = probe.rows(group)
-    for start in range(0, len(rows), probe.batch_size):
-        part = rows[start : start + probe.batch_size]
-        yield slice(start, start + len(part)), examples_of(probe, group, part)
+    for part in spans(len(rows), probe.batch_size):
+        yield part, examples_of(probe, group, rows[part])
+
+
+def over_batches(
+    probe: Probe, group: Group, compute: Callable[[slice, dict[str, Tensor]], T]
+) -> Iterator[tuple[slice, T]]:
+    """Yield (positions among the group's rows, what ``compute`` makes of them and their batch on the device).
+
+    A batch for which memory runs out is passed again in halves, so ``compute`` leaves nothing but what it returns.
+    """
+    probe.model.to(probe.device)
+    rows = probe.rows(group)
+
+    def of(part: slice) -> T:
+        return compute(part, examples_of(probe, group, rows[part]))
+
+    return in_blocks(len(rows), probe.batch_size, of, EXAMPLES)
 
 
 def examples_of(probe: Probe, group: Group, rows: Tensor) -> dict[str, Tensor]:

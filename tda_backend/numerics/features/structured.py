@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tda_backend.blocks import spans
 from tda_backend.numerics.features.factors import GradientFactors, LayerFactors
 from tda_backend.seeds import hashed_rng
 
@@ -165,8 +166,7 @@ def kronecker_features(factors: GradientFactors, max_dim: int, seed: int) -> Ten
         for columns, *signs in kronecker_rows(max_dim, seed, layer, dtype):
             left, right = (side.to(factors.device) for side in signs)
             count = columns.stop - columns.start
-            for start in range(0, len(a), step):
-                rows = slice(start, start + step)
+            for rows in spans(len(a), step):
                 product = (d[rows].reshape(-1, d.shape[-1]) @ left).mul_(a[rows].reshape(-1, a.shape[-1]) @ right)
                 result[rows, columns] += product.view(-1, positions * ROWS_PER_COORDINATE, count).sum(1)
     return result.div_((max_dim * ROWS_PER_COORDINATE) ** 0.5)

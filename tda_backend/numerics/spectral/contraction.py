@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tda_backend.blocks import spans
 from tda_backend.errors import NumericalError, UsageError
 from tda_backend.finite import all_finite
 from tda_backend.models.probe import Group
@@ -225,7 +226,9 @@ def admissible(source: Source, regularizations: Sequence[float], queries: Sequen
 
 def _try_queries(spectrum: Coordinates, part: Part, regularization: float, rows: list[int] | None) -> None:
     """Raise what a filter that depends on the query raises at one λ, by either of its routes."""
-    for chosen in torch.as_tensor(range(spectrum.num_queries) if rows is None else rows).split(_QUERIES):
+    every = torch.as_tensor(range(spectrum.num_queries) if rows is None else rows)
+    for some in spans(len(every), _QUERIES):
+        chosen = every[some]
         query = part.rows("query", chosen).to(torch.float64)
         outside = None if spectrum.query_outside is None else spectrum.query_outside[chosen]
         spectrum.filter.weights(part.eigenvalues, regularization, spectrum.num_train, query, outside)
@@ -271,14 +274,13 @@ def subset_sums(source: Source, masks: Tensor | np.ndarray, regularizations: Seq
             summed = part.sums(selected) / len(spectra)
             everyone = part.rows("query").to(torch.float64)
             size = _QUERIES if spectrum.filter.depends_on_query else len(everyone)
-            for start in range(0, len(everyone), size):
-                rows = slice(start, start + size)
+            for rows in spans(len(everyone), size):
                 query = everyone[rows]
                 outside = None if spectrum.query_outside is None else spectrum.query_outside[rows]
                 table = spectrum.filter.table(part.eigenvalues, values, spectrum.num_train, query, outside)
                 for index, phi in enumerate(table):
                     if phi.ndim == 1:
-                        sums[index].addmm_(summed * phi, query.T)
+                        sums[index, :, rows].addmm_(summed * phi, query.T)
                     else:
                         sums[index, :, rows] += summed @ (query * phi).T
     refuse_non_finite(sums, values)
@@ -308,14 +310,14 @@ def self_influence(source: Source, regularizations: Sequence[float]) -> Tensor:
             fixed = None
             if not spectrum.filter.depends_on_query:
                 fixed = [spectrum.filter.weights(part.eigenvalues, v, spectrum.num_train) for v in values]
-            for start in range(0, spectrum.num_train, _ROWS):
-                block = part.rows("train", slice(start, start + _ROWS)).to(torch.float64)
+            for rows in spans(spectrum.num_train, _ROWS):
+                block = part.rows("train", rows).to(torch.float64)
                 if fixed is not None:
                     own = torch.stack(fixed) @ (block * block).T
                 else:
                     table = spectrum.filter.table(part.eigenvalues, values, spectrum.num_train, block)
                     own = torch.stack([(phi * block * block).sum(1) for phi in table])
-                result[:, start : start + _ROWS] += own / len(spectra)
+                result[:, rows] += own / len(spectra)
     weights = mean_weights(spectra)
     return result if weights is None else result * weights
 

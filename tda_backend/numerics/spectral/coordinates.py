@@ -13,6 +13,7 @@ from typing import Protocol, Self, TypeAlias
 import torch
 from torch import Tensor
 
+from tda_backend.blocks import spans
 from tda_backend.models.probe import Group
 from tda_backend.numerics.spectral.filters.base import Filter
 from tda_backend.numerics.spectral.filters.damped import DampedInverse
@@ -219,6 +220,6 @@ class DenseSegment:
     def sums(self, masks: Tensor) -> Tensor:
         """Return ``masks · train`` in float64, ``[S, r]``."""
         result = masks.new_zeros(masks.shape[0], self.train.shape[1], dtype=torch.float64)
-        for start in range(0, self.train.shape[0], _ROWS):
-            result.addmm_(masks[:, start : start + _ROWS], self.train[start : start + _ROWS].to(torch.float64))
+        for rows in spans(self.train.shape[0], _ROWS):
+            result.addmm_(masks[:, rows], self.train[rows].to(torch.float64))
         return result

@@ -15,6 +15,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+from tda_backend.blocks import in_blocks, spans
 from tda_backend.errors import NumericalError
 from tda_backend.finite import all_finite
 from tda_backend.numerics.spectral.filters.base import pseudo_inverse_cutoff
@@ -134,8 +135,8 @@ def primal_coordinates(
     """
     num_train, dim = train.shape
     moment = train.new_zeros(dim, dim, dtype=torch.float64)
-    for start in range(0, num_train, _ROWS):
-        block = _block(train, start, scale)
+    for rows in spans(num_train, _ROWS):
+        block = _block(train, rows, scale)
         moment.addmm_(block.T, block)
     moment /= num_train
     sigma, basis, num_cut = symmetric_eigenpairs(moment, num_train, f"{dim} × {dim} mean Gram of {what}")
@@ -161,8 +162,8 @@ def dual_coordinates(mean_gram: Tensor, cross: Tensor, *, what: str, dtype: torc
     scale = torch.sqrt(num_train * sigma)
     others = _rotated(cross, vectors, dtype, divide_by=scale)
     train = vectors.new_empty(vectors.shape, dtype=dtype)
-    for start in range(0, num_train, _ROWS):
-        train[start : start + _ROWS] = vectors[start : start + _ROWS] * scale
+    for rows in spans(num_train, _ROWS):
+        train[rows] = vectors[rows] * scale
     return RotatedRows(sigma, train, others, num_cut)
 
 
@@ -193,8 +194,7 @@ def _scaled(rows: Tensor, scale: Tensor | None) -> Tensor:
     return rows if scale is None else rows * scale[:, None].to(rows.dtype)
 
 
-def _block(rows: Tensor, start: int, scale: Tensor | None) -> Tensor:
-    part = slice(start, start + _ROWS)
+def _block(rows: Tensor, part: slice, scale: Tensor | None) -> Tensor:
     return _scaled(rows[part], None if scale is None else scale[part]).to(torch.float64)
 
 
@@ -207,9 +207,11 @@ def _rotated(
     scale: Tensor | None = None,
 ) -> Tensor:
     result = rows.new_empty(rows.shape[0], basis.shape[1], dtype=dtype)
-    for start in range(0, rows.shape[0], _ROWS):
-        block = _block(rows, start, scale) @ basis
-        if divide_by is not None:
-            block /= divide_by
-        result[start : start + _ROWS] = block
+
+    def rotate(part: slice) -> Tensor:
+        block = _block(rows, part, scale) @ basis
+        return block if divide_by is None else block.div_(divide_by)
+
+    for part, block in in_blocks(rows.shape[0], _ROWS, rotate, "rows"):
+        result[part] = block
     return result

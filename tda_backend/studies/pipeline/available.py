@@ -6,6 +6,7 @@ import resource
 from pathlib import Path
 
 import psutil
+import torch
 
 _CGROUP = Path("/sys/fs/cgroup")
 _UNLIMITED = 2**62
@@ -14,6 +15,12 @@ _UNLIMITED = 2**62
 def available_bytes() -> int:
     """Return the smallest of what is free, what the container has left, and what ``ulimit -v`` leaves."""
     return max(0, min(psutil.virtual_memory().available, _container_bytes(), _limit_bytes()))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return how many bytes of a device are free; of one that does not say it, of this machine."""
+    known = getattr(getattr(torch, device.type, None), "mem_get_info", None)
+    return available_bytes() if known is None else int(known(device)[0])
 
 
 def _container_bytes() -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from tda_backend.errors import DataError, NumericalError, TaskError, TDAError, UsageError
+from tda_backend.errors import DataError, NumericalError, OutOfMemory, TaskError, TDAError, UsageError
 from tda_backend.models.training.retraining.processes import close_pool
 from tda_backend.studies.pipeline.compute import compute
 from tda_backend.studies.pipeline.context import RunContext
@@ -16,7 +16,7 @@ from tda_backend.studies.pipeline.plan import Plan
 from tda_backend.studies.pipeline.step import Step
 from tda_backend.studies.store.artifacts import ArtifactStore
 
-FAILURES = (NumericalError, TaskError, DataError, UsageError)
+FAILURES = (NumericalError, TaskError, DataError, UsageError, OutOfMemory)
 """What is wrong with one configuration alone; a full disk or a lost catalogue ends a run."""
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tda_backend.blocks import BlockSizes
 from tda_backend.models.probe import Probe, home_of
 from tda_backend.models.tasks.data import validate_data
 from tda_backend.models.tasks.examples import Draw, split_indices, study_labels
@@ -81,6 +82,7 @@ class RunContext:
         later: Steps still to be computed here after the present one; decides when shared matrices are freed.
         clean_labels: Labels of the train split before the study flipped some, ``[N]``; ``None``: it flips none.
         budget_numbers: Numbers in one block of dense gradients.
+        block_sizes: Kind of step → how large its blocks may be, once memory has run out in one of its steps.
     """
 
     study: Study
@@ -93,6 +95,7 @@ class RunContext:
     later: Sequence[Keyed] = ()
     clean_labels: Tensor | None = None
     budget_numbers: int = BUDGET_NUMBERS
+    block_sizes: dict[str, BlockSizes] = field(default_factory=dict)
 
     @property
     def train_split(self) -> Batch:

@@ -209,6 +209,8 @@ class _Run:
                 self._store.remove(provisional_key(step.key))
         self._courier.deliver(step)
         self._listener.step_finished(planned, ended.seconds, False)
+        for remark in self._store.open(step.key).remarks:
+            self._listener.step_remarked(planned, remark)
         self.computed.append(step.label)
 
 

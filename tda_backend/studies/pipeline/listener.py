@@ -27,4 +27,7 @@ class Listener(Protocol):
 
     def step_finished(self, step: Step, seconds: float, cached: bool) -> None: ...
 
+    def step_remarked(self, step: Step, remark: str) -> None:
+        """What is worth saying of how a step was computed that has just finished."""
+
     def step_failed(self, step: Step, error: TDAError) -> None: ...

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
+from tda_backend.blocks import in_blocks
 from tda_backend.numerics.evaluation.bootstrap import bootstrap_seed
 from tda_backend.numerics.evaluation.by_layer import has_layers, select_by_layer
 from tda_backend.numerics.evaluation.indicator import indicator_frame
@@ -383,11 +384,17 @@ def top_examples(source: Source, regularization: float | None, num: int) -> pa.T
     columns: dict[str, list] = {name: [] for name in ("helpful", "helpful_scores", "harmful", "harmful_scores")}
     total = num_queries(source)
     step = max(1, min(QUERY_BLOCK, BLOCK_NUMBERS // num_train(source)))
-    for start in range(0, total, step):
-        block = score_rows(source, regularization, list(range(start, min(start + step, total))))
+
+    def best_of(queries: slice) -> dict[str, np.ndarray]:
+        block, found = score_rows(source, regularization, range(queries.start, queries.stop)), {}
         for name, largest in (("helpful", True), ("harmful", False)):
             best = block.topk(count, dim=1, largest=largest)
-            columns[name].extend(best.indices.to(torch.int32).cpu().numpy())
-            columns[f"{name}_scores"].extend(best.values.cpu().numpy())
+            found[name] = best.indices.to(torch.int32).cpu().numpy()
+            found[f"{name}_scores"] = best.values.cpu().numpy()
+        return found
+
+    for _, found in in_blocks(total, step, best_of, "queries"):
+        for name, values in found.items():
+            columns[name].extend(values)
     records = {"query": range(total), "regularization": [regularization] * total, **columns}
     return pa.Table.from_pydict(records, schema=TOP_EXAMPLES.schema)

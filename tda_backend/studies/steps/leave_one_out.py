@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tda_backend.blocks import spans
 from tda_backend.numerics.evaluation.bootstrap import bootstrap_seed
 from tda_backend.numerics.evaluation.leave_one_out import (
     LeaveOneOutEffects,
@@ -79,9 +80,9 @@ class ChooseExamples(Choice, Step):
         """Return training positions by descending absolute score over all queries."""
         source = read_configuration(context, row, self.sources[number])
         value = self.meant(context, selector, source, self.evaluations.get(number))
-        total, everyone = np.zeros(num_train), list(range(num_queries(source)))
-        for start in range(0, len(everyone), _SCORED_AT_ONCE):
-            total += np.abs(scores(source, value, everyone[start : start + _SCORED_AT_ONCE])).sum(0)
+        total = np.zeros(num_train)
+        for queries in spans(num_queries(source), _SCORED_AT_ONCE):
+            total += np.abs(scores(source, value, range(queries.start, queries.stop))).sum(0)
         return np.argsort(-total, kind="stable")
 
 

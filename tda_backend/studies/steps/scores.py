@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tda_backend.blocks import spans
 from tda_backend.numerics.spectral.contraction import ScoreMatrix
 from tda_backend.studies.config.configuration import Configuration, Parameters
 from tda_backend.studies.config.hyperparameter import Hyperparameter
@@ -90,8 +91,7 @@ class Scores(SourceStep):
         if len(matrices) == 1:
             return ScoreMatrix(matrices[0])
         mean = torch.empty_like(matrices[0])
-        for start in range(0, len(mean), _QUERIES):  # some rows of all seeds at a time
-            rows = slice(start, start + _QUERIES)
+        for rows in spans(len(mean), _QUERIES):  # some rows of all seeds at a time
             mean[rows] = torch.stack([values[rows] for values in matrices]).mean(0)
         return ScoreMatrix(mean)
 

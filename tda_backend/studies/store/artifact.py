@@ -22,6 +22,8 @@ from tda_backend.studies.store.verification import Identity, StoredFile, verify
 from tda_backend.studies.store.workspace import load_json
 
 SMALL = 1 << 18  # arrays up to this many bytes are read, larger ones mapped
+REMARKS = "remarks"
+"""The fact that says what is worth knowing of how an artifact was computed, a list of sentences."""
 CHECKSUMS = "crc32"
 """Field of the manifest: by file, the checksum of each of its blocks."""
 RECOMPUTE = "Run the study again: it is computed anew."
@@ -89,6 +91,11 @@ class Artifact:
     def fact(self, name: str, default: Any = None) -> Any:
         """Return a fact that the step noted about its result, or ``default``."""
         return self.manifest.get(name, default)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the step noted about how it was computed: where memory ran out."""
+        return self.fact(REMARKS, [])
 
     def file(self, name: str) -> Path:
         """Return the path of a file that the manifest lists, verified against its checksum.

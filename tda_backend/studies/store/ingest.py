@@ -190,6 +190,7 @@ def _timing(artifact: Artifact, label: str) -> dict[str, object]:
         "bytes": artifact.num_bytes,
         "finished": utc(artifact.finished),
         "device": artifact.fact("device", "cpu"),
+        "remark": "; ".join(artifact.remarks) or None,
     }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import safetensors.torch
 from torch import Tensor
 
+from tda_backend.blocks import in_blocks
 from tda_backend.errors import UsageError
 from tda_backend.models.tasks.contract import built
 from tda_backend.models.tasks.data import take
@@ -35,8 +36,10 @@ Report = Callable[[int], None]
 """Called with the model-epochs done."""
 States = Generator[tuple[int, dict[str, Tensor]], None, None]
 """(job number, final state) as models finish."""
+Trained = list[dict[str, Tensor]]
 STACK_SIZE = 32
 """Models per stack. The last stack is filled up with copies, so that every stack runs the same kernels."""
+_UNIT = "models trained side by side"
 _PROBE_ROWS = 16
 _WORTH_A_POOL = 30e9  # floating-point operations (about half a second of one core): below, starting costs more
 _PASSES_TO_OPTIMUM = 100  # over the data, for a linear model
@@ -138,16 +141,23 @@ def _stacked(plan: RetrainingPlan, report: Report) -> States:
         sizes.setdefault(tuple(len(part) for part in parts), []).append(number)
     finished = 0
     for numbers in sizes.values():
-        for start in range(0, len(numbers), STACK_SIZE):
-            group = numbers[start : start + STACK_SIZE]
-            filled = [plan.jobs[number] for number in group]
-            filled += [filled[-1]] * (STACK_SIZE - len(group))
+        filled = [*numbers, *numbers[-1:] * (-len(numbers) % STACK_SIZE)]
+
+        def train(
+            part: slice, done: int = finished, numbers: list[int] = numbers, filled: list[int] = filled
+        ) -> Trained:
+            count = len(numbers[part])
+            if not count:
+                return []
             with reproducible(plan.device):
-                trainer = _stack(plan, filled)
-                done, count = finished, len(group)
-                _train(trainer, epochs, lambda epoch, done=done, count=count: report(done * epochs + epoch * count))
-            finished += len(group)
-            yield from zip(group, trainer.states(), strict=False)  # the copies that filled the stack are left out
+                trainer = _stack(plan, [plan.jobs[number] for number in filled[part]])
+                before = done + part.start
+                _train(trainer, epochs, lambda epoch: report(before * epochs + epoch * count))
+            return trainer.states()[:count]  # without the copies that filled the stack
+
+        for part, states in in_blocks(len(filled), STACK_SIZE, train, _UNIT):
+            yield from zip(numbers[part], states, strict=True)
+        finished += len(numbers)
 
 
 def _stack(plan: RetrainingPlan, jobs: Sequence[Job]) -> Trainer:

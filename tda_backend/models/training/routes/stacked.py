@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
-from tda_backend.errors import TDAError
+from tda_backend.errors import TDAError, ran_out_of_memory
 from tda_backend.models.tasks.contract import built
 from tda_backend.models.tasks.data import take
 from tda_backend.models.training.routes.dropout import EpochMasks, HashedDropout, hash_dropout
@@ -200,6 +200,8 @@ def why_not_stackable(task: Task, settings: TrainingSettings, data: Batch, indic
         ones = [torch.ones(2, len(rows[0]), *shape[1:], dtype=torch.bool) for _, shape in trainer._calls.shapes]
         stacked = trainer.gradients(rows, ones)
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError, NotImplementedError, TDAError) as error:
+        if ran_out_of_memory(error):
+            raise
         return (str(error).splitlines() or [type(error).__name__])[0]
     for model, single in enumerate(singles):
         for name, expected in single.items():

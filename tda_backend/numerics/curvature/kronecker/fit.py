@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tda_backend.blocks import spans
 from tda_backend.errors import UsageError
 from tda_backend.models.probe import Group, Probe
 from tda_backend.numerics.curvature.kronecker.basis import (
@@ -129,8 +130,7 @@ def _squared_gradients(a: Tensor, d: Tensor) -> Tensor:
         return (d * d).T @ (a * a)
     total = a.new_zeros(d.shape[2], a.shape[2], dtype=torch.float64)
     step = max(1, _NUMBERS // total.numel())
-    for start in range(0, a.shape[0], step):
-        rows = slice(start, start + step)
+    for rows in spans(a.shape[0], step):
         gradients = d[rows].transpose(1, 2) @ a[rows]
         total += gradients.square_().sum(0, dtype=torch.float64)
     return total

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tda_backend.blocks import block_size, spans
 from tda_backend.numerics.curvature.products.base import CurvatureProduct
 from tda_backend.numerics.curvature.pseudo_gradients import CurvatureKind, PseudoGradients
 from tda_backend.numerics.features.factors import GradientFactors, linear_factors
@@ -62,8 +63,8 @@ class FactorProduct(CurvatureProduct):
 
     def _chunks(self, rows: Tensor | None) -> list[slice] | list[Tensor]:
         if rows is not None:
-            return list(rows.to(self.device).split(_EXAMPLES))
-        return [slice(start, start + _EXAMPLES) for start in range(0, self.num_train, _EXAMPLES)]
+            return list(rows.to(self.device).split(block_size(_EXAMPLES)))
+        return list(spans(self.num_train, _EXAMPLES))
 
     def _select(self, rows: slice | Tensor) -> list[tuple[Tensor, Tensor]]:
         return [(a[rows], d[rows]) for a, d in zip(self._inputs, self._deltas, strict=True)]

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from tda_backend.blocks import in_blocks, spans
 from tda_backend.models.probe import Probe
 from tda_backend.numerics.curvature.linearised import Linearised, pulled_back
 from tda_backend.numerics.curvature.products.base import CurvatureProduct
@@ -17,6 +18,7 @@ from tda_backend.numerics.features.streaming import batches, evaluation_mode, va
 
 _VECTORS = 16
 """Vectors that go through automatic differentiation together."""
+_UNIT = "vectors"
 
 Batch: TypeAlias = dict[str, Tensor]
 BatchProduct: TypeAlias = Callable[[Tensor], Tensor]
@@ -48,9 +50,8 @@ class _StreamedProduct(CurvatureProduct):
         with evaluation_mode(self._model), torch.enable_grad():
             for _, batch in batches(probe, "train"):
                 product = self._of_batch(batch)
-                for start in range(0, len(vectors), _VECTORS):
-                    part = slice(start, start + _VECTORS)
-                    result[part] += product(vectors[part])
+                for part, found in in_blocks(len(vectors), _VECTORS, lambda part, of=product: of(vectors[part]), _UNIT):
+                    result[part] += found
 
     @staticmethod
     def _chosen(probe: Probe, rows: Tensor | None) -> Probe:
@@ -107,8 +108,8 @@ class ScalarProduct(_StreamedProduct):
         with evaluation_mode(self._model), torch.enable_grad():
             for _, batch in batches(self._probe, "train"):
                 linear = self._linearised(batch)
-                parts = vectors.split(_VECTORS)
-                collected.append(torch.cat([linear.push(self.layout.split(part)) for part in parts]))
+                parts = spans(len(vectors), _VECTORS)
+                collected.append(torch.cat([linear.push(self.layout.split(vectors[part])) for part in parts]))
         return torch.cat(collected, dim=1)
 
     def _linearised(self, batch: Batch) -> Linearised:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from tda_backend.errors import ran_out_of_memory
 from tda_backend.numerics.features.per_example.calls import Explanation, Setting
 from tda_backend.numerics.features.per_example.contributions import Contribution, Dense
 from tda_backend.numerics.features.per_example.course import Course
@@ -166,7 +167,9 @@ def _pulled_back(explanation: Explanation, parameter: nn.Parameter, delta: Tenso
         (result,) = torch.autograd.grad(
             outer, parameter, rows, retain_graph=True, allow_unused=True, is_grads_batched=True
         )
-    except RuntimeError:  # an operation without a batching rule
+    except RuntimeError as error:  # an operation without a batching rule
+        if ran_out_of_memory(error):
+            raise
         parts = [torch.autograd.grad(outer, parameter, row, retain_graph=True)[0] for row in rows]
         result = torch.stack(parts)
     assert result is not None

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tda_backend.blocks import EXAMPLES, block_size, in_blocks
 from tda_backend.errors import TaskError
 from tda_backend.models.probe import Group, Probe
 from tda_backend.numerics.features.factors import HALF_TOLERANCE
@@ -42,6 +44,7 @@ _CANCELLED = 64
 """The same relative to the sizes of what is summed: a gradient that is zero is rounding alone. In units of ε."""
 
 NamedContributions = Iterator[tuple[str, list[Contribution]]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class _Pass:
         uses: Parameter → recorded calls.
         grads: Gradients of the calls' outputs.
         unseen: Parameters that no call explains, or not all, although the value may depend on them.
+        course: The number of the calls' course.
         new: Whether no batch that was checked took the same course.
     """
 
@@ -60,6 +64,7 @@ class _Pass:
     uses: dict[str, Uses]
     grads: Sequence[Tensor | None]
     unseen: frozenset[str]
+    course: int
     new: bool
 
     def contributions(self, name: str) -> list[Contribution]:
@@ -91,14 +96,18 @@ class GradientStream:
         self._quantity: Quantity = quantity
         self._model = probe.model.to(probe.device)
         self._named = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
-        self._budget = budget_numbers
+        self._budget = block_size(budget_numbers)
         self._signatures: dict[str, tuple[tuple[str, int], ...]] | None = None
         self._courses: set[int] = set()  # that were checked
         self._pair: tuple[dict[str, Tensor], Tensor] | None = None  # the first two examples and their values
         self._vmapped: dict[tuple[str, ...], Callable[[Batch], dict[str, Tensor]]] = {}
 
-    def __iter__(self) -> Iterator[tuple[slice, NamedContributions]]:
-        """Yield (positions among the group's rows, gradients by parameter in model order); use one up before the next.
+    def each(self, compute: Callable[[slice, NamedContributions], T]) -> Iterator[tuple[slice, T]]:
+        """Yield (positions among the group's rows, what ``compute`` makes of them and their gradients).
+
+        Args:
+            compute: Takes gradients by parameter in model order, and uses them up. Where memory runs out it is called
+                again with half of the examples, so it leaves nothing but what it returns.
 
         Raises:
             TaskError: Examples interact, or the value depends on no trainable parameter.
@@ -107,13 +116,15 @@ class GradientStream:
         if not len(rows):
             return
         limit = self._size(rows)
-        start, size = 0, min(limit, _FIRST)
-        while start < len(rows):
-            part = rows[start : start + size]
-            batch = examples_of(self._probe, self._group, part)
+
+        def of(part: slice) -> T:
             with evaluation_mode(self._model):
-                yield slice(start, start + len(part)), self._gradients(batch)
-            start, size = start + len(part), self._below_budget(limit)
+                return compute(part, self._gradients(examples_of(self._probe, self._group, rows[part])))
+
+        def size(start: int) -> int:
+            return self._below_budget(limit) if start else min(limit, _FIRST)
+
+        yield from in_blocks(len(rows), size, of, EXAMPLES)
 
     def _size(self, rows: Tensor) -> int:
         """Return how many examples pass together, from what two of them hold."""
@@ -157,6 +168,7 @@ class GradientStream:
         elif done.new:
             for name in self._unexplained(done, self._by_calls(done), batch):
                 del self._signatures[name]
+        self._courses.add(done.course)
         return self._in_order(done, batch)
 
     def _alone(self, batch: Batch) -> NamedContributions:
@@ -170,7 +182,6 @@ class GradientStream:
     def _backward(self, batch: dict[str, Tensor]) -> _Pass:
         recorder, values = self._forward(batch)
         new = recorder.course.picks or recorder.course.number not in self._courses
-        self._courses.add(recorder.course.number)
         silent = [name for name, uses in recorder.uses.items() if not uses.calls]
         sources = [*recorder.edges, *(self._named[name] for name in silent)]
         # One example more or less does not matter to the others, so the sum's gradient holds every example's own.
@@ -178,7 +189,8 @@ class GradientStream:
         edges = len(recorder.edges)
         unseen = {name for name, grad in zip(silent, grads[edges:], strict=True) if grad is not None}
         unseen |= {n for n, uses in recorder.uses.items() if not all(call.intact for call in uses.calls)}
-        return _Pass(values, recorder.uses, grads[:edges], frozenset(unseen | recorder.loose), new)
+        unseen |= recorder.loose
+        return _Pass(values, recorder.uses, grads[:edges], frozenset(unseen), recorder.course.number, new)
 
     def _by_calls(self, done: _Pass) -> list[str]:
         """Return the parameters whose gradients come from calls, which are those of the first batch."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from tda_backend.errors import ran_out_of_memory
 from tda_backend.numerics.features.streaming import Quantity, values_of
 from tda_backend.types import Batch, Task
 
@@ -58,7 +59,9 @@ def differentiator(
             try:
                 result = vectorised(chosen, dict(batch))
                 return {name.removeprefix("model."): tensor for name, tensor in result.items()}
-            except RuntimeError:
+            except RuntimeError as error:
+                if ran_out_of_memory(error):
+                    raise
                 # Data-dependent control flow or an operation without a batching rule; one by one is always right, and
                 # raises the model's own error if that was the cause.
                 fallback = True

@@ -13,6 +13,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from tda_backend.blocks import spans
 from tda_backend.numerics.spectral.coordinates import Rows
 
 _NUMBERS = 2**24
@@ -66,8 +67,7 @@ class FactoredRows:
         left = vectors.reshape(-1, width)  # [q·o, r_in]
         result = vectors.new_empty(num_vectors, num)
         step = max(1, _NUMBERS // left.shape[0])
-        for start in range(0, num, step):
-            rows = slice(start, start + step)
+        for rows in spans(num, step):
             inner = (left @ self.inputs[rows].T).view(num_vectors, -1, self.inputs[rows].shape[0])
             result[:, rows] = (inner * d[rows].T).sum(1)
         return result
@@ -204,8 +204,7 @@ def join_rows(parts: Sequence[LayerRows]) -> LayerRows:
 def _products(rows: LayerRows, vectors: Tensor, outputs: slice) -> Tensor:
     result = vectors.new_empty(vectors.shape[0], rows.shape[0])
     step = max(1, _NUMBERS // vectors.shape[1])
-    for start in range(0, rows.shape[0], step):
-        index = slice(start, start + step)
+    for index in spans(rows.shape[0], step):
         result[:, index] = vectors @ rows.values(outputs, index).T
     return result
 
@@ -224,8 +223,7 @@ def _sums(rows: LayerRows, masks: Tensor, outputs: slice) -> Tensor:
     width = len(range(num_outputs)[outputs]) * num_inputs
     result = masks.new_zeros(masks.shape[0], width, dtype=torch.float64)
     step = max(1, _NUMBERS // (2 * width))
-    for start in range(0, num, step):
-        index = slice(start, start + step)
+    for index in spans(num, step):
         result.addmm_(masks[:, index], rows.values(outputs, index).to(torch.float64))
     return result
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tda_backend.blocks import EXAMPLES, in_blocks, spans
 from tda_backend.errors import NumericalError, UsageError
 from tda_backend.finite import all_finite
 from tda_backend.numerics.spectral.kronecker.rows import FactoredRows, LayerRows
@@ -77,8 +78,8 @@ def kronecker_scores(
     result = torch.zeros(num_values, num_queries, num_train, dtype=spectrum.dtype, device=device)
     rank = max((window.functions.shape[0] for window in windows), default=1)
     tile = max(1, min(num_train, _NUMBERS // max(1, rank * num_queries)))
-    for start in range(0, num_train, tile):
-        rows = slice(start, min(start + tile, num_train))
+
+    def scored(rows: slice) -> Tensor:
         # Transposed once, so that gathering a coordinate copies a run of memory.
         train = [_transposed(layer.train, rows) for layer in spectrum.layers]
         query = [_transposed(layer.query, chosen) for layer in spectrum.layers]
@@ -89,7 +90,10 @@ def kronecker_scores(
             weighted = (functions[:, None, :] * left.T).flatten(0, 1)  # [K·m, c]
             products = (weighted @ right).view(functions.shape[0], -1)
             part.addmm_(window.coefficients.to(spectrum.dtype), products)
-        result[:, :, rows] = part.view(num_values, num_queries, -1)
+        return part.view(num_values, num_queries, -1)
+
+    for rows, part in in_blocks(num_train, tile, scored, EXAMPLES):
+        result[:, :, rows] = part
     for value, scores in zip(regularizations, result, strict=True):
         if not all_finite(scores):
             raise NumericalError(
@@ -162,8 +166,8 @@ def _squared_sizes(rows: LayerRows, index: Tensor | None) -> Tensor:
         return (d * d).T @ (a * a)
     chosen = torch.arange(num, device=rows.device) if index is None else index
     total = torch.zeros(num_outputs * num_inputs, dtype=torch.float64, device=rows.device)
-    for part in chosen.split(max(1, _NUMBERS // (2 * total.numel()))):
-        total += rows.values(index=part).to(torch.float64).square_().sum(0)
+    for part in spans(len(chosen), max(1, _NUMBERS // (2 * total.numel()))):
+        total += rows.values(index=chosen[part]).to(torch.float64).square_().sum(0)
     return total.view(num_outputs, num_inputs)
 
 
@@ -191,7 +195,6 @@ def _gathered(transposed: Sequence[tuple[Tensor, ...]], window: _Window) -> Tens
             torch.index_select(a, 0, inputs, out=columns).mul_(d[outputs])
             continue
         step = max(1, _NUMBERS // a[0].numel())  # coordinates whose positions fit
-        for start in range(0, len(outputs), step):
-            part = slice(start, start + step)
+        for part in spans(len(outputs), step):
             torch.sum(a[inputs[part]] * d[outputs[part]], dim=2, out=columns[part])
     return result

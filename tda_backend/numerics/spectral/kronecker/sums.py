@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from tda_backend.blocks import spans
 from tda_backend.numerics.spectral.kronecker.spectrum import KroneckerPart, KroneckerSpectrum
 
 TOLERANCE = 1e-10
@@ -65,8 +66,8 @@ def _runs(spectrum: KroneckerSpectrum, num_rows: int) -> Iterator[KroneckerPart]
     for layer in spectrum.layers:
         num_outputs, num_inputs = layer.eigenvalues.shape
         step = max(1, _NUMBERS // max(1, num_rows * num_inputs))
-        for start in range(0, num_outputs, step):
-            yield KroneckerPart(layer, slice(start, min(start + step, num_outputs)))
+        for outputs in spans(num_outputs, step):
+            yield KroneckerPart(layer, outputs)
 
 
 def _compressed(table: Tensor, sizes: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:

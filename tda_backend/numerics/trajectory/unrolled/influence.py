@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tda_backend.blocks import block_size
 from tda_backend.errors import NumericalError, UsageError
 from tda_backend.finite import all_finite
 from tda_backend.models.training.run import reproducible
@@ -117,7 +118,7 @@ def unrolled_influences(
     rows = _rows(queries, objective.num_examples)
     follow = _Columns(trajectory, trace_rows)
     each = (1 + trajectory.optimizer.num_slots) * trajectory.num_parameters * len(chosen)
-    size = query_chunk or max(1, _HELD_NUMBERS // each)
+    size = query_chunk or block_size(max(1, min(len(rows), _HELD_NUMBERS // each)))
     parts = rows.split(size)
     sweeps = {
         variant: _Sweep(variant, _optimizer(trajectory.optimizer, variant), follow, len(rows)) for variant in chosen

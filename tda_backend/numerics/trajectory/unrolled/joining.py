@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tda_backend.blocks import block_size
 from tda_backend.errors import UsageError
 from tda_backend.numerics.trajectory.unrolled.trajectory import Trajectory
 
@@ -56,7 +57,7 @@ class Removals:
         firsts = torch.tensor([trajectory.steps_of(row)[0] for row in removed.tolist()])
         if size < 1:
             raise UsageError(f"{size} runs side by side.", "At least 1 is needed.")
-        groups = tuple(torch.argsort(firsts, stable=True).split(size))
+        groups = tuple(torch.argsort(firsts, stable=True).split(block_size(min(size, len(removed)))))
         return cls(removed, firsts, groups, marks, trajectory.num_steps)
 
     def walks(self, on_progress: Progress | None) -> Iterator[tuple[Tensor, Callable[[int], None]]]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call, grad, jvp, vjp, vmap
 
+from tda_backend.blocks import block_size
 from tda_backend.models.probe import Probe
 from tda_backend.models.tasks.contract import persons_code
 from tda_backend.models.tasks.data import num_rows, take
@@ -256,7 +257,7 @@ class Objective:
     def _chunk(self, examples: int) -> int:
         """Return how many vectors go side by side; each costs its own parameters and its own activations."""
         activations = max(1, _COPIES * examples * self._saved_per_example)
-        return max(1, min(_NUMBERS // self.num_parameters, _ACTIVATIONS // activations))
+        return block_size(max(1, min(_NUMBERS // self.num_parameters, _ACTIVATIONS // activations)))
 
     @cached_property
     def _saved_per_example(self) -> int:

@@ -36,6 +36,7 @@ TIMINGS = Table(
         Column("bytes", BIGINT),
         Column("finished", TIMESTAMP),
         Column("device", VARCHAR),
+        Column("remark", VARCHAR, "Where memory ran out as it was computed, and how it went on; NULL: nowhere"),
     ),
     order="finished",
     shipped=EVERY_ROW,
