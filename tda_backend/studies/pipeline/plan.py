@@ -19,6 +19,8 @@ DTYPE = "float32"
 MOST_STEPS = 20_000
 PROGRAM_GIB = 0.44
 """Memory of the program itself on a processor: libraries (0.35), and what gradients and catalogue load."""
+COMPILER_GIB = 0.07
+"""Memory of the compiler that PyTorch's optimizers load, whether they use it or not."""
 
 S = TypeVar("S", bound=Step)
 
@@ -57,7 +59,8 @@ class Plan:
     @property
     def base_gib(self) -> float:
         """What a run holds throughout: program and data."""
-        return PROGRAM_GIB + self.facts.data_bytes / GIB
+        loaded = 0.0 if self.facts.is_perceptron or not self.facts.trains else COMPILER_GIB
+        return PROGRAM_GIB + loaded + self.facts.data_bytes / GIB
 
     @property
     def largest(self) -> Step:

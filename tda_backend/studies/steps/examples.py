@@ -19,8 +19,9 @@ from tda_backend.models.tasks.contract import built, persons_code
 from tda_backend.models.tasks.examples import Draw, LabelNoise, label_noise, split_indices
 from tda_backend.studies.config.study import Study
 from tda_backend.studies.pipeline.context import Positions, RunContext
+from tda_backend.studies.pipeline.facts import TaskFacts
 from tda_backend.studies.pipeline.plan import Steps
-from tda_backend.studies.pipeline.sizes import GIB
+from tda_backend.studies.pipeline.sizes import GIB, Sizes
 from tda_backend.studies.pipeline.step import Cost, Step, setting
 from tda_backend.studies.store.artifacts import ArtifactWriter
 from tda_backend.studies.store.drop import Drop
@@ -140,9 +141,10 @@ def _rows(
         context.on_progress(done, total)
 
 
-def plan_examples(steps: Steps, study: Study) -> Examples:
+def plan_examples(steps: Steps, study: Study, facts: TaskFacts) -> Examples:
     """Add the draw of the examples that take part."""
-    data = study.data
+    data, sizes = study.data, Sizes.of(study, facts)
+    shown = (data.train + data.validation + data.queries) * _SHOWN_BYTES / GIB
     return steps.add(
         Examples(
             train=data.train,
@@ -151,7 +153,7 @@ def plan_examples(steps: Steps, study: Study) -> Examples:
             flip_labels=data.flip_labels,
             seed=study.seed,
             label="examples",
-            cost=Cost(2.0, (data.train + data.validation + data.queries) * _SHOWN_BYTES / GIB),
+            cost=Cost(2.0, max(shown, sizes.verifying)),
         )
     )
 

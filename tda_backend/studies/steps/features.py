@@ -10,7 +10,7 @@ import torch
 from tda_backend.numerics.features.checkpoint_features import CheckpointFeatures, InnerProducts, checkpoint_features
 from tda_backend.studies.pipeline.context import RunContext
 from tda_backend.studies.pipeline.planning import Planning
-from tda_backend.studies.pipeline.sizes import LEAST_COLUMNS, Held, Sizes, doubles
+from tda_backend.studies.pipeline.sizes import LEAST_COLUMNS, PASS_ROWS, Held, Sizes, doubles
 from tda_backend.studies.pipeline.step import Cost, Step, needs, setting
 from tda_backend.studies.store.artifact import Artifact
 from tda_backend.studies.store.artifacts import ArtifactWriter
@@ -80,8 +80,13 @@ def plan_features(planning: Planning, trained: Step, epoch: int, of: str, asked:
 def _memory(sizes: Sizes, taken: InnerProducts) -> Held:
     """Return what the features of a checkpoint hold: factors, or inner products with what they are summed from."""
     if sizes.factor_numbers:
-        return Held(sizes.factors)
+        passed = sizes.numbers(
+            2 * min(PASS_ROWS, sizes.num_train), sizes.factor_numbers
+        )  # recorded, and their gradient
+        return Held(sizes.factors + passed + sizes.passing)
+    said = sizes.forward(min(PASS_ROWS, sizes.num_train))
     if taken is InnerProducts.NONE:
-        return Held(0.0)
+        return Held(said)
     products = sizes.gram if taken is InnerProducts.ALL else doubles(sizes.num_queries, sizes.num_train)
-    return sizes.dense_block + (products + doubles(sizes.num_vectors, LEAST_COLUMNS))
+    held = sizes.dense_block + (products + doubles(sizes.num_vectors, LEAST_COLUMNS))
+    return Held(max(held.usual, said), held.saved)

@@ -304,8 +304,9 @@ def plan_training(steps: Steps, study: Study, facts: TaskFacts, examples: Step, 
 def _training_gib(study: Study, facts: TaskFacts) -> float:
     """Return what training holds: a model's state and checkpoints, and what it says of every example."""
     sizes = Sizes.of(study, facts)
-    parameters = sizes.numbers(4 + len(study.training.epochs), sizes.num_parameters)
-    return (facts.num_train + facts.num_test) * _SAID_BYTES / GIB + parameters
+    kept = sizes.numbers(1 + len(study.training.epochs), sizes.num_parameters)
+    said = (facts.num_train + facts.num_test) * _SAID_BYTES / GIB
+    return kept + said + max(sizes.training, sizes.verifying)
 
 
 def training_seconds_of(study: Study, facts: TaskFacts) -> float:
