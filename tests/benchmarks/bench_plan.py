@@ -5,7 +5,7 @@
 A study is computed in one new process, as ``tda run`` does. Before each step it gives back what it has freed and
 forgets its peak; by how much it then grows is what the step takes beside program and data. Times are of the processor,
 as other programs may want it too, but for steps that train in processes of their own, whose wall time counts. Steps
-below half a second are lumped together. Asked: a factor of 2 in time and of 1.3 in memory.
+below half a second are lumped together. Asked: a factor of 2 in time and of 1.3 in memory, and so we ask of the disk.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from typing import Any
 from tda_backend.studies.pipeline.backend import Ended, LocalBackend
 from tda_backend.studies.pipeline.executor import execute
 from tda_backend.studies.steps.table import KINDS
+from tda_backend.studies.store.artifacts import ArtifactStore
 from tda_backend.studies.store.workspace import Workspace
 from tests.benchmarks.bench_scale import Quiet, peak_mib, planned
 from tests.benchmarks.scale_tasks import write_study
 
-TIME_RATIO, MEMORY_RATIO = 2.0, 1.3
+TIME_RATIO, MEMORY_RATIO, DISK_RATIO = 2.0, 1.3, 1.3
 SHORT_SECONDS = 0.5
 """Steps that take, and were to take, less are lumped together."""
 
@@ -119,7 +120,7 @@ class Measuring(LocalBackend):
         Path("/proc/self/clear_refs").write_text("5")
         before, begun = peak_mib(), time.process_time()
         (ended,) = super().wait()
-        in_processes = step.POOL_REACH is not None
+        in_processes = step.cost.models > 1
         self.seconds[step.label] = ended.seconds if in_processes else time.process_time() - begun
         self.grown[step.label], self.peak = (peak_mib() - before) / 1024, max(self.peak, peak_mib() / 1024)
         return [ended]
@@ -129,16 +130,22 @@ def work(folder: Path) -> dict[str, Any]:
     """Compute the study in a folder; return for each step, and for the whole, what was predicted and what it took."""
     plan, backend = planned(folder / "scale.toml"), Measuring()
     execute(plan, Workspace.at(folder / "w" / "c.duckdb"), Quiet(), KINDS, backend, memory=1e6)
-    base = plan.base_gib
+    base, store = plan.base_gib, ArtifactStore(Workspace.at(folder / "w" / "c.duckdb").artifacts)
     steps = [
         {
             "label": step.label,
             "seconds": (step.cost.seconds, backend.seconds[step.label]),
             "gib": (base + step.cost.memory_gib, base + backend.grown[step.label]),
+            "disk": (step.cost.stored_gib * 1024, on_disk(store.path(step.key))),
         }
         for step in plan.steps
     ]
     return {"steps": steps, "gib": (plan.memory_gib(), backend.peak)}
+
+
+def on_disk(folder: Path) -> float:
+    """Return what a folder's files take, in MiB."""
+    return sum(file.stat().st_size for file in folder.rglob("*")) / 2**20
 
 
 def compared(measured: Mapping[str, Any]) -> dict[str, list[Compared]]:
@@ -153,7 +160,12 @@ def compared(measured: Mapping[str, Any]) -> dict[str, list[Compared]]:
     if max(together) >= SHORT_SECONDS:
         found["short steps together"] = [Compared("s", *together, TIME_RATIO)]
     whole = [sum(step["seconds"][side] for step in steps) for side in (0, 1)]
-    found["in all"] = [Compared("s", *whole, TIME_RATIO), Compared("GiB", *measured["gib"], MEMORY_RATIO)]
+    disk = [sum(step["disk"][side] for step in steps) for side in (0, 1)]
+    found["in all"] = [
+        Compared("s", *whole, TIME_RATIO),
+        Compared("GiB", *measured["gib"], MEMORY_RATIO),
+        Compared("MiB of disk", *disk, DISK_RATIO),
+    ]
     return found
 
 

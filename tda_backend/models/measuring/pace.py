@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tda_backend.errors import TDAError
 from tda_backend.models.measuring.living import LivingBytes, kept_bytes
-from tda_backend.models.measuring.machine import SERVER, Machine, fastest, machine
+from tda_backend.models.measuring.machine import SERVER, Machine, typical, machine
 from tda_backend.models.tasks.contract import built, persons_code
 from tda_backend.models.tasks.data import num_rows, take, validate_data
 from tda_backend.models.training.fit import single_trainer
@@ -25,7 +25,7 @@ _COUNTED = 8
 """Rows of the larger pass whose memory is counted, where a row is cheap."""
 _FUSED_SHARE = 0.5
 """Of what autograd keeps of a row: as much a forward pass holds at least, unseen where an operator is a whole layer."""
-_PASS_SECONDS, _STEPS_SECONDS = 0.05, 0.05
+_PASS_SECONDS, _STEPS_SECONDS = 0.03, 0.05
 """What a pass that is timed may take, and so many steps of training."""
 _MOST_PARAMETERS = 2e7
 """Of a model that is built once more to time its training."""
@@ -123,8 +123,8 @@ def _measured(task: Task, device: str) -> Pace:
 
     few = batch_of(min(FEW, num_rows(data)))
     kept = kept_bytes(lambda: loss(few), [*model.parameters(), *few.values()]) / num_rows(few)
-    forward_seconds = _timed(forward, batch_of, num_rows(data))
-    backward_seconds = _timed(backward, batch_of, num_rows(data))
+    forward_seconds = _timed(forward, batch_of, num_rows(data), device)
+    backward_seconds = _timed(backward, batch_of, num_rows(data), device)
     more = _COUNTED if backward_seconds.of(_COUNTED) < _PASS_SECONDS else FEW + 1
     counts = num_rows(few), min(more, num_rows(data))
     held = Line.through(*((rows, _peak(forward, batch_of(rows))) for rows in counts))
@@ -164,14 +164,14 @@ def _peak(run: Callable[[Batch], Tensor], batch: Batch) -> int:
     return living.peak
 
 
-def _timed(run: Callable[[Batch], Tensor], batch_of: Callable[[int], Batch], available: int) -> Line:
+def _timed(run: Callable[[Batch], Tensor], batch_of: Callable[[int], Batch], available: int, device: str) -> Line:
     few = min(FEW, available)
     batch = batch_of(few)
-    short = fastest(lambda: run(batch), 1)
+    short = typical(lambda: run(batch), device, 1)
     many = max(few, min(MANY, available, int(_PASS_SECONDS / short * few)))
-    short = min(short, fastest(lambda: run(batch))) if short < _PASS_SECONDS else short
+    short = min(short, typical(lambda: run(batch), device)) if short < _PASS_SECONDS else short
     batch = batch_of(many)
-    return Line.through((few, short), (many, short if many == few else fastest(lambda: run(batch), 2)))
+    return Line.through((few, short), (many, short if many == few else typical(lambda: run(batch), device)))
 
 
 def _step_seconds(task: Task, model: nn.Module, data: Batch, device: str, backward: Line) -> Line:
@@ -187,13 +187,13 @@ def _step_seconds(task: Task, model: nn.Module, data: Batch, device: str, backwa
     def trained(steps: int) -> float:
         rows = np.arange(steps * size)
         run = TrainingRun(task, {"train": take(data, rows)}, rows, 0, device)
-        trainer, numbers = single_trainer(run), iter(range(1, 4))
+        trainer = single_trainer(run)
 
         def epoch() -> Tensor:
-            trainer.train_epoch(next(numbers))
+            trainer.train_epoch(1)
             return next(iter(trainer.states()[0].values()))
 
-        return fastest(epoch, 2)
+        return typical(epoch, device, 2)
 
     one = trained(1)
     steps = max(1, min(num_rows(data) // size, int(_STEPS_SECONDS / one)))

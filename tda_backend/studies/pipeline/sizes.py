@@ -123,6 +123,11 @@ class Sizes:
         """Return what dense coordinates of all examples take, in GiB; a basis has at most n directions."""
         return self.numbers(self.num_train + self.num_others, min(dim, self.num_train))
 
+    @property
+    def scores(self) -> float:
+        """The scores of all queries in float32, in GiB."""
+        return self.num_queries * self.num_train * 4 / GIB
+
     def forward(self, rows: float) -> float:
         """Return what a forward pass of so many rows holds, in GiB."""
         return self.pace.forward_bytes.of(rows) / GIB
