@@ -15,7 +15,7 @@ from tda_backend.studies.pipeline.backend import Backend, Ended, LocalBackend
 from tda_backend.studies.pipeline.context import RunContext
 from tda_backend.studies.pipeline.courier import FINAL_PATIENCE_SECONDS, Courier
 from tda_backend.studies.pipeline.executor import Effort, Outcome, execute
-from tda_backend.studies.pipeline.plan import Plan
+from tda_backend.studies.pipeline.plan import Plan, planned_steps
 from tda_backend.studies.pipeline.step import Cost, Step
 from tda_backend.studies.store import catalogue, owners, repository
 from tda_backend.studies.store.artifacts import ArtifactStore, provisional_key
@@ -246,3 +246,11 @@ def test_more_memory_than_allowed_is_refused(tmp_path: Path):
     large = replace(plan, steps=tuple(replace(step, cost=replace(step.cost, memory_gib=3.0)) for step in plan.steps))
     with pytest.raises(MachineError, match=r"needs about 3\.4 GiB of memory; --memory 2 allows 2"):
         execute(large, Workspace.at(tmp_path / "w" / "c.duckdb"), Notes(), KINDS, memory=2)
+
+
+def test_a_plan_lists_memory_and_disk_of_its_steps(tmp_path: Path):
+    plan = ladder(tmp_path)
+    plan = replace(plan, steps=(replace(plan.steps[0], cost=Cost(2.0, 0.5, stored_gib=0.25)), *plan.steps[1:]))
+    first, second, *_ = planned_steps(plan, ArtifactStore(Workspace.at(tmp_path / "w" / "c.duckdb").artifacts))
+    assert (first.seconds, first.memory_gib, first.disk_gib) == (2.0, plan.base_gib + 0.5, 0.25)
+    assert (second.memory_gib, second.disk_gib) == (plan.base_gib, 0.0)

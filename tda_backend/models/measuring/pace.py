@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tda_backend.errors import TDAError
 from tda_backend.models.measuring.living import LivingBytes, kept_bytes
-from tda_backend.models.measuring.machine import SERVER, Machine, typical, machine
+from tda_backend.models.measuring.machine import SERVER, Machine, machine, typical
 from tda_backend.models.tasks.contract import built, persons_code
 from tda_backend.models.tasks.data import num_rows, take, validate_data
 from tda_backend.models.training.fit import single_trainer
