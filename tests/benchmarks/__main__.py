@@ -18,6 +18,7 @@ NAMES = (
     "error_proxy",
     "contract",
     "scale",
+    "plan",
     "demo",
 )
 

@@ -123,7 +123,7 @@ def planned(file: Path) -> Plan:
 
 def work_on_step(folder: Path, key: str) -> dict[str, Any]:
     """Compute one step of a study, and return its seconds and the peak of this process."""
-    plan, store = planned(folder / "scale.toml"), ArtifactStore(Workspace.at(folder / "w" / "c.duckdb").artifacts)
+    plan, store = planned(folder / "scale.toml"), ArtifactStore(Workspace.at(folder / "apart" / "c.duckdb").artifacts)
     number = next(number for number, step in enumerate(plan.steps) if step.key == key)
     context = RunContext.begin(plan.study, plan.facts, plan.device, store)
     context.later = plan.steps[number + 1 :]
@@ -175,7 +175,7 @@ def measure_memory(asked: Sequence[tuple[str, int, Mapping[str, Any]]]) -> bool:
         with tempfile.TemporaryDirectory() as folder:
             plan = planned(write_study(Path(folder), task, num_train, **more))
             backend = OneProcessEach(Path(folder))
-            execute(plan, Workspace.at(Path(folder) / "w" / "c.duckdb"), Quiet(), KINDS, backend, memory=1e6)
+            execute(plan, Workspace.at(Path(folder) / "apart" / "c.duckdb"), Quiet(), KINDS, backend, memory=1e6)
         for step in plan.steps:
             name, label, expected, peak = (
                 step.NAME,

@@ -199,7 +199,7 @@ def answer(folder: Path, name: str, settings: Mapping[str, Any], asked: Asked | 
     known = facts(asked.task)
     method.check(study.methods[name], study, known)
     steps = Steps(known.fingerprint, asked.device)
-    examples = plan_examples(steps, study)
+    examples = plan_examples(steps, study, known)
     epochs = sorted({*EPOCHS, *method.checkpoint_epochs(configuration, known.task, len(asked.rows))})
     trained = plan_training(steps, study, known, examples, epochs)
     planning = Planning(study, known, steps, examples, trained, 0.1)

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from tda_backend.errors import IncompleteError, MachineError, NumericalError
+from tda_backend.interfaces.cli.running import how_right
 from tda_backend.studies.pipeline.backend import Backend, Ended, LocalBackend
 from tda_backend.studies.pipeline.context import RunContext
 from tda_backend.studies.pipeline.courier import FINAL_PATIENCE_SECONDS, Courier
-from tda_backend.studies.pipeline.executor import Outcome, execute
-from tda_backend.studies.pipeline.plan import Plan
-from tda_backend.studies.pipeline.step import Step
+from tda_backend.studies.pipeline.executor import Effort, Outcome, execute
+from tda_backend.studies.pipeline.plan import Plan, planned_steps
+from tda_backend.studies.pipeline.step import Cost, Step
 from tda_backend.studies.store import catalogue, owners, repository
 from tda_backend.studies.store.artifacts import ArtifactStore, provisional_key
 from tda_backend.studies.store.tables.bookkeeping import INGESTED
@@ -94,6 +95,22 @@ def test_this_process_computes_in_the_order_of_the_plan_and_nothing_twice(tmp_pa
         "study",
         *labels,
     }
+
+
+def test_a_run_says_what_its_own_steps_were_to_take(tmp_path: Path):
+    plan = ladder(tmp_path)
+    costs = {"one": Cost(3.0, 1.5), "judge": Cost(20.0, 0.25), "base": Cost(7.0, 9.0)}
+    plan = replace(plan, steps=tuple(replace(each, cost=costs.get(each.label, Cost(0.5))) for each in plan.steps))
+    first = run(replace(plan, steps=plan.steps[:1]), tmp_path, Notes())
+    assert first.planned == Effort(7.0, plan.base_gib + 9.0)
+    rest = run(plan, tmp_path, Notes())
+    assert rest.planned == Effort(3.0 + 20.0 + 3 * 0.5, plan.base_gib + 1.5)
+    assert 0 < rest.took.seconds <= rest.seconds
+    assert rest.took.gib == rest.peak_memory_mib / 1024
+    nothing = run(plan, tmp_path, Notes())
+    assert nothing.planned == Effort(0, plan.base_gib)
+    words = how_right(Effort(25.0, 0.9), Effort(31.0, 0.8))
+    assert words == "Planned 25 s and 0.90 GiB; took 31 s (×1.2) and 0.80 GiB (×0.9)."
 
 
 def test_what_is_finished_is_skipped_where_the_plan_has_it(tmp_path: Path):
@@ -229,3 +246,11 @@ def test_more_memory_than_allowed_is_refused(tmp_path: Path):
     large = replace(plan, steps=tuple(replace(step, cost=replace(step.cost, memory_gib=3.0)) for step in plan.steps))
     with pytest.raises(MachineError, match=r"needs about 3\.4 GiB of memory; --memory 2 allows 2"):
         execute(large, Workspace.at(tmp_path / "w" / "c.duckdb"), Notes(), KINDS, memory=2)
+
+
+def test_a_plan_lists_memory_and_disk_of_its_steps(tmp_path: Path):
+    plan = ladder(tmp_path)
+    plan = replace(plan, steps=(replace(plan.steps[0], cost=Cost(2.0, 0.5, stored_gib=0.25)), *plan.steps[1:]))
+    first, second, *_ = planned_steps(plan, ArtifactStore(Workspace.at(tmp_path / "w" / "c.duckdb").artifacts))
+    assert (first.seconds, first.memory_gib, first.disk_gib) == (2.0, plan.base_gib + 0.5, 0.25)
+    assert (second.memory_gib, second.disk_gib) == (plan.base_gib, 0.0)

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import shlex
 import sys
+from dataclasses import astuple
 from pathlib import Path
 
 from rich.console import Console
@@ -24,7 +25,8 @@ from tda_backend.interfaces.reading.study import open_study
 from tda_backend.studies.jobs.jobs import running_jobs
 from tda_backend.studies.jobs.progress import JobFile
 from tda_backend.studies.pipeline.courier import take_in
-from tda_backend.studies.pipeline.executor import execute
+from tda_backend.studies.pipeline.executor import Effort, execute
+from tda_backend.studies.pipeline.sizes import in_words
 from tda_backend.studies.runs.ray import RayBackend
 from tda_backend.studies.steps.table import KINDS
 from tda_backend.studies.store.artifacts import ArtifactStore
@@ -98,6 +100,8 @@ def _run(arguments: argparse.Namespace, workspace: Workspace, job: JobFile, repo
     tail = f"; peak memory {outcome.peak_memory_mib:.0f} MiB" if computed else ""
     db = f" --db {shlex.quote(arguments.db)}" if arguments.db else ""
     console.print(f"{message} in {duration(outcome.seconds)}{tail}.", highlight=False, markup=False)
+    if computed and backend is None:  # of other machines a plan knows nothing
+        print_line(console, how_right(outcome.planned, outcome.took))
     print_line(console, f"Look: {command('select', plan.name)}{db} · tda serve{db}")
     if outcome.num_waiting:
         print_line(
@@ -106,6 +110,15 @@ def _run(arguments: argparse.Namespace, workspace: Workspace, job: JobFile, repo
             "`tda run` or `tda serve` takes them in.",
         )
     return 0
+
+
+def how_right(planned: Effort, took: Effort) -> str:
+    """Return one sentence that compares what a plan said with what its steps took."""
+    times, memory = (after / max(before, 1e-9) for before, after in zip(astuple(planned), astuple(took), strict=True))
+    return (
+        f"Planned {duration(planned.seconds)} and {in_words(planned.gib)} GiB; took {duration(took.seconds)} "
+        f"(×{times:.1f}) and {in_words(took.gib)} GiB (×{memory:.1f})."
+    )
 
 
 def _refuse_twice(workspace: Workspace, study_id: str, name: str) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 
 from tda_backend.blocks import spans
 from tda_backend.models.checking import independence, values
@@ -19,6 +18,7 @@ from tda_backend.models.checking.building import built_right, other_chance, whol
 from tda_backend.models.checking.goodness import opposes_loss
 from tda_backend.models.checking.identity import refuse_wrong_identity
 from tda_backend.models.checking.promises import ROWS, BrokenPromise, precision_of
+from tda_backend.models.measuring.living import kept_bytes
 from tda_backend.models.probe import Probe
 from tda_backend.models.tasks.contract import blamed
 from tda_backend.models.tasks.data import as_batch, loaded, take, validate_data
@@ -140,17 +140,13 @@ def identity_everywhere(probe: Probe) -> float | None:
 def _block_rows(probe: Probe) -> int:
     """Return how many rows of the train split go through a backward pass together, by what it keeps of one row."""
     one = to_device(take(probe.data["train"], probe.rows("train")[:1]), probe.device)
-    known = {value.untyped_storage().data_ptr() for value in (*probe.model.parameters(), *one.values())}
-    kept: dict[int, int] = {}
+    known = [*probe.model.parameters(), *one.values()]
+    return rows_proved_together(kept_bytes(lambda: probe.task.measurement(probe.model, one), known))
 
-    def note(saved: Tensor) -> Tensor:
-        if (place := saved.untyped_storage().data_ptr()) not in known:
-            kept[place] = saved.untyped_storage().nbytes()
-        return saved
 
-    with torch.enable_grad(), saved_tensors_hooks(note, lambda saved: saved):
-        probe.task.measurement(probe.model, one)
-    return min(_MOST_ROWS, max(1, _BLOCK_BYTES // max(1, sum(kept.values()))))
+def rows_proved_together(kept_of_one: float) -> int:
+    """Return on how many rows the margin identity is proved at once, by the bytes that a backward pass keeps of one."""
+    return min(_MOST_ROWS, max(1, int(_BLOCK_BYTES // max(1.0, kept_of_one))))
 
 
 def same_data(task: Task) -> None:

@@ -159,7 +159,7 @@ class _Run(_WithCurvature, ScoreMethod):
 
     def seconds(self, planning: Planning, configuration: Configuration) -> float:
         """Return roughly how long it takes."""
-        return 90 * planning.size**2
+        return planning.here(90 * planning.size**2)
 
     @staticmethod
     def problem(context: RunContext, step: Scores) -> AmbientProblem:

@@ -105,7 +105,7 @@ class SourceMethod(AlongSGD):
 
     def seconds(self, planning: Planning, configuration: Configuration) -> float:
         """Return roughly how long it takes."""
-        return 8.0 * planning.size * configuration.value(NUM_CHECKPOINTS)
+        return planning.here(8.0 * planning.size * configuration.value(NUM_CHECKPOINTS))
 
     def quick(self, settings: Settings, epochs: Sequence[int], dim: int, num_parameters: int) -> dict[str, Any]:
         """Return its settings with small numbers; a short run has few epochs to choose checkpoints from."""

@@ -51,7 +51,7 @@ class Hydra(AlongSGD):
 
     def seconds(self, planning: Planning, configuration: Configuration) -> float:
         """Return roughly how long it takes."""
-        return 2 * planning.model_seconds + 60 * planning.size**2
+        return 2 * planning.model_seconds + planning.here(60 * planning.size**2)
 
     def score(self, context: RunContext, step: Scores) -> ScoreMatrix:
         """Return the scores of one training seed."""

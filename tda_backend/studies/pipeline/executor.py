@@ -29,6 +29,19 @@ BLOCK_SHARES = (1.0, 1 / 2, 1 / 4, 1 / 8, LEAST_SHARE)
 """Sizes of blocks that are tried, as shares of the usual one."""
 
 
+@dataclass(frozen=True)
+class Effort:
+    """What the steps that a run computed take together.
+
+    Attributes:
+        seconds: All their times.
+        gib: The most memory that one of them has, with program and data.
+    """
+
+    seconds: float
+    gib: float
+
+
 @dataclass
 class Outcome:
     """What a run did.
@@ -39,6 +52,8 @@ class Outcome:
         seconds: Wall time.
         num_waiting: Drops that no process has taken into the catalogue yet.
         peak_memory_mib: Peak of this process.
+        planned: What the plan said of the steps that were computed.
+        took: What they took; memory is that of this process alone.
     """
 
     computed: list[str]
@@ -46,6 +61,8 @@ class Outcome:
     seconds: float
     num_waiting: int
     peak_memory_mib: float
+    planned: Effort
+    took: Effort
 
 
 def execute(
@@ -84,10 +101,18 @@ def execute(
     run = _Run(plan, cached, store, courier, listener)
     run.go(LocalBackend() if backend is None else backend)
     num_waiting = courier.finish()
-    outcome = Outcome(run.computed, run.skipped, time.perf_counter() - started, num_waiting, peak_memory_mib())
+    outcome = _outcome(plan, run, time.perf_counter() - started, num_waiting)
     if run.failed:
         raise _failures(plan, run.failed, outcome)
     return outcome
+
+
+def _outcome(plan: Plan, run: _Run, seconds: float, num_waiting: int) -> Outcome:
+    steps, peak = [step for step, _ in run.ended], peak_memory_mib()
+    planned = Effort(sum(step.cost.seconds for step in steps), plan.memory_gib(plan.block_share, steps))
+    took = Effort(sum(took for _, took in run.ended), peak / 1024)
+    labels = [step.label for step in steps]
+    return Outcome(labels, run.skipped, seconds, num_waiting, peak, planned, took)
 
 
 def _look_at_stored(plan: Plan, store: ArtifactStore, listener: Listener) -> dict[str, bool]:
@@ -124,7 +149,7 @@ class _Run:
         self._started: dict[str, _Started] = {}
         self._done: set[str] = set()
         self.failed: dict[str, TDAError] = {}
-        self.computed: list[str] = []
+        self.ended: list[tuple[Step, float]] = []  # computed, with the seconds that each took
         self.skipped: list[str] = []
 
     def go(self, backend: Backend) -> None:
@@ -211,7 +236,7 @@ class _Run:
         self._listener.step_finished(planned, ended.seconds, False)
         for remark in self._store.open(step.key).remarks:
             self._listener.step_remarked(planned, remark)
-        self.computed.append(step.label)
+        self.ended.append((step, ended.seconds))
 
 
 def _failures(plan: Plan, failed: Mapping[str, TDAError], outcome: Outcome) -> IncompleteError:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
+from tda_backend.models.measuring.pace import UNMEASURED, Pace, measured
 from tda_backend.models.tasks.contract import built
 from tda_backend.models.tasks.data import num_rows, validate_data
 from tda_backend.models.tasks.identity.identity import task_identity
 from tda_backend.models.tasks.registry import task_spec
+from tda_backend.models.training.routes.perceptron import mlp_architecture
 from tda_backend.numerics.features.factors import num_factor_numbers, untracked_parameters
 from tda_backend.numerics.features.layers import tracked_layers, untracked
 from tda_backend.types import Task
@@ -36,6 +38,8 @@ class TaskFacts:
         factor_numbers: Numbers of one gradient's rank-one factors; 0: the model has other layers.
         number_bytes: Of one number of its gradients.
         layers: (outputs, inputs) of each layer that Kronecker factors describe.
+        is_perceptron: Whether it is trained by the hand-written loop, without PyTorch's optimizers.
+        pace: What passes over its model take on the device of a plan, which measures it.
     """
 
     task: Task
@@ -53,6 +57,8 @@ class TaskFacts:
     factor_numbers: int = 0
     number_bytes: int = 4
     layers: tuple[tuple[int, int], ...] = ()
+    is_perceptron: bool = False
+    pace: Pace = UNMEASURED
 
 
 def task_facts(task: Task, spec: str) -> TaskFacts:
@@ -87,7 +93,15 @@ def task_facts(task: Task, spec: str) -> TaskFacts:
         0 if untracked_parameters(model) else num_factor_numbers(model, data["train"]),
         max((parameter.element_size() for parameter in model.parameters()), default=4),
         tuple(layer.shape for layer in tracked_layers(model, "leave-out")) if is_tracked else (),
+        trains and mlp_architecture(task, model, data["train"]) is not None,
     )
+
+
+def at_pace(facts: TaskFacts, device: str) -> TaskFacts:
+    """Return a task's facts with what passes over its model take on a device, which is measured once a process."""
+    pace = measured(facts.task, facts.fingerprint, torch.device(device).type)
+    seen = pace.linear_numbers if facts.factor_numbers else 0
+    return replace(facts, pace=pace, factor_numbers=seen or facts.factor_numbers)
 
 
 def num_parameters(task: Task) -> int:

@@ -19,6 +19,8 @@ DTYPE = "float32"
 MOST_STEPS = 20_000
 PROGRAM_GIB = 0.44
 """Memory of the program itself on a processor: libraries (0.35), and what gradients and catalogue load."""
+COMPILER_GIB = 0.07
+"""Memory of the compiler that PyTorch's optimizers load, whether they use it or not."""
 
 S = TypeVar("S", bound=Step)
 
@@ -57,23 +59,24 @@ class Plan:
     @property
     def base_gib(self) -> float:
         """What a run holds throughout: program and data."""
-        return PROGRAM_GIB + self.facts.data_bytes / GIB
+        loaded = 0.0 if self.facts.is_perceptron or not self.facts.trains else COMPILER_GIB
+        return PROGRAM_GIB + loaded + self.facts.data_bytes / GIB
 
     @property
     def largest(self) -> Step:
         """The step that takes the most memory."""
         return max(self.steps, key=lambda step: step.cost.memory_gib)
 
-    def memory_gib(self, block_share: float = 1.0) -> float:
+    def memory_gib(self, block_share: float = 1.0, steps: Sequence[Step] | None = None) -> float:
         """Return the estimated peak of a run: the largest step beside program and data.
 
         Args:
             block_share: Size of blocks, as a share of the usual one, from ``LEAST_SHARE`` to 1.
+            steps: Those that are computed; ``None``: all of the plan.
         """
         saved = (1 - block_share) / (1 - LEAST_SHARE)
-        return self.base_gib + max(
-            (step.cost.memory_gib - saved * step.cost.saved_gib for step in self.steps), default=0.0
-        )
+        chosen = self.steps if steps is None else steps
+        return self.base_gib + max((step.cost.memory_gib - saved * step.cost.saved_gib for step in chosen), default=0.0)
 
 
 def torch_release() -> str:
@@ -98,6 +101,7 @@ class Steps:
             "torch": torch_release(),
         }
         self._steps: dict[str, Step] = {}
+        self._shared: set[tuple[str, ...]] = set()
 
     def add(self, step: S) -> S:
         """Add a step, unless its like is there, and return it with its key.
@@ -111,6 +115,16 @@ class Steps:
         if len(self._steps) > MOST_STEPS:
             raise StudyError(f"The study has more than {MOST_STEPS} steps.", "Sweep less, or make several studies.")
         return keyed
+
+    def is_first(self, *parts: str) -> bool:
+        """Return whether no step before has made what steps hold in memory for each other; it does now.
+
+        Args:
+            parts: Names it.
+        """
+        found = parts not in self._shared
+        self._shared.add(parts)
+        return found
 
     def apart(self) -> Steps:
         """Return an empty collection whose steps get the same keys."""
@@ -131,6 +145,8 @@ class PlannedStep:
         retrainings: Models that it trains, at most.
         seconds: Estimated cost, if nothing stops early.
         is_cached: Whether it is finished already.
+        memory_gib: Estimated peak, with program and data.
+        disk_gib: Estimated size of its artifact.
     """
 
     name: str
@@ -138,12 +154,22 @@ class PlannedStep:
     retrainings: int
     seconds: float
     is_cached: bool
+    memory_gib: float
+    disk_gib: float
 
 
 def planned_steps(plan: Plan, store: ArtifactStore) -> list[PlannedStep]:
     """Return the steps of a plan in order, with their cost."""
     return [
-        PlannedStep(step.NAME, step.label, step.cost.models, step.cost.seconds, store.usable(step.key))
+        PlannedStep(
+            step.NAME,
+            step.label,
+            step.cost.models,
+            step.cost.seconds,
+            store.usable(step.key),
+            plan.base_gib + step.cost.memory_gib,
+            step.cost.stored_gib,
+        )
         for step in plan.steps
     ]
 

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from tda_backend.models.measuring.machine import SERVER
 from tda_backend.numerics.features.checkpoint_features import InnerProducts
 from tda_backend.studies.config.configuration import Configuration
 from tda_backend.studies.config.study import Study
@@ -73,6 +74,10 @@ class Planning:
     def size(self) -> float:
         """Gradients of a checkpoint, in units of those that costs were measured on."""
         return self.study.data.num_vectors / USUAL_VECTORS
+
+    def here(self, seconds: float) -> float:
+        """Return what takes so long on the server that constants were measured on, on the machine of this plan."""
+        return seconds * SERVER.double / self.facts.pace.machine.double
 
     @property
     def sizes(self) -> Sizes:

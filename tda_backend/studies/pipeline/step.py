@@ -56,19 +56,21 @@ def setting(default: Any = MISSING) -> Any:
 
 @dataclass(frozen=True)
 class Cost:
-    """Roughly what a step takes, on the project's test machine (two cores).
+    """Roughly what a step takes on the device of its plan, from what was measured there on a few rows.
 
     Attributes:
         seconds: Time.
         memory_gib: Beside the program and the task's data, which a run holds throughout.
         models: How many it trains, at most.
         saved_gib: How much less memory it takes with the smallest blocks.
+        stored_gib: What its artifact takes on the disk.
     """
 
     seconds: float = 1.0
     memory_gib: float = 0.0
     models: int = 0
     saved_gib: float = 0.0
+    stored_gib: float = 0.0
 
 
 _UNKNOWN = Cost()

@@ -14,7 +14,7 @@ from tda_backend.numerics.features.checkpoint_features import InnerProducts
 from tda_backend.studies.config.configuration import Configuration
 from tda_backend.studies.config.study import Study
 from tda_backend.studies.methods import METHODS
-from tda_backend.studies.pipeline.facts import TaskFacts
+from tda_backend.studies.pipeline.facts import TaskFacts, at_pace
 from tda_backend.studies.pipeline.plan import Plan, Steps
 from tda_backend.studies.pipeline.planning import FinalStep, Planned, Planning
 from tda_backend.studies.pipeline.sizes import LEAST_SHARE
@@ -68,8 +68,9 @@ def build_plan(study: Study, facts: TaskFacts, device: str = "cpu") -> Plan:
     """
     check_against_task(study, facts)
     check_methods(study, facts)
+    facts = at_pace(facts, device)
     rows, steps = configurations(study), Steps(facts.fingerprint, device)
-    examples = plan_examples(steps, study)
+    examples = plan_examples(steps, study, facts)
     trained = plan_training(steps, study, facts, examples, _checkpoint_epochs(rows, study, facts))
     planning = Planning(study, facts, steps, examples, trained, training_seconds_of(study, facts))
     planning = replace(planning, asked=_asked(planning, rows))

@@ -121,7 +121,7 @@ def plan_base_models(planning: Planning, seeds: int) -> BaseModels:
             seed=planning.study.seed,
             examples=planning.examples,
             label=f"retrain on everything, {seeds} seed{'s' if seeds > 1 else ''}",
-            cost=Cost(seeds * planning.retraining_seconds, models=seeds),
+            cost=Cost(seeds * planning.retraining_seconds, planning.sizes.training, models=seeds),
         )
     )
 

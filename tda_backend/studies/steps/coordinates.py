@@ -14,8 +14,9 @@ from tda_backend.studies.config.configuration import Configuration, Parameters
 from tda_backend.studies.contract.method import Method, method
 from tda_backend.studies.pipeline.context import RunContext
 from tda_backend.studies.pipeline.planning import Planning
-from tda_backend.studies.pipeline.sizes import doubles
+from tda_backend.studies.pipeline.sizes import Sizes, doubles
 from tda_backend.studies.pipeline.step import Cost, Step, needs, setting
+from tda_backend.studies.pipeline.times import LEAST_SECONDS, backward, eigenvectors, product, projecting
 from tda_backend.studies.steps.source import FilterOf, SourceStep
 from tda_backend.studies.steps.spectrum import DRAWN_FROM_GRAM, STRUCTURED, Draw, SpectralStep, draw_of, write_spectrum
 from tda_backend.studies.store.artifact import Artifact
@@ -167,6 +168,7 @@ class KroneckerMethod(Method):
         return tuple(self._source(planning, configuration, seed) for seed in range(len(planning.trained)))
 
     def _source(self, planning: Planning, configuration: Configuration, seed: int) -> Kronecker:
+        stored = self.source_gib(planning, configuration)
         return planning.steps.add(
             Kronecker(
                 kind=self.name,
@@ -179,9 +181,24 @@ class KroneckerMethod(Method):
                 configurations=planning.serves(configuration),
                 seed_index=seed,
                 label=f"factors {configuration.label}{planning.of_seed(seed)}",
-                cost=Cost(6 * planning.size, 1.5 * self.source_gib(planning, configuration)),
+                cost=Cost(_kronecker_seconds(planning.sizes), 1.5 * stored + planning.sizes.passing, stored_gib=stored),
             )
         )
+
+
+def _kronecker_seconds(sizes: Sizes) -> float:
+    """Return what bases and gradients in them take: three passes, a decomposition of each side, two products."""
+    rows = sizes.num_train + sizes.num_others
+    sides = sum(eigenvectors(sizes, outputs) + eigenvectors(sizes, inputs) for outputs, inputs in sizes.layers)
+    turned = sum(product(sizes, rows, outputs + inputs, max(outputs, inputs)) for outputs, inputs in sizes.layers)
+    return LEAST_SECONDS + 3 * backward(sizes, rows) + sides + turned
+
+
+def _coordinates_seconds(sizes: Sizes, dim: float) -> float:
+    """Return what dense coordinates take: three passes, their gradients, and the curvature with its eigenvectors."""
+    rows = sizes.num_train + sizes.num_others
+    curvature = eigenvectors(sizes, dim) + 2 * product(sizes, rows, dim, dim)
+    return LEAST_SECONDS + 3 * backward(sizes, rows) + projecting(sizes, rows) + curvature
 
 
 def _of_coordinates(spec: Method, configuration: Configuration) -> dict[str, Any]:
@@ -210,6 +227,7 @@ def plan_coordinates(
     assert isinstance(maker, CoordinateMethod)
     parameters.pop("projection", None)
     kind = configuration.parameters.get("projection", "")
+    seconds = _coordinates_seconds(planning.sizes, maker.num_coordinates(planning, configuration))
     return tuple(
         planning.steps.add(
             Curvature(
@@ -224,7 +242,11 @@ def plan_coordinates(
                 configurations=planning.serves(configuration),
                 seed_index=seed,
                 label=f"coordinates {configuration.label}{planning.of_seed(seed)}{planning.of_draw}",
-                cost=Cost(30 * planning.size**3, maker.making_gib(planning, configuration)),
+                cost=Cost(
+                    seconds,
+                    maker.making_gib(planning, configuration) + planning.sizes.passing,
+                    stored_gib=maker.source_gib(planning, configuration),
+                ),
             )
         )
         for seed, trained in enumerate(planning.trained)

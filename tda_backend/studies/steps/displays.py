@@ -17,6 +17,7 @@ from tda_backend.models.training.outputs import Evaluation
 from tda_backend.studies.pipeline.context import RunContext
 from tda_backend.studies.pipeline.planning import FinalStep, Planned, Planning
 from tda_backend.studies.pipeline.step import Cost, Step, about, needs
+from tda_backend.studies.pipeline.times import LEAST_SECONDS
 from tda_backend.studies.steps.examples import DISPLAYS, TRAIN, write_shown
 from tda_backend.studies.steps.train import predicted_name, prediction_rows
 from tda_backend.studies.store.artifact import Artifact
@@ -65,7 +66,7 @@ class ShowExamples(FinalStep):
                     displays=planning.facts.displays,
                     examples=planning.examples,
                     label="show examples",
-                    cost=Cost(1.0),
+                    cost=Cost(LEAST_SECONDS),
                 )
             )
 
@@ -117,7 +118,7 @@ class NamePredictions(FinalStep):
                     trained=trained,
                     seed_index=seed,
                     label=f"name predictions{planning.of_seed(seed)}",
-                    cost=Cost(0.1),
+                    cost=Cost(LEAST_SECONDS),
                 )
             )
 

@@ -40,17 +40,13 @@ from tda_backend.studies.config.study import Evaluation
 from tda_backend.studies.contract.method import method
 from tda_backend.studies.pipeline.context import RunContext
 from tda_backend.studies.pipeline.planning import Planning
-from tda_backend.studies.pipeline.sizes import doubles
-from tda_backend.studies.pipeline.step import Cost, Step, about, needs, setting
+from tda_backend.studies.pipeline.step import Step, about, needs, setting
+from tda_backend.studies.steps.evaluation_size import BLOCK_NUMBERS, QUERY_BLOCK, evaluation_cost
 from tda_backend.studies.steps.source import read_configuration
 from tda_backend.studies.steps.train import FIRST_CHUNK, Retrain, read_masks, read_outputs
 from tda_backend.studies.store.artifacts import ArtifactWriter
 from tda_backend.studies.store.drop import Drop
 from tda_backend.studies.store.tables.evaluation import INDICATOR, LDS, LDS_QUERY, SELECTIONS, TOP_EXAMPLES
-
-QUERY_BLOCK = 128
-BLOCK_NUMBERS = 2**25
-"""Queries whose scores are held at once: so many, or fewer where these are more numbers (128 MiB)."""
 
 Truth = Mapping[float, GroundTruth]
 """Retrained subsets by α."""
@@ -300,28 +296,8 @@ def plan_evaluation(
             configuration_id=configuration.configuration_id,
             num_subsets=min(FIRST_CHUNK, total) if is_preview else total,
             label=f"{'preview: ' if is_preview else ''}evaluate {configuration.label}",
-            cost=Cost(
-                0.5 + (configuration.projection_dim or study.data.train) / 2500,
-                _memory(planning, configuration, num_subsets=total if chunks else 0),
-            ),
+            cost=evaluation_cost(planning, configuration, total if chunks else 0),
         )
-    )
-
-
-def _memory(planning: Planning, configuration: Configuration, num_subsets: int) -> float:
-    """Return what an evaluation holds: its sources, scores of some queries, subsets and their sums, ξ."""
-    study, sizes, spec = planning.study, planning.sizes, method(configuration.method)
-    draws = (study.projection.draws or 1) if configuration.projection_dim is not None else 1
-    sources = configuration.num_sources * draws * spec.source_gib(planning, configuration)
-    count = len(study.regularizations) + len(study.evaluation.quantiles) + 2 if configuration.has_regularization else 1
-    masks = num_subsets * sizes.num_train * (len(study.ground_truth.alphas) / 8 + 1)
-    inner = min(configuration.projection_dim or sizes.num_train, sizes.num_train)
-    return (
-        sources
-        + 1.5 * sizes.numbers(min(QUERY_BLOCK * sizes.num_train, BLOCK_NUMBERS, sizes.num_queries * sizes.num_train))
-        + doubles(masks)
-        + 1.5 * doubles(count, num_subsets, sizes.num_queries)
-        + 2 * doubles(sizes.num_validation, inner)
     )
 
 

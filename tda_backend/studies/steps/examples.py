@@ -19,9 +19,11 @@ from tda_backend.models.tasks.contract import built, persons_code
 from tda_backend.models.tasks.examples import Draw, LabelNoise, label_noise, split_indices
 from tda_backend.studies.config.study import Study
 from tda_backend.studies.pipeline.context import Positions, RunContext
+from tda_backend.studies.pipeline.facts import TaskFacts
 from tda_backend.studies.pipeline.plan import Steps
-from tda_backend.studies.pipeline.sizes import GIB
+from tda_backend.studies.pipeline.sizes import GIB, Sizes
 from tda_backend.studies.pipeline.step import Cost, Step, setting
+from tda_backend.studies.pipeline.times import LEAST_SECONDS, SHOWN_SECONDS, forward, verifying
 from tda_backend.studies.store.artifacts import ArtifactWriter
 from tda_backend.studies.store.drop import Drop
 from tda_backend.studies.store.tables.examples import EXAMPLES, NOISY_ROWS
@@ -140,9 +142,10 @@ def _rows(
         context.on_progress(done, total)
 
 
-def plan_examples(steps: Steps, study: Study) -> Examples:
+def plan_examples(steps: Steps, study: Study, facts: TaskFacts) -> Examples:
     """Add the draw of the examples that take part."""
-    data = study.data
+    data, sizes = study.data, Sizes.of(study, facts)
+    shown = (data.train + data.validation + data.queries) * _SHOWN_BYTES / GIB
     return steps.add(
         Examples(
             train=data.train,
@@ -151,9 +154,16 @@ def plan_examples(steps: Steps, study: Study) -> Examples:
             flip_labels=data.flip_labels,
             seed=study.seed,
             label="examples",
-            cost=Cost(2.0, (data.train + data.validation + data.queries) * _SHOWN_BYTES / GIB),
+            cost=Cost(_seconds(sizes), max(shown, sizes.verifying)),
         )
     )
+
+
+def _seconds(sizes: Sizes) -> float:
+    """Return what two forward passes over all rows, the margin identity, and writing down the rows take."""
+    rows = sizes.num_train + sizes.num_others
+    passes = 2 * forward(sizes, rows) + verifying(sizes, 1)
+    return LEAST_SECONDS + SHOWN_SECONDS * (rows + sizes.num_others) + passes
 
 
 def wrong_label_caption(caption: str, original: str | None) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
 from tda_backend.numerics.features.checkpoint_features import CheckpointFeatures, InnerProducts, checkpoint_features
+from tda_backend.numerics.features.dense import BUDGET_NUMBERS
 from tda_backend.studies.pipeline.context import RunContext
 from tda_backend.studies.pipeline.planning import Planning
-from tda_backend.studies.pipeline.sizes import LEAST_COLUMNS, Held, Sizes, doubles
+from tda_backend.studies.pipeline.sizes import LEAST_COLUMNS, PASS_ROWS, Held, Sizes, doubles
 from tda_backend.studies.pipeline.step import Cost, Step, needs, setting
+from tda_backend.studies.pipeline.times import LEAST_SECONDS, backward, copied, forward, product
 from tda_backend.studies.store.artifact import Artifact
 from tda_backend.studies.store.artifacts import ArtifactWriter
 
@@ -72,16 +75,49 @@ def plan_features(planning: Planning, trained: Step, epoch: int, of: str, asked:
             examples=planning.examples,
             train=trained,
             label=f"features epoch {epoch}{of}",
-            cost=Cost(1.0 * planning.size, held.usual, saved_gib=held.saved),
+            cost=Cost(
+                _seconds(planning.sizes, taken),
+                held.usual,
+                saved_gib=held.saved,
+                stored_gib=_stored(planning.sizes, taken),
+            ),
         )
     )
+
+
+def _seconds(sizes: Sizes, taken: InnerProducts) -> float:
+    """Return what the features of a checkpoint take: passes that record factors, or those of values and products."""
+    num, numbers = sizes.num_vectors, sizes.num_parameters
+    if sizes.factor_numbers:
+        return LEAST_SECONDS + 3 * backward(sizes, num) + copied(sizes, 6 * sizes.factors)
+    said = LEAST_SECONDS + forward(sizes, 2 * sizes.num_train + sizes.num_others)
+    if taken is InnerProducts.NONE:
+        return said
+    passes = max(1, math.ceil(num * numbers / BUDGET_NUMBERS))
+    rows = num if taken is InnerProducts.ALL else sizes.num_queries
+    return said + passes * 2 * backward(sizes, num) + product(sizes, rows, numbers, num)
+
+
+def _stored(sizes: Sizes, taken: InnerProducts) -> float:
+    """Return what they take on the disk: goodness and loss, with factors or inner products."""
+    values = sizes.numbers(2 * sizes.num_train + sizes.num_others)
+    if sizes.factor_numbers:
+        return values + sizes.factors
+    if taken is InnerProducts.QUERIES:
+        return values + doubles(sizes.num_queries, sizes.num_train) + doubles(sizes.num_vectors)
+    return values + (sizes.gram if taken is InnerProducts.ALL else 0.0)
 
 
 def _memory(sizes: Sizes, taken: InnerProducts) -> Held:
     """Return what the features of a checkpoint hold: factors, or inner products with what they are summed from."""
     if sizes.factor_numbers:
-        return Held(sizes.factors)
+        passed = sizes.numbers(
+            2 * min(PASS_ROWS, sizes.num_train), sizes.factor_numbers
+        )  # recorded, and their gradient
+        return Held(sizes.factors + passed + sizes.passing)
+    said = sizes.forward(min(PASS_ROWS, sizes.num_train))
     if taken is InnerProducts.NONE:
-        return Held(0.0)
+        return Held(said)
     products = sizes.gram if taken is InnerProducts.ALL else doubles(sizes.num_queries, sizes.num_train)
-    return sizes.dense_block + (products + doubles(sizes.num_vectors, LEAST_COLUMNS))
+    held = sizes.dense_block + (products + doubles(sizes.num_vectors, LEAST_COLUMNS))
+    return Held(max(held.usual, said), held.saved)

@@ -215,7 +215,9 @@ def plan_leave_one_out(planning: Planning, configurations: Sequence[Planned]) ->
                 choice=choice,
                 label=f"leave out one: examples {first + 1}–{last}",
                 cost=Cost(
-                    (last - first) * section.seeds * planning.retraining_seconds, models=(last - first) * section.seeds
+                    (last - first) * section.seeds * planning.retraining_seconds,
+                    planning.sizes.training,
+                    models=(last - first) * section.seeds,
                 ),
             )
         )

@@ -308,7 +308,7 @@ def _plan_curve(
                 previous=last,
                 configuration_id=order.configuration_id,
                 label=f"{what}: {order.curve}",
-                cost=Cost(models * planning.retraining_seconds, models=models),
+                cost=Cost(models * planning.retraining_seconds, planning.sizes.training, models=models),
                 seed=order.seed,
                 examples=order.examples,
                 base=order.base,

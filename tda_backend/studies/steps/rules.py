@@ -18,6 +18,7 @@ from tda_backend.studies.config.configuration import Configuration
 from tda_backend.studies.pipeline.context import RunContext
 from tda_backend.studies.pipeline.planning import Planning
 from tda_backend.studies.pipeline.step import Cost, Step, about, needs
+from tda_backend.studies.pipeline.times import LEAST_SECONDS
 from tda_backend.studies.steps.train import Retrain, read_outputs
 from tda_backend.studies.steps.tuning import has_choice, tuning_rows, validation_losses
 from tda_backend.studies.store.artifact import Artifact
@@ -178,6 +179,6 @@ def plan_rules(
                 train=trained,
                 configurations=tuple(configurations),
                 label=f"judge the rules for λ{at}" if has_truth else f"choose epoch and projection{at}",
-                cost=Cost(1.0 + len(configurations)),
+                cost=Cost(LEAST_SECONDS * (1 + len(configurations))),
             )
         )

@@ -20,6 +20,7 @@ from tda_backend.studies.pipeline.context import RunContext
 from tda_backend.studies.pipeline.planning import Planning
 from tda_backend.studies.pipeline.sizes import doubles
 from tda_backend.studies.pipeline.step import Cost, Step, needs, setting
+from tda_backend.studies.pipeline.times import LEAST_SECONDS, backward, product
 from tda_backend.studies.steps.source import FilterOf, SourceStep
 from tda_backend.studies.steps.train import Train
 from tda_backend.studies.store.artifact import Artifact
@@ -125,7 +126,10 @@ class ScoreMethod(Method):
 
     def seconds(self, planning: Planning, configuration: Configuration) -> float:
         """Return roughly how long scoring takes."""
-        return 3.0 * planning.size
+        sizes = planning.sizes
+        inner = sizes.factor_numbers or sizes.num_parameters
+        scored = product(sizes, sizes.num_queries, inner, sizes.num_train) * max(1, self.num_features(configuration))
+        return LEAST_SECONDS + 2 * backward(sizes, sizes.num_vectors) + scored
 
     def making_gib(self, planning: Planning, configuration: Configuration) -> float:
         """Return what scoring holds: two float64 matrices and the result, and all features that it reads."""
@@ -165,6 +169,10 @@ class ScoreMethod(Method):
                 configurations=planning.serves(configuration),
                 seed_index=seed,
                 label=f"scores {configuration.label}{planning.of_seed(seed)}{planning.of_draw}",
-                cost=Cost(self.seconds(planning, configuration), self.making_gib(planning, configuration)),
+                cost=Cost(
+                    self.seconds(planning, configuration),
+                    self.making_gib(planning, configuration),
+                    stored_gib=planning.sizes.scores,
+                ),
             )
         )

@@ -25,7 +25,7 @@ from tda_backend.studies.pipeline.sizes import Held
 from tda_backend.studies.pipeline.step import Cost, Step, needs, setting
 from tda_backend.studies.steps.features import Features, plan_features
 from tda_backend.studies.steps.source import FilterOf, SourceStep
-from tda_backend.studies.steps.spectrum_size import exact_memory, projected_memory
+from tda_backend.studies.steps.spectrum_size import exact_memory, projected_memory, spectrum_seconds
 from tda_backend.studies.store.artifacts import ArtifactStore, ArtifactWriter
 
 DRAWN_FROM_GRAM = "gaussian"
@@ -244,7 +244,8 @@ def plan_spectrum(
         of: Names the run in labels.
     """
     epoch, draw = configuration.training_epoch, draw_of(planning, configuration, place)
-    dim, size, held = draw.dim, planning.size, _memory(planning, draw)
+    features = plan_features(planning, trained, epoch, of, draw.inner_products)
+    dim, held, whole = draw.dim, _memory(planning, draw), "gram" if draw.dim is None else str(draw.whole)
     again = not draw.needs_gram  # models without factors take their gradients again
     return planning.steps.add(
         SpectrumStep(
@@ -252,14 +253,17 @@ def plan_spectrum(
             draw=draw,
             epoch=epoch if again else None,
             method_version=method(gradients[0]).key_version,
-            features=plan_features(planning, trained, epoch, of, draw.inner_products),
+            features=features,
             examples=planning.examples if again else None,
             train=trained if again else None,
             configurations=planning.serves(configuration),
             seed_index=place[-1],
             label=f"spectrum {gradients[1]} · {draw.words} · epoch {epoch}{of}{planning.of_draw}",
             cost=Cost(
-                18 * size**3 if dim is None else 0.5 + 4 * (dim / 2048) ** 2 * size, held.usual, saved_gib=held.saved
+                spectrum_seconds(planning.sizes, dim, draw.needs_gram, planning.steps.is_first(features.key, whole)),
+                held.usual,
+                saved_gib=held.saved,
+                stored_gib=planning.sizes.coordinates(dim or planning.sizes.num_train),
             ),
         )
     )

@@ -1,8 +1,9 @@
-"""How much memory the spectrum of one checkpoint takes: gradients, their projections, and the decomposition."""
+"""How much memory and time the spectrum of a checkpoint takes: gradients, their projections, the decomposition."""
 
 from __future__ import annotations
 
 from tda_backend.studies.pipeline.sizes import Held, Sizes, doubles
+from tda_backend.studies.pipeline.times import LEAST_SECONDS, backward, copied, eigenvectors, product, projecting
 
 _ROWS = 1024
 """Rows that are rotated at a time."""
@@ -50,3 +51,26 @@ def projected_memory(sizes: Sizes, dim: int, max_dim: int, num_draws: int, is_dr
     if dim >= sizes.num_train:
         solving += doubles(sizes.num_train, dim)
     return Held(max(making.usual, solving), min(making.saved, max(0.0, making.usual - solving)))
+
+
+def spectrum_seconds(sizes: Sizes, dim: int | None, takes_gram: bool, is_first: bool) -> float:
+    """Return what the spectrum takes.
+
+    Args:
+        sizes: Of the study.
+        dim: k; ``None``: unprojected.
+        takes_gram: Whether it takes the Gram matrix, and not the gradients.
+        is_first: Whether no step before holds the Gram matrix, or the projected gradients, in memory.
+    """
+    num, inner = sizes.num_vectors, min(dim or sizes.num_train, sizes.num_train)
+    seconds = LEAST_SECONDS + eigenvectors(sizes, inner) + product(sizes, num, inner, inner)
+    if dim is not None:
+        seconds += product(sizes, sizes.num_train, inner, dim)
+    if not is_first:
+        return seconds
+    if takes_gram:
+        made = product(sizes, num, sizes.factor_numbers, num) if sizes.factor_numbers else copied(sizes, sizes.gram)
+        drawn = 0.0 if dim is None else eigenvectors(sizes, num) / 8 + product(sizes, num, num, dim, single=True)
+        return seconds + made + drawn
+    passed = 0.0 if sizes.factor_numbers else backward(sizes, num)
+    return seconds + passed + projecting(sizes, num)

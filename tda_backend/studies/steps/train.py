@@ -11,6 +11,7 @@ import pandas as pd
 
 from tda_backend.errors import DataError
 from tda_backend.models.checking.verification import verify_checkpoint
+from tda_backend.models.measuring.pace import Line
 from tda_backend.models.training.checkpoints import load_checkpoints
 from tda_backend.models.training.fit import model_from, train
 from tda_backend.models.training.outputs import Evaluation, evaluate
@@ -18,6 +19,7 @@ from tda_backend.models.training.retraining.cost import training_seconds
 from tda_backend.models.training.retraining.plan import Retraining
 from tda_backend.models.training.retraining.retraining import retrain_subsets
 from tda_backend.models.training.retraining.subsets import subset_masks
+from tda_backend.models.training.routes.schedule import steps_per_epoch
 from tda_backend.models.training.routes.stages import attributed_rows
 from tda_backend.models.training.run import TrainingRun
 from tda_backend.seeds import hashed_seed
@@ -25,9 +27,10 @@ from tda_backend.studies.config.study import Study
 from tda_backend.studies.pipeline.context import RunContext, checkpoint_name
 from tda_backend.studies.pipeline.facts import TaskFacts
 from tda_backend.studies.pipeline.plan import Steps
-from tda_backend.studies.pipeline.planning import RETRAINING_SHARE, Planning
-from tda_backend.studies.pipeline.sizes import GIB, Sizes
+from tda_backend.studies.pipeline.planning import Planning
+from tda_backend.studies.pipeline.sizes import GIB, SAID_ROWS, Sizes
 from tda_backend.studies.pipeline.step import Cost, Step, about, needs
+from tda_backend.studies.pipeline.times import LEAST_SECONDS, forward, verifying
 from tda_backend.studies.steps.examples import DISPLAYS, label_text
 from tda_backend.studies.store.artifact import Artifact
 from tda_backend.studies.store.artifacts import ArtifactWriter
@@ -40,6 +43,8 @@ FIRST_CHUNK, NEXT_CHUNK = 20, 10
 """Subsets of the first step of retraining, after which something is shown, and of each later one."""
 _SAID_BYTES = 200
 """Of what the table of predictions holds of one example, while it is made."""
+_STORED_BYTES = 10
+"""Of the same on the disk."""
 ALWAYS = 10**6
 """The pool of worker processes is wanted however far ahead the next such step is."""
 
@@ -187,7 +192,12 @@ def plan_half_models(planning: Planning, count: int) -> list[TrainHalf]:
                 seed=hashed_seed("half-training", study.seed, number),
                 examples=planning.examples,
                 label=f"train half-subset model {number + 1}",
-                cost=Cost(planning.model_seconds / 2, models=1),
+                cost=Cost(
+                    planning.model_seconds / 2,
+                    planning.sizes.training,
+                    models=1,
+                    stored_gib=planning.sizes.numbers(len(study.training.epochs), planning.sizes.num_parameters),
+                ),
             )
         )
         for number in range(count)
@@ -285,7 +295,7 @@ class Downsample(Retrain):
 
 def plan_training(steps: Steps, study: Study, facts: TaskFacts, examples: Step, epochs: Sequence[int]) -> list[Train]:
     """Add the training run of each of the study's seeds, with checkpoints at ``epochs``."""
-    num_seeds, seconds = study.training.seeds, training_seconds_of(study, facts)
+    num_seeds, cost = study.training.seeds, _training_cost(study, facts)
     return [
         steps.add(
             Train(
@@ -294,23 +304,39 @@ def plan_training(steps: Steps, study: Study, facts: TaskFacts, examples: Step, 
                 examples=examples,
                 seed_index=seed,
                 label="train" if num_seeds == 1 else f"train seed {seed}",
-                cost=Cost(seconds + 0.5, _training_gib(study, facts), models=1),
+                cost=cost,
             )
         )
         for seed in range(num_seeds)
     ]
 
 
-def _training_gib(study: Study, facts: TaskFacts) -> float:
-    """Return what training holds: a model's state and checkpoints, and what it says of every example."""
+def _training_cost(study: Study, facts: TaskFacts) -> Cost:
+    """Return what training takes, with what verifies checkpoints and says of every example what the last one does."""
     sizes = Sizes.of(study, facts)
-    parameters = sizes.numbers(4 + len(study.training.epochs), sizes.num_parameters)
-    return (facts.num_train + facts.num_test) * _SAID_BYTES / GIB + parameters
+    after = verifying(sizes, len(study.training.epochs)) + forward(sizes, facts.num_train + facts.num_test)
+    epochs, examples = len(study.training.epochs), facts.num_train + facts.num_test
+    stored = sizes.numbers(epochs, sizes.num_parameters) + examples * _STORED_BYTES / GIB
+    seconds = training_seconds_of(study, facts) + after + LEAST_SECONDS
+    return Cost(seconds, _training_gib(sizes, study, facts), models=1, stored_gib=stored)
+
+
+def _training_gib(sizes: Sizes, study: Study, facts: TaskFacts) -> float:
+    """Return what training holds: a model's state and checkpoints, and what it says of every example."""
+    kept = sizes.numbers(1 + len(study.training.epochs), sizes.num_parameters)
+    said = (facts.num_train + facts.num_test) * _SAID_BYTES / GIB
+    return kept + said + max(sizes.training, sizes.verifying)
 
 
 def training_seconds_of(study: Study, facts: TaskFacts) -> float:
     """Return the estimated seconds of one training run on all of a study's examples."""
-    return training_seconds(facts.task, study.data.train) if facts.trains else 0.0
+    settings, step = facts.task.training, facts.pace.step_seconds
+    if settings is None or not facts.trains:
+        return 0.0
+    if step == Line():  # no steps, or none that could be measured
+        return training_seconds(facts.task, study.data.train)
+    num_train = study.data.train
+    return settings.num_epochs * step.of(num_train, steps_per_epoch(settings, num_train))
 
 
 def plan_subsets(planning: Planning, alpha: float, first: int, last: int) -> Retrain:
@@ -352,7 +378,12 @@ def plan_downsampled(planning: Planning, total: int, alpha: float) -> list[Downs
 
 
 def _cost_of_subsets(planning: Planning, models: int, alpha: float) -> Cost:
-    return Cost(models * alpha * planning.model_seconds * RETRAINING_SHARE, models=models)
+    sizes, test = planning.sizes, planning.facts.num_test
+    seconds = models * (alpha * planning.retraining_seconds + forward(sizes, test))
+    copies = 2 * sizes.num_train * sizes.example_bytes / GIB  # of the data, one for the training processes
+    stored = models * (4 * test + sizes.num_train) / GIB  # float32 values, and which examples each has seen
+    held = copies + sizes.forward(min(SAID_ROWS, test))
+    return Cost(seconds + LEAST_SECONDS, held, models=models, stored_gib=stored)
 
 
 def read_outputs(artifacts: Sequence[Artifact], indices: np.ndarray | Sequence[int]) -> np.ndarray:

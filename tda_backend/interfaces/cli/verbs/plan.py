@@ -19,9 +19,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Print the plan of a study; nothing is computed and nothing written."""
-    from tda_backend.interfaces.cli.printing import duration, print_json, print_line, print_table
+    from tda_backend.interfaces.cli.printing import duration, print_json, print_line, print_table, size
     from tda_backend.interfaces.cli.request import requested_plan, requested_study, retraining_line
     from tda_backend.studies.pipeline.plan import planned_steps
+    from tda_backend.studies.pipeline.sizes import GIB, in_words
     from tda_backend.studies.store.artifacts import ArtifactStore
     from tda_backend.studies.store.workspace import Workspace
 
@@ -37,16 +38,30 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         "num_cached": len(steps) - len(waiting),
         "retrainings": sum(step.retrainings for step in waiting),
         "seconds": seconds,
+        "memory_gib": max((step.memory_gib for step in waiting), default=0.0),
+        "disk_gib": sum(step.disk_gib for step in waiting),
     }
     if arguments.json:
         print_json({**total, "steps": [{"step": number + 1, **vars(step)} for number, step in enumerate(steps)]})
         return 0
     rows = [
-        [number + 1, step.label, step.retrainings or "–", "finished" if step.is_cached else duration(step.seconds)]
+        [
+            number + 1,
+            step.label,
+            step.retrainings or "–",
+            "finished" if step.is_cached else duration(step.seconds),
+            "–" if step.is_cached else f"{in_words(step.memory_gib)} GiB",
+            "–" if step.is_cached else size(step.disk_gib * GIB),
+        ]
         for number, step in enumerate(steps)
     ]
-    print_table(console, ["step", "what", "models", "estimated time"], rows, f"{plan.name} ({plan.study_id})")
-    summary = f"{len(steps)} steps, {len(steps) - len(waiting)} finished; about {duration(seconds)} left. "
+    columns = ["step", "what", "models", "estimated time", "memory", "disk"]
+    print_table(console, columns, rows, f"{plan.name} ({plan.study_id})")
+    needs = f", {in_words(total['memory_gib'])} GiB of memory and {size(total['disk_gib'] * GIB)} of disk"
+    left = f"about {duration(seconds)}{needs if waiting else ''} left"
+    summary = f"{len(steps)} steps, {len(steps) - len(waiting)} finished; {left}. "
     print_line(console, f"{summary}{retraining_line(plan, store)}".rstrip())
-    console.print("Estimates are of this project's test machine (two cores); nothing was started.", highlight=False)
+    print_line(
+        console, "Estimates rest on some rows of the task, measured on this machine just now; nothing was started."
+    )
     return 0
