@@ -172,7 +172,7 @@ def _show_result(form: StudyForm, text: str, small: bool) -> None:
         slowest = [name for name, _ in draft.slowest[:2]]
         st.caption(
             f"**{count_text(draft.num_configurations, 'configuration')}** in {count_text(draft.num_steps, 'step')}; "
-            f"roughly **{duration_text(draft.seconds)}** on two cores, most of it in {joined(slowest)}. Steps that "
+            f"roughly **{duration_text(draft.seconds)}** on this machine, most of it in {joined(slowest)}. Steps that "
             "another study has computed already are not computed again."
         )
     if services.read_only():

@@ -32,7 +32,7 @@ class Draft:
         name: Of the study.
         num_configurations: How many there are.
         num_steps: How many steps compute them.
-        seconds: Rough estimate of the time on a machine with two cores, nothing cached.
+        seconds: Rough estimate of the time on this machine, nothing cached.
         slowest: The steps' names with their share of the seconds, largest first.
     """
 
