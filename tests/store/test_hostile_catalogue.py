@@ -60,7 +60,8 @@ def test_reading_an_old_catalogue_writes_no_other_file(tmp_path: Path):
     assert len(list_studies(workspace)) == 0
     assert not stolen.exists()
     with catalogue.reading(workspace) as connection:
-        assert connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchall() == [("3",)]
+        found = connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchall()
+    assert found == [(str(catalogue.SCHEMA_VERSION),)]
     with catalogue.writing(workspace) as connection, pytest.raises(duckdb.PermissionException):
         connection.execute(f"COPY (SELECT 1) TO '{stolen}'")
 
