@@ -101,6 +101,15 @@ def test_a_task_that_fails_is_measured_as_far_as_the_machine(monkeypatch: pytest
     assert UNMEASURED.machine is SERVER
 
 
+def test_training_that_fails_stops_no_plan(monkeypatch: pytest.MonkeyPatch):
+    def failing(run: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(module, "single_trainer", failing)
+    found = measured(load_task("mnist-mlp"), "does not fit", "cpu")
+    assert found == replace(UNMEASURED, machine=machine("cpu"))
+
+
 def test_factors_are_counted_at_every_position(tmp_path: Path):
     write_study(tmp_path, "lora", 100)
     spec = f"{tmp_path / 'scale_task.py'}:lora"
