@@ -20,7 +20,8 @@ OLD_LINKS: dict[str, tuple[str, Settings]] = {
 RELATIVE = ("damping", "relative")
 """The setting that makes λ relative to each layer."""
 
-LABELS = {"regularization": "λ of the run", "projection_dim": "projection k"}
+LABELS = {"regularization": "λ of the run", "projection_dim": "projection k", "num_eigenvalues": "eigenvalues"}
+NOTHING_LEFT_OUT = ("num_eigenvalues", "0")
 
 
 def value_text(value: Any) -> str:
@@ -95,6 +96,8 @@ def label(name: str) -> str:
 
 def words(name: str, value: str) -> str:
     """Return one setting in words: ``relative damping``, ``max iter 10``, ``no normalization``."""
+    if (name, value) == NOTHING_LEFT_OUT:
+        return f"all {label(name)}"
     if value in ("true", "false") and name != "fisher":
         return label(name) if value == "true" else f"no {label(name)}"
     return f"{value} {label(name)}" if number(value) is None else f"{label(name)} {value}"

@@ -7,7 +7,7 @@ import streamlit as st
 from app import services
 from app.formats import plain
 from app.session import Context
-from tda_backend.interfaces.reading import remarks
+from tda_backend.interfaces.reading import remarks, truncation
 
 
 @st.cache_data(max_entries=16, show_spinner=False)
@@ -21,9 +21,10 @@ def show_study_remarks(study_id: str) -> None:
 
 
 def show_remarks(context: Context) -> None:
-    """Draw what the numbers of the present study leave out, and whether λ lies outside its grid."""
-    outside = remarks.beyond_grid(context.opened, context.configuration_id, context.lam)
-    _show([*_of_study(context.opened.study_id, services.version()), *([outside] if outside else [])])
+    """Draw what the numbers of the present study leave out, whether λ lies outside its grid, and what that λ lacks."""
+    chosen = context.opened, context.configuration_id, context.lam
+    here = [remarks.beyond_grid(*chosen), truncation.lacking_at(*chosen)]
+    _show([*_of_study(context.opened.study_id, services.version()), *filter(None, here)])
 
 
 def _show(sentences: list[str]) -> None:

@@ -203,7 +203,7 @@ def test_settings_are_read_and_written():
     assert settings_text((("max_iter", "5"), ("curvature", "ggn"))) == "curvature:ggn,max_iter:5"
     own = settings_of({"max_iter": 20}, METHODS["if-cg"].swept)
     assert own == (("curvature", "empirical-fisher"), ("max_iter", "20"))
-    assert settings_of({}, METHODS["trak"].swept) == (("half_subset_models", "0"),)
+    assert settings_of({}, METHODS["trak"].swept) == (("half_subset_models", "0"), ("num_eigenvalues", "0"))
     assert choices_of([(("a", "1"), ("b", "2")), (("a", "1"), ("b", "3"))]) == ["b"]
     assert ordered(["50", "5", "10", "5"]) == ["5", "10", "50"]
     assert [words("damping", "relative"), words("normalization", "false"), words("max_iter", "5")] == [

@@ -6,7 +6,8 @@
 ``growth``: a study of a perceptron (k = 512, 200 queries, IFFIM and TRAK at 20 λ, no retraining) for n from 1 000 to
 50 000, with the exponent of its time over n. ``top``: the 100 most helpful and most harmful of 100 000 examples for
 each of 1 000 queries at another λ, k = 2 048. ``large``: growth of the same study of a CNN of 1.7 million parameters, n
-to 10 000. ``limit``: a study within less memory than its blocks would like.
+to 10 000. ``leading``: the perceptron's without a projection, the 512 largest eigenvalues beside all of them at n =
+4 000, and growth to 20 000. ``limit``: a study within less memory than its blocks would like.
 """
 
 from __future__ import annotations
@@ -54,11 +55,14 @@ MEMORY: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("perceptron", 4000, {"dim": "none"}),
     ("cnn", 4000, {"dim": "none"}),
     ("perceptron", 4000, {"kind": "gaussian"}),
+    ("perceptron", 10_000, {"dim": "none", "kept": 256}),
 )
 """Task, n, and what else of :func:`write_study`."""
 GROWTH = (1000, 3000, 10_000, 30_000, 50_000)
 LARGE = (1000, 3000, 10_000)
-PARTS = ("memory", "growth", "large", "top", "limit")
+LEADING = (4000, 10_000, 20_000)
+KEPT = 512
+PARTS = ("memory", "growth", "large", "leading", "top", "limit")
 ASKED_RATIO = 1.3
 """By how much an estimate of memory may be off, either way."""
 
@@ -194,12 +198,12 @@ def measure_memory(asked: Sequence[tuple[str, int, Mapping[str, Any]]]) -> bool:
     return met
 
 
-def measure_growth(task: str, sizes: Sequence[int]) -> None:
+def measure_growth(task: str, sizes: Sequence[int], **more: Any) -> None:
     """Print time and peak of whole studies over n, and the exponent of the time of what grows with n."""
     times = []
     for num_train in sizes:
         with tempfile.TemporaryDirectory() as folder:
-            write_study(Path(folder), task, num_train)
+            write_study(Path(folder), task, num_train, **more)
             found = in_process("study", folder)
         own = {"examples": 0.0, "train": 0.0}
         rest = sum(seconds for label, seconds in found["steps"].items() if label.split()[0] not in own)
@@ -209,6 +213,8 @@ def measure_growth(task: str, sizes: Sequence[int]) -> None:
             f"peak {found['peak_gib']:.2f} GiB, planned {found['plan_gib']:.2f} GiB",
             flush=True,
         )
+    if len(sizes) < 2:
+        return
     slope = np.polyfit(np.log(sizes), np.log(times), 1)[0]
     last = np.log(times[-1] / times[-2]) / np.log(sizes[-1] / sizes[-2])
     print(f"  time of gradients, spectra and evaluation ~ n^{slope:.2f} (between the last two: n^{last:.2f})")
@@ -261,6 +267,9 @@ def main() -> int:
         measure_growth("perceptron", GROWTH[:3] if small else GROWTH)
     if "large" in parts:
         measure_growth("large_cnn", LARGE[:2] if small else LARGE)
+    if "leading" in parts:
+        measure_growth("perceptron", LEADING[:1], dim="none")
+        measure_growth("perceptron", LEADING[:1] if small else LEADING, dim="none", kept=KEPT)
     if "top" in parts:
         measure_top(*((10_000, 512, 100) if small else (100_000, 2048, 1000)))
     if "limit" in parts:

@@ -250,6 +250,7 @@ WITHOUT_MARGIN = ("gpt",)
 """Tasks that TRAK says nothing of."""
 _METHOD = """[methods.{method}]
 projection_dim = [{dim}]
+num_eigenvalues = {kept}
 """
 
 
@@ -263,6 +264,7 @@ def write_study(
     num_validation: int = 500,
     kind: str = "sparse",
     num_subsets: int = 0,
+    kept: int = 0,
 ) -> Path:
     """Write a task of ``num_train`` examples and a study of it into ``folder``: IFFIM and TRAK at 20 λ.
 
@@ -275,6 +277,7 @@ def write_study(
         num_validation: v.
         kind: Of projection.
         num_subsets: Subsets that are retrained, of half the examples each.
+        kept: Eigenvalues that are kept; 0: all.
     """
     code = CODE.format(num_train=num_train, num_test=num_queries + num_validation)
     (folder / "scale_task.py").write_text(code, encoding="utf-8")
@@ -287,7 +290,7 @@ def write_study(
         num_queries=num_queries,
         kind=kind,
         num_subsets=num_subsets,
-        methods="".join(_METHOD.format(method=method, dim=words) for method in methods),
+        methods="".join(_METHOD.format(method=method, dim=words, kept=kept) for method in methods),
         max_dim=512 if isinstance(dim, str) else dim,
     )
     path = folder / "scale.toml"

@@ -30,8 +30,10 @@ NOT_KEPT = {
     ("jobs", "steps_cached"),
     ("jobs", "seconds"),
     ("timings", "remark"),
+    ("spectra", "trace_left_out"),
+    ("spectra", "largest_left_out"),
 }
-"""Columns that neither artifacts nor job files hold: when a row came into the catalogue, what a run counted; and one
+"""Columns that neither artifacts nor job files hold: when a row came into the catalogue, what a run counted; and those
 that the old catalogue did not have."""
 
 Cli = Callable[..., tuple[int, str, str]]

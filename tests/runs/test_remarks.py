@@ -37,6 +37,7 @@ def study(masks: np.ndarray | None = None, draws: int | None = None, **more: Any
         num_train=5000 if masks is None else masks.shape[1],
         has_retrained=lambda alpha: masks is not None,
         subset_masks=lambda alpha: masks,
+        source_rows=lambda identity: [],
     )
 
 

@@ -220,16 +220,22 @@ def test_positions_are_seen_in_the_shape_of_inputs():
 
 
 @pytest.mark.parametrize(
-    ("kind", "methods"),
-    [("gaussian", {"iffim": SPARSE}), ("sparse", {"iffim": BOTH}), ("gaussian", {"iffim": EXACT, "trak": BOTH})],
+    ("kind", "methods", "num_offers"),
+    [
+        ("gaussian", {"iffim": SPARSE}, 2),
+        ("sparse", {"iffim": BOTH}, 2),  # a projection to so few keeps all eigenvalues
+        ("sparse", {"iffim": EXACT}, 3),
+        ("gaussian", {"iffim": EXACT, "trak": BOTH}, 2),  # the draw takes the Gram matrix, whatever is kept
+    ],
 )
-def test_a_refusal_names_what_really_fits(facts, kind: str, methods: dict):
+def test_a_refusal_names_what_really_fits(facts, kind: str, methods: dict, num_offers: int):
     plan, available = planned(facts["perceptron"], kind, 50_000, **methods), 6.0
     with pytest.raises(MachineError, match=r"needs about \d+\.\d GiB of memory; --memory 6 allows 6") as caught:
         fitted(plan, available)
     assert "spectrum" in caught.value.message
     offers = caught.value.hint.removeprefix("What fits: ").split(", or ")
-    assert len(offers) == 2
+    assert len(offers) == num_offers
+    assert any("num_eigenvalues=" in offer for offer in offers) == (num_offers == 3)
     for offer in offers:
         settings = [word for word in offer.partition(" (")[0].split() if word != "--set"]
         changed = override(content(facts["perceptron"], kind, 50_000, **methods), settings)

@@ -1,8 +1,8 @@
 """Catalogues of every schema version there was are brought up to date as they are opened, with all of their rows.
 
 ``schemas/version-N.duckdb.xz`` is the catalogue of the study of ``tests/runs/conftest.py`` as the program wrote it at
-commits 3b1461f (version 1), 7f2fc38 (version 2) and 2fd4e08 (version 3), which ``tests/runs/old_workspace.tar.xz`` has
-too.
+commits 3b1461f (version 1), 7f2fc38 (version 2), 2fd4e08 (version 3), which ``tests/runs/old_workspace.tar.xz`` has
+too, and 0283140 (version 4).
 """
 
 from __future__ import annotations

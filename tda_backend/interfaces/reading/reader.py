@@ -224,8 +224,12 @@ class StudyReader:
         keys = [each.artifact for each in stored]
         return cached_source(self._store, stored[0].kind, keys, filter_of, f"{row.method} {row.parameters}")
 
+    def source_rows(self, configuration_id: str) -> list[SourceRow]:
+        """Return what is stored of each training seed's spectrum or scores; nothing before it is computed."""
+        return records(self._read(repository.sources, configuration_id), SourceRow)
+
     def _sources(self, configuration_id: str, seeds: int | Sequence[int] | None = None) -> list[SourceRow]:
-        rows = records(self._read(repository.sources, configuration_id), SourceRow)
+        rows = self.source_rows(configuration_id)
         if not rows:
             raise UsageError(
                 f"Configuration {configuration_id!r} of study {self.name} has no results yet.",

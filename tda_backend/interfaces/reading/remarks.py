@@ -12,6 +12,7 @@ from tda_backend.interfaces.reading.records.base import records
 from tda_backend.interfaces.reading.records.configurations import ConfigurationRow
 from tda_backend.interfaces.reading.records.grouping import grouped
 from tda_backend.interfaces.reading.study import Study
+from tda_backend.interfaces.reading.truncation import directions_left_out
 
 _LEAVES_OUT = "leave-out"
 _NAMED = 4
@@ -22,6 +23,7 @@ def remarks(study: Study) -> list[str]:
     """Return what the numbers of a study leave out or cannot know: rows, parameters, subsets, draws of projections."""
     rows = records(study.configurations(), ConfigurationRow)
     found = [_rows_left_out(study), *_parameters_left_out(study, rows), *_repeated_subsets(study)]
+    found += directions_left_out(study)
     return [sentence for sentence in [*found, _draws(rows, study.resolved.projection.draws or 1)] if sentence]
 
 

@@ -130,7 +130,7 @@ class Study(TrajectoryReader):
         Raises:
             UsageError: The study does not have it; the hint lists what it has.
         """
-        method_row(method)
+        spec = method_row(method)
         there = [row for row in records(self.configurations(), ConfigurationRow) if row.method == method]
         if not there:
             raise UsageError(f"Study {self.name} has no results of method {method!r}.", self._known_methods())
@@ -138,7 +138,8 @@ class Study(TrajectoryReader):
         if training_epoch is not None:
             rows = [row for row in rows if row.training_epoch == training_epoch]
         for name, value in parameters.items():
-            rows = [row for row in rows if json.loads(row.parameters).get(name) == value]
+            # What a configuration does not store is at its default.
+            rows = [row for row in rows if json.loads(row.parameters).get(name, spec.usual(name)) == value]
         if not rows:
             given = {"projection_dim": projection_dim, "training_epoch": training_epoch, **parameters}
             wanted = ", ".join(f"{name}={value}" for name, value in given.items())

@@ -14,8 +14,17 @@ from torch import Tensor
 
 from tda_backend.errors import TaskError, UsageError
 from tda_backend.numerics.features.checkpoint_features import CheckpointFeatures
+from tda_backend.numerics.features.factors import GradientFactors
+from tda_backend.numerics.features.gram import cross_products, gram_products
 from tda_backend.numerics.spectral.coordinates import Spectrum, squares_outside
-from tda_backend.numerics.spectral.decompose import RotatedRows, corner, dual_coordinates, row_coordinates
+from tda_backend.numerics.spectral.decompose import (
+    RotatedRows,
+    corner,
+    dual_coordinates,
+    leading_dual_coordinates,
+    row_coordinates,
+)
+from tda_backend.numerics.spectral.leading import Products
 
 
 def influence_spectrum(
@@ -24,6 +33,7 @@ def influence_spectrum(
     gram: Tensor | None = None,
     projected: Tensor | None = None,
     overwrite: bool = False,
+    num_eigenvalues: int | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Spectrum:
     """Decompose the empirical Fisher of the training loss at one checkpoint (IFFIM); every λ is then a filter.
@@ -31,15 +41,17 @@ def influence_spectrum(
     Args:
         features: The checkpoint's features (row order, weights).
         gram: ``[N, N]`` float64 raw inner products for the unprojected answer (dual).
-        projected: ``[N, k]`` projected features; primal k × k, or dual where n ≤ k. Exactly one of the two.
+        projected: ``[N, k]`` projected features; primal k × k, or dual where n ≤ k. Exactly one of the two; with
+            ``num_eigenvalues`` and a model that has factors neither, for the unprojected answer.
         overwrite: Allow ``gram`` to be destroyed (saves n² float64).
+        num_eigenvalues: How many of the largest are kept, found without any matrix of n × n or k × k; ``None``: all.
         dtype: Storage type of the coordinates; eigenvalues are float64.
 
     Raises:
         UsageError: Not exactly one of ``gram`` and ``projected`` is given.
         NumericalError: The curvature is not finite, zero, or cannot be decomposed.
     """
-    rows = _rows(features, train_rows(features), gram, projected, overwrite)
+    rows = _rows(features, train_rows(features), gram, projected, overwrite, num_eigenvalues)
     return _spectrum(features, rows, None, "iffim", dtype)
 
 
@@ -49,6 +61,7 @@ def trak_spectrum(
     gram: Tensor | None = None,
     projected: Tensor | None = None,
     overwrite: bool = False,
+    num_eigenvalues: int | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Spectrum:
     """Decompose the mean Gram of the margins' gradients at one checkpoint (TRAK); every λ is then a filter.
@@ -66,7 +79,7 @@ def trak_spectrum(
             "TRAK needs a measurement with the margin identity ∇ℓ = −(1−p)∇f.",
             "Set margin_identity on a classification task, or use iffim or tracin.",
         )
-    rows = _rows(features, (features.rows("train"), None), gram, projected, overwrite)
+    rows = _rows(features, (features.rows("train"), None), gram, projected, overwrite, num_eigenvalues)
     return _spectrum(features, rows, weights, "trak", dtype)
 
 
@@ -89,10 +102,18 @@ class _Projected:
     values: Tensor
     train: slice
     scale: Tensor | None
+    num_eigenvalues: int | None
 
     def coordinates(self, others: Sequence[slice], what: str, dtype: torch.dtype) -> RotatedRows:
         rest = torch.cat([self.values[part] for part in others])
-        return row_coordinates(self.values[self.train], rest, what=what, dtype=dtype, scale=self.scale)
+        return row_coordinates(
+            self.values[self.train],
+            rest,
+            what=what,
+            dtype=dtype,
+            scale=self.scale,
+            num_eigenvalues=self.num_eigenvalues,
+        )
 
     def squares(self, rows: slice) -> Tensor:
         return self.values[rows].to(torch.float64).square().sum(1)
@@ -109,6 +130,7 @@ class _Gram:
     train: slice
     scale: Tensor | None
     overwrite: bool
+    num_eigenvalues: int | None
 
     def coordinates(self, others: Sequence[slice], what: str, dtype: torch.dtype) -> RotatedRows:
         cross = torch.cat([self.values[part, self.train] for part in others])
@@ -119,10 +141,46 @@ class _Gram:
             mean_gram *= factor
             mean_gram *= factor[:, None]
             cross *= factor
-        return dual_coordinates(mean_gram, cross, what=what, dtype=dtype)
+        count = self.num_eigenvalues
+        if count is None or count >= len(mean_gram):
+            return dual_coordinates(mean_gram, cross, what=what, dtype=dtype)
+        trace = float(mean_gram.trace())
+        products = Products(len(mean_gram), trace, mean_gram.device, lambda vectors: mean_gram @ vectors)
+        return leading_dual_coordinates(products, lambda vectors: cross @ vectors, count, what=what, dtype=dtype)
 
     def squares(self, rows: slice) -> Tensor:
         return self.values.diagonal()[rows].clone()
+
+
+@dataclass(frozen=True, eq=False)
+class _Factored:
+    """Rank-one factors of whole gradients; the train rows are multiplied by a factor each, or by 1."""
+
+    values: GradientFactors
+    train: slice
+    scale: Tensor | None
+    num_eigenvalues: int
+
+    def coordinates(self, others: Sequence[slice], what: str, dtype: torch.dtype) -> RotatedRows:
+        train = self.values.select(self.train)
+        num_train = train.num_vectors
+        factor = train.layers[0].deltas.new_ones(num_train, 1, dtype=torch.float64)
+        if self.scale is not None:
+            factor *= self.scale[:, None]
+        trace = float((train.squared_norms() * factor[:, 0].square()).sum()) / num_train
+
+        def mean_gram(vectors: Tensor) -> Tensor:
+            return (factor * gram_products(train, factor * vectors)).div_(num_train)
+
+        def cross(vectors: Tensor) -> Tensor:
+            weighted = factor * vectors
+            return torch.cat([cross_products(self.values.select(part), train, weighted) for part in others])
+
+        products = Products(num_train, trace, self.values.device, mean_gram)
+        return leading_dual_coordinates(products, cross, self.num_eigenvalues, what=what, dtype=dtype)
+
+    def squares(self, rows: slice) -> Tensor:
+        return self.values.select(rows).squared_norms()
 
 
 def _rows(
@@ -131,13 +189,16 @@ def _rows(
     gram: Tensor | None,
     projected: Tensor | None,
     overwrite: bool,
+    num_eigenvalues: int | None,
 ) -> _Rows:
     if projected is not None and gram is None:
         check_rows(projected, features)
-        return _Projected(projected, *train)
+        return _Projected(projected, *train, num_eigenvalues)
     if gram is not None and projected is None:
         check_rows(gram, features)
-        return _Gram(gram, *train, overwrite)
+        return _Gram(gram, *train, overwrite, num_eigenvalues)
+    if gram is None and projected is None and features.factors is not None and num_eigenvalues is not None:
+        return _Factored(features.factors, *train, num_eigenvalues)
     raise UsageError("Give exactly one of gram and projected.", "gram: unprojected; projected: [N, k] features.")
 
 
@@ -155,6 +216,7 @@ def _spectrum(
         validation=basis.others[num_query:],
         train_weights=None if weights is None else weights.to(dtype),
         num_cut=basis.num_cut,
+        left_out=basis.left_out,
         query_outside=squares_outside(squares, basis.others[:num_query]),
     )
 

@@ -80,3 +80,38 @@ def _block(layer: LayerFactors, rows: slice) -> tuple[Tensor, Tensor]:
 
 def _gradients(a: Tensor, d: Tensor) -> Tensor:
     return (d.transpose(1, 2) @ a).flatten(1)
+
+
+def gram_products(factors: GradientFactors, vectors: Tensor, block_size: int = 1024) -> Tensor:
+    """Return all raw inner products times vectors, ``G·vectors``, and never hold G.
+
+    Blocks on and above the diagonal are computed, used on both sides and forgotten.
+
+    Args:
+        factors: Factors of N vectors.
+        vectors: ``[N, b]`` float64.
+        block_size: Rows and columns of a block.
+
+    Returns:
+        ``[N, b]`` float64.
+    """
+    result, blocks = torch.zeros_like(vectors), list(spans(factors.num_vectors, block_size))
+    for number, rows in enumerate(blocks):
+        left = factors.select(rows)
+        for columns in blocks[number:]:
+            block = inner_products(left, factors.select(columns), block_size)
+            result[rows].addmm_(block, vectors[columns])
+            if columns != rows:
+                result[columns].addmm_(block.T, vectors[rows])
+    return result
+
+
+def cross_products(left: GradientFactors, right: GradientFactors, vectors: Tensor, block_size: int = 1024) -> Tensor:
+    """Return the raw inner products of two groups times vectors ``[N_right, b]``, ``[N_left, b]`` float64."""
+    result = vectors.new_zeros(left.num_vectors, vectors.shape[1])
+    for rows in spans(left.num_vectors, block_size):
+        some = left.select(rows)
+        for columns in spans(right.num_vectors, block_size):
+            block = inner_products(some, right.select(columns), block_size)
+            result[rows].addmm_(block, vectors[columns])
+    return result

@@ -20,7 +20,7 @@ from tda_backend.blocks import spans
 from tda_backend.errors import NumericalError, UsageError
 from tda_backend.finite import all_finite
 from tda_backend.models.probe import Group
-from tda_backend.numerics.spectral.coordinates import Coordinates, Part, Rows
+from tda_backend.numerics.spectral.coordinates import Coordinates, Part, Rows, Spectrum
 from tda_backend.numerics.spectral.filters.base import check_regularization
 from tda_backend.numerics.spectral.kronecker.spectrum import KroneckerSpectrum
 from tda_backend.numerics.spectral.kronecker.sums import kronecker_subset_sums
@@ -233,6 +233,27 @@ def _try_queries(spectrum: Coordinates, part: Part, regularization: float, rows:
         outside = None if spectrum.query_outside is None else spectrum.query_outside[chosen]
         spectrum.filter.weights(part.eigenvalues, regularization, spectrum.num_train, query, outside)
         list(spectrum.filter.table(part.eigenvalues, [regularization], spectrum.num_train, query, outside))
+
+
+def lacking_shares(source: Source, regularization: float) -> Tensor:
+    """Return which share of their size scores of each query may lack where spectra are truncated, at most.
+
+    See :meth:`LeftOut.error`; the largest over training seeds.
+
+    Args:
+        source: One spectrum per training seed.
+        regularization: λ > 0.
+
+    Returns:
+        ``[m]`` float64; 0 where nothing is left out.
+    """
+    shares = torch.zeros(num_queries(source), dtype=torch.float64, device=device_of(source))
+    for spectrum in spectra_of(source):
+        if isinstance(spectrum, Spectrum) and spectrum.left_out is not None and spectrum.query_outside is not None:
+            outside = spectrum.query_outside
+            error = spectrum.left_out.error(spectrum.eigenvalues, spectrum.query, outside, regularization)
+            shares = torch.maximum(shares, error)
+    return shares
 
 
 def subset_sums(source: Source, masks: Tensor | np.ndarray, regularizations: Sequence[float] | None) -> Tensor:

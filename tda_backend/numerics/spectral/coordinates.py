@@ -17,6 +17,7 @@ from tda_backend.blocks import spans
 from tda_backend.models.probe import Group
 from tda_backend.numerics.spectral.filters.base import Filter
 from tda_backend.numerics.spectral.filters.damped import DampedInverse
+from tda_backend.numerics.spectral.leading import LeftOut
 
 Rows: TypeAlias = slice | Tensor | Sequence[int] | None
 
@@ -128,6 +129,7 @@ class Spectrum:
         query_outside: ``[m]`` float64 squared norm of each φ' outside the basis, or ``None`` where the basis is
             complete or the filter does not ask.
         blocks: The coordinates' blocks in order; empty for one block that mixes all layers.
+        left_out: What a truncated spectrum lacks; ``None``: nothing.
     """
 
     eigenvalues: Tensor
@@ -139,6 +141,7 @@ class Spectrum:
     filter: Filter = field(default_factory=DampedInverse)
     query_outside: Tensor | None = None
     blocks: tuple[Block, ...] = ()
+    left_out: LeftOut | None = None
 
     @property
     def num_train(self) -> int:

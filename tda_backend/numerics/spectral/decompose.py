@@ -8,6 +8,7 @@ train coordinates are zero.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from tda_backend.blocks import in_blocks, spans
 from tda_backend.errors import NumericalError
 from tda_backend.finite import all_finite
 from tda_backend.numerics.spectral.filters.base import pseudo_inverse_cutoff
+from tda_backend.numerics.spectral.leading import LeftOut, Products, leading_eigenpairs
 
 _ROWS = 1024
 
@@ -31,13 +33,15 @@ class RotatedRows:
         eigenvalues: ``[r]`` float64, descending, > n·ε·σ_max.
         train: ``[n, r]``.
         others: ``[o, r]``, in the order given.
-        num_cut: Number of eigenvalues left out.
+        num_cut: Number of eigenvalues left out as rounding noise.
+        left_out: What a truncated spectrum lacks beside them; ``None``: nothing.
     """
 
     eigenvalues: Tensor
     train: Tensor
     others: Tensor
     num_cut: int
+    left_out: LeftOut | None = None
 
 
 def eigh_in_place(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,7 +172,13 @@ def dual_coordinates(mean_gram: Tensor, cross: Tensor, *, what: str, dtype: torc
 
 
 def row_coordinates(
-    train: Tensor, others: Tensor, *, what: str, dtype: torch.dtype = torch.float32, scale: Tensor | None = None
+    train: Tensor,
+    others: Tensor,
+    *,
+    what: str,
+    dtype: torch.dtype = torch.float32,
+    scale: Tensor | None = None,
+    num_eigenvalues: int | None = None,
 ) -> RotatedRows:
     """Decompose the mean Gram of train rows ``[n, k]``: primal where n > k, else dual (n × n).
 
@@ -178,16 +188,75 @@ def row_coordinates(
         what: Names the block in errors.
         dtype: Storage type of the coordinates.
         scale: ``[n]`` factor on each train row, which is not multiplied out; ``None``: 1.
+        num_eigenvalues: How many of the largest are kept, without any matrix of k × k or n × n; ``None``: all.
 
     Raises:
         NumericalError: As :func:`symmetric_eigenpairs`.
     """
+    if num_eigenvalues is not None and num_eigenvalues < min(train.shape):
+        return _leading_rows(train, others, num_eigenvalues, what, dtype, scale)
     if train.shape[0] > train.shape[1]:
         return primal_coordinates(train, others, what=what, dtype=dtype, scale=scale)
     wide = _scaled(train, scale).to(torch.float64)
     mean_gram = wide @ wide.T
     mean_gram /= len(wide)
     return dual_coordinates(mean_gram, others.to(torch.float64) @ wide.T, what=what, dtype=dtype)
+
+
+def _leading_rows(
+    train: Tensor, others: Tensor, num_eigenvalues: int, what: str, dtype: torch.dtype, scale: Tensor | None
+) -> RotatedRows:
+    """Return :func:`row_coordinates` in the leading eigenvectors of F = ΦᵀΦ/n, found from products with Φ alone."""
+    num_train, dim = train.shape
+
+    def moment(vectors: Tensor) -> Tensor:
+        found = torch.zeros_like(vectors)
+        for rows in spans(num_train, _ROWS):
+            block = _block(train, rows, scale)
+            found.addmm_(block.T, block @ vectors)
+        return found.div_(num_train)
+
+    trace = sum(float(_block(train, rows, scale).square().sum()) for rows in spans(num_train, _ROWS)) / num_train
+    found = leading_eigenpairs(
+        Products(dim, trace, train.device, moment), num_eigenvalues, f"{dim} × {dim} mean Gram of {what}"
+    )
+    sigma, basis, num_cut = _above_cutoff(found.values, found.vectors, num_train)
+    rotated = _rotated(train, basis, dtype, scale=scale), _rotated(others, basis, dtype)
+    return RotatedRows(sigma, *rotated, num_cut, found.left_out)
+
+
+def leading_dual_coordinates(
+    mean_gram: Products,
+    cross: Callable[[Tensor], Tensor],
+    num_eigenvalues: int,
+    *,
+    what: str,
+    dtype: torch.dtype = torch.float32,
+) -> RotatedRows:
+    """Return :func:`dual_coordinates` of the largest eigenvalues of ``K = JJᵀ/n``, without a matrix of n × n.
+
+    Args:
+        mean_gram: K.
+        cross: vectors ``[n, r]`` → Φ'Jᵀ·vectors ``[o, r]``, without 1/n.
+        num_eigenvalues: How many are kept, < n.
+        what: Names the block in errors.
+        dtype: Storage type of the coordinates.
+
+    Raises:
+        NumericalError: As :func:`symmetric_eigenpairs`.
+    """
+    num_train = mean_gram.size
+    found = leading_eigenpairs(mean_gram, num_eigenvalues, f"{num_train} × {num_train} Gram of {what}")
+    sigma, vectors, num_cut = _above_cutoff(found.values, found.vectors, num_train)
+    scale = torch.sqrt(num_train * sigma)
+    others = cross(vectors).div_(scale).to(dtype)
+    return RotatedRows(sigma, (vectors * scale).to(dtype), others, num_cut, found.left_out)
+
+
+def _above_cutoff(sigma: Tensor, vectors: Tensor, num_train: int) -> tuple[Tensor, Tensor, int]:
+    """Return eigenvalues (descending) that are more than rounding noise, their vectors, and how many are not."""
+    rank = int((sigma > pseudo_inverse_cutoff(sigma, num_train)).sum())
+    return sigma[:rank], vectors[:, :rank], sigma.numel() - rank
 
 
 def _scaled(rows: Tensor, scale: Tensor | None) -> Tensor:

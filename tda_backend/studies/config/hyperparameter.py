@@ -32,8 +32,11 @@ class Hyperparameter:
         in_filter: Whether it enters the filter alone, so that no new coordinates are computed for it.
         is_labelled: Whether labels name it.
         is_always_labelled: Whether labels name it at its default too.
-        noun: What a label calls a choice, e.g. ``true Fisher``; empty: the choice says it.
+        noun: What a label calls a choice, e.g. ``true Fisher``, or what a number counts; empty: the choice says it, or
+            the name.
         quick: Largest number in a quick study.
+        may_be_absent: Whether a study that does not give it says nothing of it: it came later, and keys stay what they
+            were.
         counts_repeats: Whether it counts what is retrained or repeated: then a quick study that tests claims, which
             keeps its grids, is limited too.
     """
@@ -53,6 +56,7 @@ class Hyperparameter:
     is_always_labelled: bool = False
     noun: str = ""
     quick: int | None = None
+    may_be_absent: bool = False
     counts_repeats: bool = False
 
     @property
@@ -87,7 +91,7 @@ class Hyperparameter:
         if self.kind == "flag":
             return name if value else f"no {name}"
         if self.kind != "choice":
-            return f"{name} {value:g}"
+            return f"{value:g} {self.noun}" if self.noun else f"{name} {value:g}"
         return f"{value} {self.noun}" if self.noun else str(value)
 
     @property

@@ -157,6 +157,10 @@ class Method(ABC):
         item = self.hyperparameter(name)
         return () if item is None else item.default
 
+    def values(self, settings: Settings, name: str) -> Sequence[Any]:
+        """Return the values of a hyper-parameter that sweeps, its defaults where a study says nothing of it."""
+        return settings[name] if name in settings else self.usual_values(name)
+
     def to_json(self) -> dict[str, Any]:
         """Return the row as ``tda methods --json`` prints it."""
         return {
@@ -238,7 +242,7 @@ class Method(ABC):
         fixed = {h.name: settings[h.name] for h in self.hyperparameters if not h.sweep and h.kind != "epochs"}
         combinations: Any = itertools.product(
             self.epochs(settings, study),
-            itertools.product(*(settings[name] for name in names)),
+            itertools.product(*(self.values(settings, name) for name in names)),
             settings.get("projection_dim", [NONE]),
         )
         for epoch, values, dim in combinations:
@@ -296,7 +300,7 @@ class Method(ABC):
             parts.append("unprojected" if dim is None else f"k={dim}")
         for item in self.swept:
             if item.name in parameters and item.is_labelled:
-                several = len(settings[item.name]) > 1
+                several = len(self.values(settings, item.name)) > 1
                 if several or item.is_always_labelled or parameters[item.name] != item.usual:
                     parts.append(item.words(parameters[item.name]))
         if self.hyperparameter("epochs") is not None:
@@ -323,7 +327,7 @@ class Method(ABC):
         if self.hyperparameter(UNPROJECTED_EPOCHS) is not None:
             result[UNPROJECTED_EPOCHS] = list(epochs)
         for item in self.hyperparameters:
-            if item.quick is not None:
+            if item.quick is not None and (item.name in result or not item.may_be_absent):
                 value = result.get(item.name, item.default)
                 small = [item.shortened(entry) for entry in value] if item.sweep else item.shortened(value)
                 result[item.name] = list(dict.fromkeys(small)) if isinstance(small, list) else small

@@ -42,6 +42,7 @@ from tda_backend.studies.methods.hyperparameters import (
     UNPROJECTED,
     VIOLET,
 )
+from tda_backend.studies.methods.truncating import LEADING, Truncating
 from tda_backend.studies.pipeline.facts import TaskFacts
 from tda_backend.studies.pipeline.planning import Planning
 from tda_backend.studies.pipeline.step import Step
@@ -71,9 +72,12 @@ class SpectralMethod(DecomposesGradients):
         gram: Tensor | None = None,
         projected: Tensor | None = None,
         overwrite: bool = False,
+        num_eigenvalues: int | None = None,
     ) -> Spectrum:
         """Return the spectrum of the loss gradients."""
-        return influence_spectrum(features, gram=gram, projected=projected, overwrite=overwrite)
+        return influence_spectrum(
+            features, gram=gram, projected=projected, overwrite=overwrite, num_eigenvalues=num_eigenvalues
+        )
 
     def sources(self, planning: Planning, configuration: Configuration) -> tuple[Step, ...]:
         """Add the spectrum of every training seed."""
@@ -97,12 +101,12 @@ class SpectralMethod(DecomposesGradients):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Influence(SpectralMethod):
+class Influence(Truncating, SpectralMethod):
     """Influence functions with the empirical Fisher."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trak(SpectralMethod):
+class Trak(Truncating, SpectralMethod):
     """TRAK: features of the margin, scores and weights averaged apart."""
 
     @property
@@ -117,9 +121,12 @@ class Trak(SpectralMethod):
         gram: Tensor | None = None,
         projected: Tensor | None = None,
         overwrite: bool = False,
+        num_eigenvalues: int | None = None,
     ) -> Spectrum:
         """Return the spectrum of the margin's gradients."""
-        return trak_spectrum(features, gram=gram, projected=projected, overwrite=overwrite)
+        return trak_spectrum(
+            features, gram=gram, projected=projected, overwrite=overwrite, num_eigenvalues=num_eigenvalues
+        )
 
     def sources(self, planning: Planning, configuration: Configuration) -> tuple[Step, ...]:
         """Add the spectrum of every training seed, or of every model of half the data."""
@@ -132,10 +139,6 @@ class Trak(SpectralMethod):
             )
             for number, trained in enumerate(plan_half_models(planning, count))
         )
-
-    def parameters(self, values: Parameters, settings: Settings, epoch: int) -> dict[str, Any]:
-        """Return how many models of half the data there are, if any."""
-        return dict(values) if values[HALVES.name] else {}
 
     def num_sources(self, parameters: Parameters, num_seeds: int) -> int:
         """Return the models of half the data, or the seeds."""
@@ -223,7 +226,7 @@ IFFIM = Influence(
     curvature="empirical Fisher",
     reduction="mean",
     formula="−φ'ᵀ (F + λI)⁻¹ g_i,  F = JᵀJ/n",
-    hyperparameters=(EPOCHS, PROJECTION, UNPROJECTED),
+    hyperparameters=(EPOCHS, PROJECTION, UNPROJECTED, LEADING),
     cost="one gradient pass; N²·(d_in+d_out) products; one eigendecomposition of min(n, k)",
     reference="arXiv 2505.24261, §2 and appendix A",
     style=Style(FAMILY, BLUE, DASHES[0]),
@@ -239,7 +242,7 @@ TRAK = Trak(
     curvature="margin Gram",
     reduction="product of means",
     formula="[mean_m φ_mᵀ (Φ_mᵀΦ_m/n + λI)⁻¹ Φ_mᵀ] ⊙ [mean_m (1 − p_i)]",
-    hyperparameters=(EPOCHS, PROJECTION, UNPROJECTED, HALVES),
+    hyperparameters=(EPOCHS, PROJECTION, UNPROJECTED, HALVES, LEADING),
     cost="as iffim, once per model",
     reference="arXiv 2303.14186, §3",
     style=Style("margin features", VIOLET),

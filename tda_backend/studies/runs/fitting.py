@@ -1,4 +1,7 @@
-"""What of a study fits into less memory: other projections, or fewer examples, each planned and not guessed."""
+"""What of a study fits into less memory: other projections, the largest eigenvalues alone, or fewer examples.
+
+Each is planned and not guessed.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,14 @@ from typing import Any
 from tda_backend.errors import TDAError
 from tda_backend.studies.config.hyperparameter import NONE
 from tda_backend.studies.config.study import Study
+from tda_backend.studies.contract.method import method
 from tda_backend.studies.pipeline.sizes import in_words
-from tda_backend.studies.steps.spectrum import DRAWN_FROM_GRAM, STRUCTURED
+from tda_backend.studies.steps.spectrum import DRAWN_FROM_GRAM, KEPT, STRUCTURED
 
 MemoryOf = Callable[[Study], float]
 """A study → GiB that it needs at least."""
 DIMS = (4096, 2048, 1024, 512, 256, 128)
-"""Projections that are tried where larger ones, or none, take too much."""
+"""Projections, and numbers of eigenvalues, that are tried where more take too much."""
 FEWEST_EXAMPLES = 50
 _DIGITS = 2
 """Of the number of examples that is named."""
@@ -39,7 +43,7 @@ class Change:
 
 
 def what_fits(study: Study, memory_of: MemoryOf, available: float) -> list[str]:
-    """Return changes with which a study fits, in words: the same examples first, then the same projections.
+    """Return changes with which a study fits, in words: the same examples first, then the same settings.
 
     Args:
         study: That does not fit.
@@ -54,11 +58,12 @@ def what_fits(study: Study, memory_of: MemoryOf, available: float) -> list[str]:
             return float("inf")
 
     found = []
-    for change in _other_projections(study):
-        gib = needed(change.study)
-        if gib <= available:
-            found.append(change.words(gib))
-            break
+    for changes in (_other_projections(study), _leading_eigenvalues(study)):
+        for change in changes:
+            gib = needed(change.study)
+            if gib <= available:
+                found.append(change.words(gib))
+                break
     fewer = _fewer_examples(study, needed, available)
     if fewer is not None:
         found.append(fewer.words(needed(fewer.study)))
@@ -84,6 +89,17 @@ def _other_projections(study: Study) -> Iterator[Change]:
         settings = {f"methods.{name}.projection_dim": _listed(values) for name, values in changed.items()}
         settings |= {"projection.max_dim": most} if most != study.projection.max_dim else {}
         yield Change(replace(structured.study, methods=methods, projection=kinds), {**structured.settings, **settings})
+
+
+def _leading_eigenvalues(study: Study) -> Iterator[Change]:
+    """Yield a study whose unprojected methods keep fewer and fewer eigenvalues, where all of these can."""
+    exact = [name for name, settings in study.methods.items() if NONE in _dims(settings)]
+    if not exact or any(method(name).hyperparameter(KEPT) is None for name in exact):
+        return
+    for most in DIMS:
+        kept = {name: {**study.methods[name], KEPT: [most]} for name in exact}
+        changed = replace(study, methods={**study.methods, **kept})
+        yield Change(changed, {f"methods.{name}.{KEPT}": most for name in exact})
 
 
 def _dims(settings: Mapping[str, Any]) -> Sequence[Any]:

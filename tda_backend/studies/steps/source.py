@@ -26,6 +26,8 @@ from tda_backend.studies.store.verification import is_unchanged
 
 FilterOf: TypeAlias = Callable[[int, int], Filter]
 """(eigenvalues left out, eigenvalues in all) → φ of a configuration."""
+LEFT_OUT = "left_out"
+"""What an artifact says of the directions that a truncated spectrum lacks."""
 MAX_CACHED = 64
 COMPARED = (1.0, 1e-2, 1e-4)
 """λ at which scores are compared, in units of the largest eigenvalue."""
@@ -89,10 +91,13 @@ class SourceStep(Step):
     def ingest(cls, drop: Drop) -> None:
         """Insert one row of ``spectra`` for every configuration."""
         values = cls.eigenvalues(drop.artifact).tolist()
+        left = drop.artifact.fact(LEFT_OUT, {})
         row = {
             "kind": drop.artifact.step,
             "num_eigenvalues": len(values),
             "num_cut": int(drop.artifact.fact("num_cut", 0)),
+            "trace_left_out": left.get("trace"),
+            "largest_left_out": left.get("largest"),
             "eigenvalues": values,
         }
         drop.insert_records(SPECTRA, [{"configuration_id": each, **row} for each in drop.value("configurations")])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +16,7 @@ from tda_backend.numerics.features.dense import BUDGET_NUMBERS, project_gradient
 from tda_backend.numerics.features.projection import Projection, gaussian_from_gram, nested, project_factors
 from tda_backend.numerics.spectral.coordinates import Block, Spectrum
 from tda_backend.numerics.spectral.filters.damped import DampedInverse
+from tda_backend.numerics.spectral.leading import LeftOut
 from tda_backend.seeds import hashed_seed
 from tda_backend.studies.config.configuration import Configuration
 from tda_backend.studies.contract.method import Method, method
@@ -24,10 +25,18 @@ from tda_backend.studies.pipeline.planning import Planning
 from tda_backend.studies.pipeline.sizes import Held
 from tda_backend.studies.pipeline.step import Cost, Step, needs, setting
 from tda_backend.studies.steps.features import Features, plan_features
-from tda_backend.studies.steps.source import FilterOf, SourceStep
-from tda_backend.studies.steps.spectrum_size import exact_memory, projected_memory, spectrum_seconds
+from tda_backend.studies.steps.source import LEFT_OUT, FilterOf, SourceStep
+from tda_backend.studies.steps.spectrum_size import (
+    Spectral,
+    exact_memory,
+    factored_memory,
+    projected_memory,
+    spectrum_seconds,
+)
 from tda_backend.studies.store.artifacts import ArtifactStore, ArtifactWriter
 
+KEPT = "num_eigenvalues"
+"""The hyper-parameter that says how many of the largest eigenvalues are kept; configurations that keep all lack it."""
 DRAWN_FROM_GRAM = "gaussian"
 """The kind of projection that is drawn from the Gram matrix; all others take the gradients themselves."""
 STRUCTURED = "sparse"
@@ -117,6 +126,7 @@ class SpectrumStep(SpectralStep):
         draw: The projection.
         epoch: Of the checkpoint, where models without factors take their gradients again.
         method_version: Of the code of the method whose gradients these are, from 2 on.
+        num_eigenvalues: How many of the largest are kept; ``None``: all.
         features: The checkpoint's.
         examples: Where gradients are taken again.
         train: The training run, where gradients are taken again.
@@ -129,13 +139,18 @@ class SpectrumStep(SpectralStep):
     draw: Draw
     epoch: int | None = setting(None)
     method_version: int | None = setting(None)
+    num_eigenvalues: int | None = setting(None)
     features: Features = needs()
     examples: Step | None = needs(default=None)
     train: Step | None = needs(default=None)
 
     def settings(self) -> dict[str, Any]:
-        """Return gradients and draw, and the epoch where it is needed."""
-        given = {"epoch": self.epoch, "method_version": self.method_version}
+        """Return gradients and draw, and what else is needed."""
+        given = {
+            "epoch": self.epoch,
+            "method_version": self.method_version,
+            "num_eigenvalues": self.num_eigenvalues,
+        }
         more = {name: value for name, value in given.items() if value is not None}
         return {"method": self.gradients, **self.draw.to_json(), **more}
 
@@ -157,16 +172,24 @@ class SpectrumStep(SpectralStep):
         ]
         needed = {step.draw.whole for step in later if step.draw.dim is not None}
         wants_more = any(step.draw.dim is None for step in later) or bool(needed - {self.draw.whole, *memo.projected})
-        gram, projected = None, None
+        gram, projected, features = None, None, memo.features
         if self.draw.dim is None:
-            gram = self._gram(context)
+            features = features if self.num_eigenvalues is None else self._gradients(context)
+            if features is None or features.factors is None or self.num_eigenvalues is None:
+                gram = self._gram(context)
         else:
             projected = nested(self._projected(context, keep_gram=wants_more), self.draw.dim)
         memo.projected = {whole: values for whole, values in memo.projected.items() if whole in needed}
         if not wants_more:
             memo.free_gradients()
-        assert memo.features is not None
-        spectrum = owner.decompose(memo.features, gram=gram, projected=projected, overwrite=not wants_more)
+        assert features is not None
+        spectrum = owner.decompose(
+            features,
+            gram=gram,
+            projected=projected,
+            overwrite=not wants_more,
+            num_eigenvalues=self.num_eigenvalues,
+        )
         write_spectrum(writer, spectrum)
         if not later:
             memo.clear()
@@ -210,8 +233,8 @@ class DecomposesGradients(Method):
 
     def source_gib(self, planning: Planning, configuration: Configuration) -> float:
         """Return what the coordinates of one model take."""
-        sizes = planning.sizes
-        return sizes.coordinates(configuration.projection_dim or sizes.num_train)
+        dim = configuration.projection_dim or planning.sizes.num_train
+        return planning.sizes.coordinates(min(dim, _kept(configuration) or dim))
 
     @abstractmethod
     def decompose(
@@ -221,8 +244,12 @@ class DecomposesGradients(Method):
         gram: Tensor | None = None,
         projected: Tensor | None = None,
         overwrite: bool = False,
+        num_eigenvalues: int | None = None,
     ) -> Spectrum:
-        """Return the spectrum of its gradients, from their inner products (which may be overwritten) or projected."""
+        """Return the spectrum of its gradients, from their inner products (which may be overwritten) or projected.
+
+        With ``num_eigenvalues`` the largest alone, from factors where neither is given.
+        """
 
 
 def plan_spectrum(
@@ -237,15 +264,14 @@ def plan_spectrum(
 
     Args:
         planning: The plan in the making.
-        configuration: Its epoch and k.
+        configuration: Its epoch and k, and how many eigenvalues are kept.
         trained: The training run.
         place: What its draw is hashed from; the last part is its place in the ensemble.
         gradients: Whose gradients are decomposed: key, and title for the label.
         of: Names the run in labels.
     """
     epoch, draw = configuration.training_epoch, draw_of(planning, configuration, place)
-    features = plan_features(planning, trained, epoch, of, draw.inner_products)
-    dim, held, whole = draw.dim, _memory(planning, draw), "gram" if draw.dim is None else str(draw.whole)
+    features, kept = plan_features(planning, trained, epoch, of, draw.inner_products), _kept(configuration)
     again = not draw.needs_gram  # models without factors take their gradients again
     return planning.steps.add(
         SpectrumStep(
@@ -253,29 +279,46 @@ def plan_spectrum(
             draw=draw,
             epoch=epoch if again else None,
             method_version=method(gradients[0]).key_version,
+            num_eigenvalues=kept,
             features=features,
             examples=planning.examples if again else None,
             train=trained if again else None,
             configurations=planning.serves(configuration),
             seed_index=place[-1],
-            label=f"spectrum {gradients[1]} · {draw.words} · epoch {epoch}{of}{planning.of_draw}",
-            cost=Cost(
-                spectrum_seconds(planning.sizes, dim, draw.needs_gram, planning.steps.is_first(features.key, whole)),
-                held.usual,
-                saved_gib=held.saved,
-                stored_gib=planning.sizes.coordinates(dim or planning.sizes.num_train),
-            ),
+            label=f"spectrum {gradients[1]} · {draw.words}{_words(kept)} · epoch {epoch}{of}{planning.of_draw}",
+            cost=_cost(planning, draw, features.key, kept),
         )
     )
 
 
-def _memory(planning: Planning, draw: Draw) -> Held:
+def _kept(configuration: Configuration) -> int | None:
+    """Return how many eigenvalues a configuration keeps; ``None``: all."""
+    return configuration.parameters.get(KEPT)
+
+
+def _words(kept: int | None) -> str:
+    return "" if kept is None else f" · {kept} eigenvalues"
+
+
+def _cost(planning: Planning, draw: Draw, features: str, kept: int | None) -> Cost:
+    sizes, dim = planning.sizes, draw.dim
+    takes_factors = dim is None and kept is not None and not planning.facts.without_factors
+    whole = "factors" if takes_factors else "gram" if dim is None else str(draw.whole)
+    seconds = spectrum_seconds(sizes, Spectral(dim, kept, draw.needs_gram, planning.steps.is_first(features, whole)))
+    held, inner = _memory(planning, draw, kept), dim or sizes.num_train
+    stored = sizes.coordinates(min(inner, kept or inner))
+    return Cost(seconds, held.usual, saved_gib=held.saved, stored_gib=stored)
+
+
+def _memory(planning: Planning, draw: Draw, kept: int | None) -> Held:
     """Return what the spectrum of a draw holds; several methods or k at one checkpoint keep its Gram matrix."""
     study, sizes = planning.study, planning.sizes
+    if draw.dim is None and kept is not None and not planning.facts.without_factors:
+        return factored_memory(sizes, kept)
     if draw.dim is None:
         own = [settings["projection_dim"] for settings in study.methods.values() if "projection_dim" in settings]
         return exact_memory(sizes, keeps_gram=sum(map(len, own)) > 1)
-    return projected_memory(sizes, draw.dim, draw.max_dim, study.projection.draws or 1, draw.needs_gram)
+    return projected_memory(sizes, draw.dim, draw.max_dim, study.projection.draws or 1, draw.needs_gram, kept)
 
 
 def project_model(probe: Probe, projection: Projection, budget_numbers: int = BUDGET_NUMBERS) -> Tensor:
@@ -293,6 +336,8 @@ def write_spectrum(writer: ArtifactWriter, spectrum: Spectrum) -> None:
         if values is not None:
             writer.array(name, values)
     writer.facts["num_cut"] = int(spectrum.num_cut)
+    if spectrum.left_out is not None:
+        writer.facts[LEFT_OUT] = asdict(spectrum.left_out)
     writer.facts["blocks"] = [[block.name, block.size, block.scale] for block in spectrum.blocks]
 
 
@@ -304,6 +349,7 @@ def read_spectrum(store: ArtifactStore, key: str, filter_of: FilterOf | None = N
     return Spectrum(
         eigenvalues=eigenvalues,
         num_cut=num_cut,
+        left_out=None if (left := artifact.fact(LEFT_OUT, None)) is None else LeftOut(**left),
         filter=DampedInverse() if filter_of is None else filter_of(num_cut, num_cut + len(eigenvalues)),
         blocks=tuple(Block(str(n), int(size), float(scale)) for n, size, scale in artifact.fact("blocks", [])),
         **{"train_weights": None, **arrays},

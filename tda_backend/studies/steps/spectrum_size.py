@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
+from tda_backend.numerics.spectral.leading import basis_vectors, block_vectors
 from tda_backend.studies.pipeline.sizes import Held, Sizes, doubles
 from tda_backend.studies.pipeline.times import LEAST_SECONDS, backward, copied, eigenvectors, product, projecting
 
 _ROWS = 1024
 """Rows that are rotated at a time."""
+_BLOCKS = 4
+"""Blocks of vectors, or of inner products, that are held at once."""
 
 
 def exact_memory(sizes: Sizes, keeps_gram: bool) -> Held:
@@ -25,7 +31,26 @@ def exact_memory(sizes: Sizes, keeps_gram: bool) -> Held:
     return Held(max(making, decomposing, rotating) + doubles(sizes.num_others, num))
 
 
-def projected_memory(sizes: Sizes, dim: int, max_dim: int, num_draws: int, is_drawn_from_gram: bool) -> Held:
+def factored_memory(sizes: Sizes, kept: int) -> Held:
+    """Return what the largest eigenvalues of the unprojected answer take, found from products with factors.
+
+    Args:
+        sizes: Of the study.
+        kept: How many eigenvalues.
+    """
+    rotated = sizes.coordinates(kept) + doubles(sizes.num_train + sizes.num_others, kept)
+    return Held(sizes.factors + _basis(sizes.num_train, kept) + rotated + _BLOCKS * doubles(_ROWS, _ROWS))
+
+
+def _basis(size: int, kept: int) -> float:
+    """Return what a basis holds, with a block of vectors and their images, and what Ritz pairs are found with."""
+    most = basis_vectors(size, kept)
+    return doubles(size, most + _BLOCKS * block_vectors(kept)) + 4 * doubles(most, most)
+
+
+def projected_memory(
+    sizes: Sizes, dim: int, max_dim: int, num_draws: int, is_drawn_from_gram: bool, kept: int | None = None
+) -> Held:
     """Return what the answer in a projection holds at most: while gradients are projected, or rows rotated.
 
     Args:
@@ -34,6 +59,7 @@ def projected_memory(sizes: Sizes, dim: int, max_dim: int, num_draws: int, is_dr
         max_dim: k_max, whose features are held for other k and methods.
         num_draws: Draws of the projection that are held at once.
         is_drawn_from_gram: Whether the Gram matrix is taken, and not the gradients.
+        kept: How many of the largest eigenvalues are kept; ``None``: all.
     """
     one = sizes.numbers(sizes.num_vectors, max_dim)
     if is_drawn_from_gram:
@@ -44,33 +70,66 @@ def projected_memory(sizes: Sizes, dim: int, max_dim: int, num_draws: int, is_dr
     else:
         making = sizes.streamed
     making += one * num_draws
-    rotated = sizes.numbers(sizes.num_train + sizes.num_others, min(dim, sizes.num_train))
+    rotated = sizes.coordinates(min(dim, kept or dim))
     sliced = sizes.numbers(sizes.num_vectors, dim) if dim < max_dim else 0.0
     inner = min(dim, sizes.num_train)
-    solving = one * num_draws + sliced + rotated + 4 * doubles(inner, inner) + 2 * doubles(_ROWS, dim)
-    if dim >= sizes.num_train:
+    squares = 4 * doubles(inner, inner) if kept is None else _basis(dim, kept)
+    solving = one * num_draws + sliced + rotated + squares + 2 * doubles(_ROWS, dim)
+    if dim >= sizes.num_train and kept is None:
         solving += doubles(sizes.num_train, dim)
     return Held(max(making.usual, solving), min(making.saved, max(0.0, making.usual - solving)))
 
 
-def spectrum_seconds(sizes: Sizes, dim: int | None, takes_gram: bool, is_first: bool) -> float:
-    """Return what the spectrum takes.
+@dataclass(frozen=True)
+class Spectral:
+    """What is decomposed.
 
-    Args:
-        sizes: Of the study.
+    Attributes:
         dim: k; ``None``: unprojected.
+        kept: How many of the largest eigenvalues are kept; ``None``: all.
         takes_gram: Whether it takes the Gram matrix, and not the gradients.
         is_first: Whether no step before holds the Gram matrix, or the projected gradients, in memory.
     """
-    num, inner = sizes.num_vectors, min(dim or sizes.num_train, sizes.num_train)
-    seconds = LEAST_SECONDS + eigenvectors(sizes, inner) + product(sizes, num, inner, inner)
-    if dim is not None:
-        seconds += product(sizes, sizes.num_train, inner, dim)
-    if not is_first:
+
+    dim: int | None
+    kept: int | None
+    takes_gram: bool
+    is_first: bool
+
+
+def spectrum_seconds(sizes: Sizes, asked: Spectral) -> float:
+    """Return what the spectrum takes."""
+    dim, num = asked.dim, sizes.num_vectors
+    if asked.kept is None:
+        inner = min(dim or sizes.num_train, sizes.num_train)
+        seconds = LEAST_SECONDS + eigenvectors(sizes, inner) + product(sizes, num, inner, inner)
+        if dim is not None:
+            seconds += product(sizes, sizes.num_train, inner, dim)
+    else:
+        seconds = LEAST_SECONDS + _leading_seconds(sizes, dim, asked.kept)
+        if dim is None and sizes.factor_numbers:
+            return seconds
+    if not asked.is_first:
         return seconds
-    if takes_gram:
+    if asked.takes_gram:
         made = product(sizes, num, sizes.factor_numbers, num) if sizes.factor_numbers else copied(sizes, sizes.gram)
         drawn = 0.0 if dim is None else eigenvectors(sizes, num) / 8 + product(sizes, num, num, dim, single=True)
         return seconds + made + drawn
     passed = 0.0 if sizes.factor_numbers else backward(sizes, num)
     return seconds + passed + projecting(sizes, num)
+
+
+def _leading_seconds(sizes: Sizes, dim: int | None, kept: int) -> float:
+    """Return what it takes to find leading eigenpairs with the largest basis."""
+    num = sizes.num_train
+    size = num if dim is None else dim
+    most = basis_vectors(size, kept)
+    rounds = math.ceil(most / block_vectors(kept))
+    # Each vector is made orthogonal to the basis so far twice, after its products with it.
+    seconds = product(sizes, size, most, most) * 3 + rounds / 6 * eigenvectors(sizes, most)
+    seconds += product(sizes, size, most, kept)
+    if dim is not None:
+        return seconds + 2 * product(sizes, num, dim, most) + product(sizes, num + sizes.num_others, dim, kept)
+    made = rounds * product(sizes, num, sizes.factor_numbers, num) / 2
+    crossed = product(sizes, sizes.num_others, sizes.factor_numbers + kept, num)
+    return seconds + made + product(sizes, num, num, most) + crossed

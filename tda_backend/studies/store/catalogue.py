@@ -26,7 +26,7 @@ from tda_backend.studies.store.tables.all import ALL, VIEWS
 from tda_backend.studies.store.tables.base import STUDY_ID, delete_rows, quoted
 from tda_backend.studies.store.workspace import Workspace, as_disk_error, writing_to
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 LOCK_RETRY_SECONDS = 0.1
 READ_PATIENCE_SECONDS = 3.0
 CONFIGURATION: dict[str, str | bool | int | float | list[str]] = {

@@ -185,8 +185,8 @@ def configurations(workspace: Workspace, study_id: str) -> pd.DataFrame:
 
 
 def sources(workspace: Workspace, study_id: str, configuration_id: str) -> pd.DataFrame:
-    """Return kind and artifact of each training seed's spectrum or scores, by seed index."""
-    columns = ("seed_index", "kind", "artifact")
+    """Return each training seed's spectrum or scores: kind, artifact, what is left out; by seed index."""
+    columns = ("seed_index", "kind", "artifact", "num_eigenvalues", "trace_left_out", "largest_left_out")
     return rows(workspace, SPECTRA, columns, study_id=study_id, configuration_id=configuration_id)
 
 

@@ -119,6 +119,8 @@ def _method(spec: Method, settings: Settings, epochs: Sequence[int]) -> dict[str
     for item in spec.hyperparameters:
         if item.name in settings:
             filled[item.name] = settings[item.name]
+        elif item.may_be_absent:
+            continue
         elif item.kind != "epochs":
             filled[item.name] = list(item.default) if item.sweep else item.default
         elif item.sweep:

@@ -29,6 +29,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from tda_backend.interfaces.reading.records.selections import SelectionRow, TuningRow, chosen_without_truth
     from tda_backend.interfaces.reading.remarks import beyond_grid
     from tda_backend.interfaces.reading.study import open_study
+    from tda_backend.interfaces.reading.truncation import lacking_at
 
     study = open_study(arguments.study, arguments.db)
     alpha = None if arguments.alpha is None else study.known_alpha(arguments.alpha)
@@ -63,6 +64,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         outside = beyond_grid(study, row.configuration_id, row.lambda_selected)
         if outside and not row.warnings:  # which say it of the configuration's own grid
             print_line(console, f"{row.label}: λ*: {outside}")
+        lacking = lacking_at(study, row.configuration_id, row.lambda_selected)
+        if lacking:
+            print_line(console, f"{row.label}: λ*: {lacking}")
     print_remarks(study, console)
     if not rows:
         console.print("No λ has been selected yet.", highlight=False)

@@ -42,11 +42,17 @@ class SourceRow:
         seed_index: Which training seed.
         kind: Of the step that made it.
         artifact: Its content key.
+        num_eigenvalues: How many it has.
+        trace_left_out: Share of the sum of all eigenvalues that is left out; ``None``: none is.
+        largest_left_out: Estimate of the largest eigenvalue that is left out.
     """
 
     seed_index: int
     kind: str
     artifact: str
+    num_eigenvalues: int
+    trace_left_out: float | None
+    largest_left_out: float | None
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,8 @@ SPECTRA = Table(
         Column("kind", VARCHAR, "Step that made it: spectrum, curvature or kronecker; scores without λ"),
         Column("num_eigenvalues", INTEGER),
         Column("num_cut", INTEGER, "Eigenvalues that the pseudo-inverse at λ = 0 leaves out (σ ≤ n·ε·σ_max)"),
+        Column("trace_left_out", DOUBLE, "Share of the sum of all eigenvalues that a truncated spectrum leaves out"),
+        Column("largest_left_out", DOUBLE, "Estimate of the largest eigenvalue that a truncated spectrum leaves out"),
         Column(
             "eigenvalues",
             DOUBLES,
