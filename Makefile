@@ -28,8 +28,9 @@ env: .venv/.complete  ## .venv with the project and its test tools
 demo: env
 	$(BIN)/tda demo
 
+# Compiled sources are kept, whatever the environment says: tests start many processes, which read them.
 test: env
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 coverage: env  ## the tests, and the lines that none of them runs; a third slower
 	$(MAKE) test PYTEST_ARGS='--cov --cov-report=term:skip-covered $(PYTEST_ARGS)'

@@ -32,6 +32,10 @@ PRELOADED = (
     "tda_backend.interfaces.cli.care",
     "tda_backend.interfaces.cli.running",
     "tda_backend.studies.jobs.ingest_loop",
+    "scipy.linalg",  # what SciPy loads as it is first used
+    "scipy.ndimage",
+    "scipy.optimize",
+    "scipy.special",
 )
 """What every process would import again."""
 DRAWN_WITH = ("streamlit.web.cli", "streamlit.web.server.server", "plotly.graph_objects", "plotly.io")

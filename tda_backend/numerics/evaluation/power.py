@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import gammaincinv, ndtri
+import scipy
 
 from tda_backend.errors import UsageError
 
@@ -103,11 +103,13 @@ def _estimate(draws: np.ndarray, num_subsets: int, wanted: float, confidence: fl
             f"Half-width {wanted} at confidence {confidence} cannot be reached.",
             "The half-width is positive, the confidence between 0 and 1.",
         )
-    z = float(ndtri((1 + confidence) / 2))
+    z = float(scipy.special.ndtri((1 + confidence) / 2))
     now = z * float(values.std(ddof=1))
     needed = num_subsets * (now / wanted) ** 2
     freedom = num_subsets - 1
-    low, high = (needed * freedom / float(2 * gammaincinv(freedom / 2, level)) for level in (0.975, 0.025))
+    low, high = (
+        needed * freedom / float(2 * scipy.special.gammaincinv(freedom / 2, level)) for level in (0.975, 0.025)
+    )
     total, low, high = (max(2, math.ceil(value - 1e-9)) for value in (needed, low, high))
     share = f"{100 * confidence:g} %"
     if total <= num_subsets:

@@ -30,7 +30,7 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
-from scipy.special import stdtrit
+import scipy
 
 from tda_backend.errors import DataError, UsageError
 from tda_backend.numerics.evaluation.bootstrap import ranks
@@ -186,7 +186,7 @@ class Race:
             level = (1 - self._confidence) / len(self._looks)
             differences = contributions - contributions[leader]
             errors = differences.std(axis=1, ddof=1, dtype=np.float64) / np.sqrt(count)
-            upper = lds - lds[leader] + float(-stdtrit(count - 1, level)) * errors
+            upper = lds - lds[leader] + float(-scipy.special.stdtrit(count - 1, level)) * errors
             upper[leader] = 0.0
             kept = upper >= 0
             others = kept.copy()

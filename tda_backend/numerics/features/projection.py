@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
+import scipy
 import torch
-from scipy.linalg import get_lapack_funcs
 from torch import Tensor
 
 from tda_backend.blocks import EXAMPLES, in_blocks, spans
@@ -177,7 +177,7 @@ def _square_root(gram: Tensor, overwrite: bool) -> Tensor:
     whole = gram.cpu()  # no device has the pivoted factorisation
     work = whole.numpy() if overwrite else whole.numpy().copy()
     diagonal = whole.diagonal().numpy().copy()
-    (pivoted_cholesky,) = get_lapack_funcs(("pstrf",), dtype=np.float64)
+    (pivoted_cholesky,) = scipy.linalg.get_lapack_funcs(("pstrf",), dtype=np.float64)
     lower, pivots, rank, _ = pivoted_cholesky(work.T, lower=1, overwrite_a=1)
     result = np.empty((num, rank))
     result[pivots - 1] = np.tril(lower[:, :rank])

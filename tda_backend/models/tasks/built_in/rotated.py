@@ -6,8 +6,8 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
-from scipy import ndimage
 
 from tda_backend.models.tasks.base import perceptron
 from tda_backend.models.tasks.built_in.images import PIXELS, MnistTask
@@ -27,7 +27,7 @@ def rotated(images: np.ndarray, degrees: float) -> np.ndarray:
     """
     if degrees % 360 == 0:
         return images
-    turned = ndimage.rotate(
+    turned = scipy.ndimage.rotate(
         images.astype(np.float32), degrees, axes=(1, 2), reshape=False, order=1, mode="grid-constant"
     )
     return np.clip(np.rint(turned), 0, 255).astype(np.uint8)

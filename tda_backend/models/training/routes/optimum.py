@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 
 import numpy as np
+import scipy
 import torch
-from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from tda_backend.errors import NumericalError, TaskError
@@ -62,7 +62,7 @@ class OptimumTrainer:
             NumericalError: It is not reached; names the gradient's norm.
         """
         start = _flat(self._parameters).cpu().numpy()
-        found = minimize(
+        found = scipy.optimize.minimize(
             self._value_and_gradient,
             start,
             jac=True,

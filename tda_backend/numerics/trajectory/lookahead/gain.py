@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import stdtrit
+import scipy
 
 from tda_backend.errors import UsageError
 from tda_backend.numerics.trajectory.lookahead.results import SelectionRun
@@ -197,7 +197,7 @@ def crossed_interval(gap: np.ndarray, quantity: Quantity = "loss", confidence: f
     total = parts.sum()
     degrees = total**2 / (parts**2 / freedom).sum() if total > 0 else float(freedom[0])
     error = math.sqrt(total / gap.size)
-    reach = float(stdtrit(degrees, (1 + confidence) / 2)) * error
+    reach = float(scipy.special.stdtrit(degrees, (1 + confidence) / 2)) * error
     return PairedDifference(
         quantity,
         float(mean),
