@@ -209,7 +209,11 @@ class _States:
     def _advance_block(self, point: Point, recorded: RecordedStep, block: slice, counts: Tensor) -> None:
         objective, rows, theta = self._trajectory.objective, recorded.rows, recorded.theta
         first, second = self.first[block], self.second[block]
-        gradient, gradient_second = objective.curve_gradients(theta, rows, first[:, 0], second[:, 0])
+        before = int((self._firsts[block] < recorded.step).sum())  # the others' states are still 0
+        gradient, gradient_second = torch.zeros_like(first[:, 0]), torch.zeros_like(first[:, 0])
+        if before:
+            found = objective.curve_gradients(theta, rows, first[:before, 0], second[:before, 0])
+            gradient[:before], gradient_second[:before] = found
         held = counts.nonzero()[:, 0]
         if len(held):
             shares = (counts[held].to(theta) / len(rows))[:, None]
