@@ -111,7 +111,7 @@ def segment_curvature(
     basis = eigenbasis(mean, settings.basis, known)
     for (label, probe), drawn in zip(probes, fishers, strict=True):
         with naming(label):
-            corrections.append(eigenvalue_correction(probe, basis, drawn, settings.untracked))
+            corrections.append(eigenvalue_correction(probe, basis, drawn, settings.untracked, verify=False))
     first = probes[0][1]
     result = []
     layers = tracked_layers(first.model, settings.untracked)

@@ -124,14 +124,16 @@ def error_proxies(
     for group, report in removals.walks(on_progress):
         states = _States(trajectory, removals.rows[group], removals.first_steps[group])
         for step, at in states.walk():
-            if step in removals.horizons:
+            if step in removals.horizons and step < trajectory.num_steps:
                 found = states.means(evaluation, at, points)
                 for number in removals.marks(step):
                     for mean, value in zip(means, found, strict=True):
                         mean[number, group[: states.active]] = value
             report(step)
-        for end, value in zip(ends, states.values(evaluation, theta, points), strict=True):
+        for end, mean, value in zip(ends, means, states.values(evaluation, theta, points), strict=True):
             end[group] = value
+            for number in removals.marks(trajectory.num_steps):
+                mean[number, group] = value.mean(dim=1)
     _check_finite(ends[2], removals.rows)
     (prediction, cheap, full), (prediction_at, cheap_at, full_at) = ends, means
     return ErrorProxies(
