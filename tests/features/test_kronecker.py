@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -220,6 +222,19 @@ def test_bad_targets_samples_and_indices_are_refused():
     for fisher in ("true", "empirical"):
         with pytest.raises(UsageError, match="no examples"):
             kronecker_moments(split_probe(task, model, data, []), fisher=Fisher(kind=fisher))
+
+
+def test_a_moment_that_is_known_is_not_decomposed_again():
+    moments = fitted("mlp")[3]
+    basis = eigenbasis(moments)
+    first, *others = moments.layers
+    changed = KroneckerMoments((replace(first, deltas=2 * first.deltas), *others), moments.num_examples)
+    found, fresh = eigenbasis(changed, known=(moments, basis)), eigenbasis(changed)
+    assert found.layers[0].inputs is basis.layers[0].inputs
+    assert found.layers[0].deltas is not basis.layers[0].deltas
+    for layer, expected in zip(found.layers, fresh.layers, strict=True):
+        for name, values in vars(expected).items():
+            assert torch.equal(values, getattr(layer, name)) if name != "name" else values == layer.name
 
 
 def test_moments_that_are_not_finite_or_zero_name_the_layer():

@@ -74,6 +74,19 @@ def test_cheaper_bases_equal_their_dense_walks(kind: str):
     assert_close(run(task, states, basis=kind), reference(task, states, PLAN, ROWS, QUERIES, kind), 1e-8)
 
 
+@pytest.mark.parametrize("fast", [False, True])
+def test_directions_without_inputs_are_left_out_where_all_segments_have_one_basis(fast: bool):
+    task, rows = TASKS["mlp"], ROWS[:3]
+    states = states_of(task)
+    fit = fitted(task, states, rows=rows, fisher="empirical", fast=fast)
+    (d_out, d_in), *others = (layer.shape for layer in tracked_layers(task.build_model(0)))
+    assert d_in > len(rows)
+    assert next(iter(fit.layout.columns.values())) == slice(0, d_out * len(rows))
+    assert fit.layout.width == d_out * len(rows) + sum(outputs * inputs for outputs, inputs in others)
+    if not fast:
+        assert_close(fit.scores(QUERIES).values, reference(task, states, PLAN, rows, QUERIES), 1e-8)
+
+
 def test_weight_decay_can_be_left_out():
     task = TASKS["mlp"]
     states = states_of(task)

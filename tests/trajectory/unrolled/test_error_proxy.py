@@ -139,6 +139,39 @@ def test_gradients_along_a_curve_are_those_of_automatic_differentiation():
         torch.testing.assert_close(second[number], jacrev(once)(time), rtol=1e-10, atol=1e-12)
 
 
+def test_parts_of_a_batch_add_up(monkeypatch: pytest.MonkeyPatch):
+    run = recorded("sgd")
+    objective, theta, rows = run.objective, run.final_theta, run.batches[0]
+    generator = torch.Generator().manual_seed(0)
+    v, w = (torch.randn(3, len(theta), generator=generator, dtype=theta.dtype) for _ in range(2))
+    weights = torch.rand(3, len(rows), generator=generator, dtype=theta.dtype)
+
+    def derivatives() -> list[torch.Tensor]:
+        moved = objective.weighted_gradients(theta + 0.1 * v, rows, weights)
+        return [*objective.curve_gradients(theta, rows, v, w), objective.hessian_product(theta, rows, v), moved]
+
+    whole = derivatives()
+    for examples in (1, len(rows) - 1):
+        monkeypatch.setattr(f"{Objective.__module__}._CACHED", examples * objective._saved_per_example)
+        for part, all_of_it in zip(derivatives(), whole, strict=True):
+            torch.testing.assert_close(part, all_of_it, rtol=1e-12, atol=1e-13)
+
+
+def test_states_that_are_still_0_are_not_differentiated(monkeypatch: pytest.MonkeyPatch):
+    run, counts = recorded("sgd"), []
+    curve = run.objective.curve_gradients
+
+    def counted(theta, rows, first, second):
+        assert (first != 0).any(dim=1).all()
+        counts.append(len(first))
+        return curve(theta, rows, first, second)
+
+    monkeypatch.setattr(run.objective, "curve_gradients", counted)
+    proxies(run)
+    firsts = [run.steps_of(int(row))[0] for row in REMOVED]
+    assert sum(counts) == sum(run.num_steps - first for first in firsts)
+
+
 def test_a_state_that_is_not_finite_is_named(monkeypatch: pytest.MonkeyPatch):
     run = recorded("sgd")
 

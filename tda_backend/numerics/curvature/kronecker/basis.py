@@ -136,8 +136,16 @@ def average(moments: Sequence[KroneckerMoments]) -> KroneckerMoments:
     return KroneckerMoments(tuple(layers), moments[0].num_examples)
 
 
-def eigenbasis(moments: KroneckerMoments, kind: Kind = EKFAC) -> KroneckerBasis:
+def eigenbasis(
+    moments: KroneckerMoments, kind: Kind = EKFAC, known: tuple[KroneckerMoments, KroneckerBasis] | None = None
+) -> KroneckerBasis:
     """Return the eigenvectors of A and S, or the identity for kind ``diagonal``; float64.
+
+    Args:
+        moments: What to decompose.
+        kind: ``ekfac``, ``kfac`` or ``diagonal``.
+        known: Moments of the same model elsewhere, and their basis of the same kind: where a moment is the same (a
+            first layer has the same inputs at every checkpoint), its eigenvectors are taken from there.
 
     Raises:
         NumericalError: A moment is not finite.
@@ -145,9 +153,13 @@ def eigenbasis(moments: KroneckerMoments, kind: Kind = EKFAC) -> KroneckerBasis:
     """
     check_kind(kind)
     layers = []
-    for layer in moments.layers:
+    for index, layer in enumerate(moments.layers):
         pairs = []
-        for moment in (layer.inputs, layer.deltas):
+        for side, moment in (("input", layer.inputs), ("delta", layer.deltas)):
+            if known is not None and torch.equal(moment, getattr(known[0].layers[index], f"{side}s")):
+                same = known[1].layers[index]
+                pairs.append((getattr(same, f"{side}_eigenvalues"), getattr(same, f"{side}s")))
+                continue
             if not all_finite(moment):
                 raise NumericalError(f"A moment of layer {layer.name!r} is not finite.", "Look for NaN in the data.")
             if kind == DIAGONAL:

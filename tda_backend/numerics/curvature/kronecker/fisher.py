@@ -70,8 +70,12 @@ def fisher_targets(probe: Probe, seed: int = 0, num_samples: int = 1) -> Tensor:
     return drawn_targets(probe, num_samples, lambda row, sample: hashed_seed("fisher-target", seed, sample, row))
 
 
-def fisher_batches(probe: Probe, fisher: Fisher, untracked: UntrackedPolicy) -> Iterator[LayerBatch]:
+def fisher_batches(
+    probe: Probe, fisher: Fisher, untracked: UntrackedPolicy, *, verify: bool = True
+) -> Iterator[LayerBatch]:
     """Yield factors of the loss gradients whose second moment is the Fisher information, sample after sample.
+
+    ``verify`` as for :func:`layer_batches`.
 
     Raises:
         UsageError: Targets of another shape than ``[num_samples, n]``.
@@ -79,7 +83,7 @@ def fisher_batches(probe: Probe, fisher: Fisher, untracked: UntrackedPolicy) -> 
         NumericalError: A gradient is not finite (named layer).
     """
     if fisher.kind == "empirical":
-        yield from layer_batches(probe, "train", "train_loss", untracked=untracked)
+        yield from layer_batches(probe, "train", "train_loss", untracked=untracked, verify=verify)
         return
     num, targets = probe.count("train"), fisher.drawn(probe).targets
     assert targets is not None
@@ -91,7 +95,7 @@ def fisher_batches(probe: Probe, fisher: Fisher, untracked: UntrackedPolicy) -> 
             "Give [num_samples, N], in the order of the indices.",
         )
     for drawn in targets:
-        yield from layer_batches(probe, "train", _loss_at(probe, drawn), untracked=untracked)
+        yield from layer_batches(probe, "train", _loss_at(probe, drawn), untracked=untracked, verify=verify)
 
 
 def refuse_no_gradients(count: int) -> None:

@@ -52,23 +52,29 @@ def kronecker_curvature(
     check_kind(kind)
     drawn = (Fisher() if fisher is None else fisher).drawn(probe)
     basis = eigenbasis(kronecker_moments(probe, drawn, untracked), kind)
-    return KroneckerCurvature(basis, eigenvalue_correction(probe, basis, drawn, untracked))
+    return KroneckerCurvature(basis, eigenvalue_correction(probe, basis, drawn, untracked, verify=False))
 
 
 def eigenvalue_correction(
-    probe: Probe, basis: KroneckerBasis, fisher: Fisher | None = None, untracked: UntrackedPolicy = "refuse"
+    probe: Probe,
+    basis: KroneckerBasis,
+    fisher: Fisher | None = None,
+    untracked: UntrackedPolicy = "refuse",
+    *,
+    verify: bool = True,
 ) -> tuple[Tensor, ...]:
     """Return Λ of every layer in a basis, ``[d_out, d_in]`` float64: ``mean_i (Q_Sᵀ ∇W_i Q_A)^{∘2}``.
 
     A basis of kind ``kfac`` needs no gradients: ``Λ = D_S ⊗ D_A`` of that basis. Other arguments are those of
-    :func:`kronecker_moments`; the same seed draws the same targets.
+    :func:`kronecker_moments`; the same seed draws the same targets. ``verify``: whether gradients are compared with
+    autograd's, which the moments of the same probe and draws have done.
     """
     if basis.kind == KFAC:
         return tuple(torch.outer(layer.delta_eigenvalues, layer.input_eigenvalues) for layer in basis.layers)
     rotation = _Rotation(basis, probe, untracked)
     squares = [b.deltas.new_zeros(b.deltas.shape[1], b.inputs.shape[1], dtype=torch.float64) for b in basis.layers]
     count = 0
-    for batch in fisher_batches(probe, Fisher() if fisher is None else fisher, untracked):
+    for batch in fisher_batches(probe, Fisher() if fisher is None else fisher, untracked, verify=verify):
         count += len(batch.values)
         for index, (a, d) in enumerate(rotation.apply(batch)):
             squares[index] += _squared_gradients(a.to(probe.home), d.to(probe.home))

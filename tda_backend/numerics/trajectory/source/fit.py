@@ -11,11 +11,20 @@ from tda_backend.errors import UsageError
 from tda_backend.numerics.curvature.matrix import curvature_matrix
 from tda_backend.numerics.curvature.pseudo_gradients import Curvature, check_curvature
 from tda_backend.numerics.trajectory.source.fitted import Checkpoints, SourceFit
-from tda_backend.numerics.trajectory.source.gradients import FlatLayout, GradientLayout, flat_layout, layer_layout
+from tda_backend.numerics.trajectory.source.gradients import (
+    FlatLayout,
+    GradientLayout,
+    LayerLayout,
+    flat_layout,
+    layer_layout,
+)
 from tda_backend.numerics.trajectory.source.kronecker import (
+    Decomposed,
+    KroneckerOperator,
     kronecker_operator,
     preconditioned_kronecker_operator,
     segment_curvature,
+    without_null_inputs,
 )
 from tda_backend.numerics.trajectory.source.preconditioned import (
     Preconditioner,
@@ -65,14 +74,21 @@ def fit_source(
         layout: GradientLayout = flat_layout(final.model)
     else:
         layout = layer_layout(final.model, settings.untracked)
-    checkpoints, operators = [], []
+    checkpoints: list[Checkpoints] = []
+    operators: list[SegmentOperator] = []
+    known: Decomposed | None = None
     for index, segment in enumerate(segments):
         probes = tuple((label, run.probe(state, own[index])) for label, state in states[index])
         given = None if preconditioners is None else layout.preconditioner(final.model, preconditioners[index])
         checkpoints.append(probes)
-        operators.append(_operator(probes, segment, layout, settings, given))
+        operator, known = _operator(probes, segment, layout, settings, given, known)
+        operators.append(operator)
         if on_progress is not None:
             on_progress(index + 1, len(segments))
+    rotated = [operator for operator in operators if isinstance(operator, KroneckerOperator)]
+    if rotated and isinstance(layout, LayerLayout):
+        rotated = without_null_inputs(rotated)
+        layout, operators = layout.of(rotated[0]), list(rotated)
     return SourceFit(final, segments, tuple(checkpoints), tuple(operators), layout)
 
 
@@ -82,19 +98,20 @@ def _operator(
     layout: GradientLayout,
     settings: SourceSettings,
     preconditioner: Tensor | None,
-) -> SegmentOperator:
-    """Return what a segment does to queries, through P ``[p]`` where one is given."""
+    known: Decomposed | None,
+) -> tuple[SegmentOperator, Decomposed | None]:
+    """Return what a segment does to queries, through P ``[p]`` where one is given, and what was decomposed for it."""
     decay = segment.weight_decay * settings.weight_decay
     if isinstance(layout, FlatLayout):
         mean = _mean_curvature(probes, layout.width, settings)
         if preconditioner is None:
-            return dense_operator(mean, segment.duration, decay)
-        return preconditioned_operator(mean, preconditioner, segment, weight_decay=settings.weight_decay)
-    layers = segment_curvature(probes, settings)
+            return dense_operator(mean, segment.duration, decay), None
+        return preconditioned_operator(mean, preconditioner, segment, weight_decay=settings.weight_decay), None
+    layers, known = segment_curvature(probes, settings, known)
     if preconditioner is None:
-        return kronecker_operator(layers, segment.duration, decay)
+        return kronecker_operator(layers, segment.duration, decay), known
     extra = preconditioned_decay(segment, preconditioner) * settings.weight_decay
-    return preconditioned_kronecker_operator(layers, preconditioner, extra, segment.duration)
+    return preconditioned_kronecker_operator(layers, preconditioner, extra, segment.duration), known
 
 
 def _mean_curvature(probes: Checkpoints, width: int, settings: SourceSettings) -> Tensor:

@@ -98,22 +98,29 @@ class LayerLayout:
     Attributes:
         layers: From :func:`tracked_layers`.
         untracked: What happened to other parameters.
+        shapes: (d_out, d_in) of each layer's coordinates; bases may have fewer than the layer has parameters.
     """
 
     layers: tuple[TrackedLayer, ...]
     untracked: UntrackedPolicy
+    shapes: tuple[tuple[int, int], ...]
+
+    def of(self, operator: KroneckerOperator) -> LayerLayout:
+        """Return the layout of the coordinates of a segment's bases."""
+        shapes = (layer.eigenvalues.shape for layer in operator.layers)
+        return replace(self, shapes=tuple((outputs, inputs) for outputs, inputs in shapes))
 
     @property
     def width(self) -> int:
         """p."""
-        return sum(layer.shape[0] * layer.shape[1] for layer in self.layers)
+        return sum(outputs * inputs for outputs, inputs in self.shapes)
 
     @property
     def columns(self) -> dict[str, slice]:
         """Columns of each layer, by name."""
         result, start = {}, 0
-        for layer in self.layers:
-            stop = start + layer.shape[0] * layer.shape[1]
+        for layer, (outputs, inputs) in zip(self.layers, self.shapes, strict=True):
+            stop = start + outputs * inputs
             result[layer.name] = slice(start, stop)
             start = stop
         return result
@@ -167,7 +174,8 @@ def layer_layout(model: nn.Module, untracked: UntrackedPolicy) -> LayerLayout:
     Raises:
         TaskError: See :func:`tracked_layers`.
     """
-    return LayerLayout(tracked_layers(model, untracked), untracked)
+    layers = tracked_layers(model, untracked)
+    return LayerLayout(layers, untracked, tuple(layer.shape for layer in layers))
 
 
 def flat_layout(model: nn.Module) -> FlatLayout:

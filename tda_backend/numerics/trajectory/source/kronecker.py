@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from tda_backend.errors import UsageError
 from tda_backend.models.probe import Probe
-from tda_backend.numerics.curvature.kronecker.basis import average, eigenbasis, kronecker_moments
+from tda_backend.numerics.curvature.kronecker.basis import (
+    KroneckerBasis,
+    KroneckerMoments,
+    average,
+    eigenbasis,
+    kronecker_moments,
+)
 from tda_backend.numerics.curvature.kronecker.fisher import Fisher
 from tda_backend.numerics.curvature.kronecker.fit import eigenvalue_correction
 from tda_backend.numerics.features.layers import tracked_layers
@@ -30,14 +36,16 @@ class LayerCurvature:
     Attributes:
         name: Layer name.
         output_basis: Q_S, ``[d_out, d_out]``, eigenvectors as columns.
-        input_basis: Q_A, ``[d_in, d_in]``.
+        input_basis: Q_A, ``[d_in, d_in]``, or some of its columns.
         eigenvalues: Λ, ``[d_out, d_in]`` float64.
+        null_inputs: Columns of Q_A along which no input of the segment's examples lies, bool ``[d_in]``.
     """
 
     name: str
     output_basis: Tensor
     input_basis: Tensor
     eigenvalues: Tensor
+    null_inputs: Tensor
 
     def rotate(self, matrices: Tensor) -> Tensor:
         """Return Q_SᵀVQ_A for V ``[m, d_out, d_in]``."""
@@ -49,7 +57,10 @@ class LayerCurvature:
 
     def carry(self, matrices: Tensor, other: LayerCurvature) -> Tensor:
         """Return in this basis what is given in another: (Q_SᵀQ'_S)V(Q_AᵀQ'_A)ᵀ."""
-        return (self.output_basis.T @ other.output_basis) @ matrices @ (other.input_basis.T @ self.input_basis)
+        turned = (self.output_basis.T @ other.output_basis) @ matrices
+        if other.input_basis is self.input_basis:  # orthonormal
+            return turned
+        return turned @ (other.input_basis.T @ self.input_basis)
 
     def diagonal(self, values: Tensor) -> Tensor:
         """Return the diagonal of the matrix with eigenvalues ``values`` in parameter space, ``[d_out, d_in]``.
@@ -67,7 +78,13 @@ class LayerCurvature:
         return self.output_basis.to(values.dtype).square().T @ values @ self.input_basis.to(values.dtype).square()
 
 
-def segment_curvature(probes: Sequence[tuple[str, Probe]], settings: SourceSettings) -> tuple[LayerCurvature, ...]:
+Decomposed = tuple[KroneckerMoments, KroneckerBasis]
+"""A segment's averaged moments and their eigenvectors."""
+
+
+def segment_curvature(
+    probes: Sequence[tuple[str, Probe]], settings: SourceSettings, known: Decomposed | None = None
+) -> tuple[tuple[LayerCurvature, ...], Decomposed]:
     """Return a segment's stationary curvature (appendix D.2, eq. 54).
 
     A and S are averaged over the checkpoints and decomposed once; Λ is taken at each checkpoint in that common basis,
@@ -77,6 +94,7 @@ def segment_curvature(probes: Sequence[tuple[str, Probe]], settings: SourceSetti
         probes: (label, model with D_ℓ, the rows that the segment trained on) of each checkpoint of the segment.
         settings: Basis (``kfac`` has Λ = D_S ⊗ D_A, ``diagonal`` the basis I), Fisher information, seed of the drawn
             labels, and what to do about parameters outside layers with factors.
+        known: What was decomposed for the segment before, as this function returns it.
 
     Raises:
         NumericalError: A gradient or moment is not finite, or zero; names the checkpoint and the layer.
@@ -89,10 +107,11 @@ def segment_curvature(probes: Sequence[tuple[str, Probe]], settings: SourceSetti
             # Drawn once: drawing anew for Λ would take half the time of the fit.
             fishers.append(Fisher(settings.fisher, settings.seed).drawn(probe))
             moments.append(kronecker_moments(probe, fishers[-1], settings.untracked))
-    basis = eigenbasis(average(moments), settings.basis)
+    mean = average(moments)
+    basis = eigenbasis(mean, settings.basis, known)
     for (label, probe), drawn in zip(probes, fishers, strict=True):
         with naming(label):
-            corrections.append(eigenvalue_correction(probe, basis, drawn, settings.untracked))
+            corrections.append(eigenvalue_correction(probe, basis, drawn, settings.untracked, verify=False))
     first = probes[0][1]
     result = []
     layers = tracked_layers(first.model, settings.untracked)
@@ -100,8 +119,9 @@ def segment_curvature(probes: Sequence[tuple[str, Probe]], settings: SourceSetti
         kept = first.model.get_parameter(tracked.weight).dtype
         eigenvalues = torch.stack(values).mean(0).to(first.home)
         output_basis, input_basis = (matrix.to(first.home, kept) for matrix in (own.deltas, own.inputs))
-        result.append(LayerCurvature(own.name, output_basis, input_basis, eigenvalues))
-    return tuple(result)
+        null = own.null_inputs.to(first.home)
+        result.append(LayerCurvature(own.name, output_basis, input_basis, eigenvalues, null))
+    return tuple(result), (mean, basis)
 
 
 @dataclass(frozen=True)
@@ -178,8 +198,36 @@ def kronecker_operator(
     layers: Sequence[LayerCurvature], duration: float, weight_decay: float = 0.0
 ) -> KroneckerOperator:
     """Return the segment of these layers; L2 decay shifts Λ by ω, which is no damping."""
-    shifted = (LayerCurvature(x.name, x.output_basis, x.input_basis, x.eigenvalues + weight_decay) for x in layers)
-    return KroneckerOperator(tuple(shifted), duration)
+    return KroneckerOperator(tuple(replace(x, eigenvalues=x.eigenvalues + weight_decay) for x in layers), duration)
+
+
+def without_null_inputs(operators: Sequence[KroneckerOperator]) -> tuple[KroneckerOperator, ...]:
+    """Return the same chain with fewer coordinates, in layers whose basis of inputs is one in all segments.
+
+    Along a direction in which no segment's examples have inputs no gradient meets a query, and with one basis it never
+    turns into another direction. So it is in a first layer with more inputs than there are examples.
+    """
+    columns = []
+    for same in zip(*(operator.layers for operator in operators), strict=True):
+        basis = same[0].input_basis
+        if any(not torch.equal(layer.input_basis, basis) for layer in same[1:]):
+            columns.append(same)
+            continue
+        used = ~torch.stack([layer.null_inputs for layer in same]).all(0)
+        basis = basis[:, used].contiguous()  # one tensor for all, by which segments know that they share it
+        columns.append(
+            [
+                replace(
+                    layer,
+                    input_basis=basis,
+                    eigenvalues=layer.eigenvalues[:, used].contiguous(),
+                    null_inputs=layer.null_inputs[used],
+                )
+                for layer in same
+            ]
+        )
+    layers = zip(*columns, strict=True)
+    return tuple(replace(operator, layers=own) for operator, own in zip(operators, layers, strict=True))
 
 
 def preconditioned_kronecker_operator(
@@ -200,7 +248,7 @@ def preconditioned_kronecker_operator(
         own = decay[start:stop].view(layer.eigenvalues.shape)
         diagonal.append((layer.diagonal(layer.eigenvalues) + own).flatten())
         values = layer.eigenvalues + layer.project_diagonal(own)
-        shifted.append(LayerCurvature(layer.name, layer.output_basis, layer.input_basis, values))
+        shifted.append(replace(layer, eigenvalues=values))
         start = stop
     if start != len(preconditioner):
         raise UsageError(

@@ -124,14 +124,16 @@ def error_proxies(
     for group, report in removals.walks(on_progress):
         states = _States(trajectory, removals.rows[group], removals.first_steps[group])
         for step, at in states.walk():
-            if step in removals.horizons:
+            if step in removals.horizons and step < trajectory.num_steps:
                 found = states.means(evaluation, at, points)
                 for number in removals.marks(step):
                     for mean, value in zip(means, found, strict=True):
                         mean[number, group[: states.active]] = value
             report(step)
-        for end, value in zip(ends, states.values(evaluation, theta, points), strict=True):
+        for end, mean, value in zip(ends, means, states.values(evaluation, theta, points), strict=True):
             end[group] = value
+            for number in removals.marks(trajectory.num_steps):
+                mean[number, group] = value.mean(dim=1)
     _check_finite(ends[2], removals.rows)
     (prediction, cheap, full), (prediction_at, cheap_at, full_at) = ends, means
     return ErrorProxies(
@@ -209,7 +211,11 @@ class _States:
     def _advance_block(self, point: Point, recorded: RecordedStep, block: slice, counts: Tensor) -> None:
         objective, rows, theta = self._trajectory.objective, recorded.rows, recorded.theta
         first, second = self.first[block], self.second[block]
-        gradient, gradient_second = objective.curve_gradients(theta, rows, first[:, 0], second[:, 0])
+        before = int((self._firsts[block] < recorded.step).sum())  # the others' states are still 0
+        gradient, gradient_second = torch.zeros_like(first[:, 0]), torch.zeros_like(first[:, 0])
+        if before:
+            found = objective.curve_gradients(theta, rows, first[:before, 0], second[:before, 0])
+            gradient[:before], gradient_second[:before] = found
         held = counts.nonzero()[:, 0]
         if len(held):
             shares = (counts[held].to(theta) / len(rows))[:, None]

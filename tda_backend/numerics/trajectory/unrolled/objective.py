@@ -28,12 +28,16 @@ _NUMBERS = 2**21
 """Numbers of vectors that are differentiated together (8 MiB of float32): more falls out of the caches."""
 _ACTIVATIONS = 2**26
 """Numbers of activations beside them (256 MiB of float32): more takes memory and, on small networks, time."""
+_CACHED = 2**21
+"""Numbers that backpropagation saves for the examples that a processor differentiates together: with more, each step
+of the derivatives is a tensor of megabytes, which falls out of the caches and takes fresh memory every time."""
 _COPIES = 4
 """Numbers that a second derivative holds for each that backpropagation saves (measured: 3.7 to 4.4)."""
 _WRONG_THIRD_DERIVATIVE = (nn.LayerNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _DIFFERENCE = 6e-6
 """Cube root of the rounding of float64: the best step of a central difference, relative to the size of θ."""
 _Function = Callable[[Tensor], Tensor]
+_Curve = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 
 
 class Objective:
@@ -106,13 +110,17 @@ class Objective:
 
     def weighted_gradients(self, thetas: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
         """Return ∇ Σ_i w_i ℓ_i of R models on one batch, ``[R, P]``; θ ``[R, P]``, weights ``[R, b]``."""
-        batch = take(self.data, rows)
 
-        def total(flat: Tensor, weight: Tensor) -> Tensor:
-            return (self._call(flat, batch, "train_loss") * weight).sum()
+        def of(part: slice) -> tuple[Tensor, ...]:
+            batch = take(self.data, rows[part])
+
+            def total(flat: Tensor, weight: Tensor) -> Tensor:
+                return (self._call(flat, batch, "train_loss") * weight).sum()
+
+            return (vmap(grad(total), chunk_size=self._chunk(len(rows[part])))(thetas, weights[:, part]),)
 
         with self._guard("train_loss"):
-            return vmap(grad(total), chunk_size=self._chunk(len(rows)))(thetas, weights)
+            return self._summed(len(rows), of)[0]
 
     def example_gradients(
         self, theta: Tensor, rows: Tensor, quantity: Literal["train_loss", "goodness"] = "train_loss"
@@ -140,7 +148,14 @@ class Objective:
 
     def hessian_product(self, theta: Tensor, rows: Tensor, vectors: Tensor) -> Tensor:
         """Return ∇²(mean loss of the batch)·v, ``[q, P]``: forward over reverse mode, all vectors side by side."""
-        return self._along(self._mean_loss_gradient(rows), theta, vectors, len(rows))
+
+        def of(part: slice) -> tuple[Tensor, ...]:
+            slope = self._share_of_slope(rows, part)
+            one = vmap(lambda vector: jvp(slope, (theta,), (vector,))[1], chunk_size=self._chunk(len(rows[part])))
+            return (one(vectors),)
+
+        with self._guard("train_loss"):
+            return self._summed(len(rows), of)[0]
 
     def example_hessian_products(self, theta: Tensor, rows: Tensor, vectors: Tensor) -> Tensor:
         """Return ∇²ℓ_i·v_i of each example with its own vector, ``[b, P]``."""
@@ -164,23 +179,18 @@ class Objective:
         Central differences it is for models with a layer whose third derivative PyTorch gets wrong (``nn.LayerNorm``,
         ``nn.InstanceNorm``: 20 to 100 % off in 2.13, without a word; their second derivatives are right).
         """
-        slope = self._mean_loss_gradient(rows)
-        if any(isinstance(module, _WRONG_THIRD_DERIVATIVE) for module in self.model.modules()):
-            return self._curve_by_differences(slope, theta, first, second, len(rows))
+        wrong = any(isinstance(module, _WRONG_THIRD_DERIVATIVE) for module in self.model.modules())
+        curve = self._curve_by_differences if wrong else _exact_curve
 
-        def product(flat: Tensor, vector: Tensor) -> Tensor:
-            return jvp(slope, (flat,), (vector,))[1]
-
-        def one(vector: Tensor, bend: Tensor) -> tuple[Tensor, ...]:
-            return jvp(product, (theta, vector), (vector, bend))
+        def of(part: slice) -> tuple[Tensor, ...]:
+            one = curve(self._share_of_slope(rows, part), theta)
+            return vmap(one, chunk_size=self._chunk(len(rows[part])))(first, second)
 
         with self._guard("train_loss"):
-            found = vmap(one, chunk_size=self._chunk(len(rows)))(first, second)
+            found = self._summed(len(rows), of)
         return found[0], found[1]
 
-    def _curve_by_differences(
-        self, slope: _Function, theta: Tensor, first: Tensor, second: Tensor, size: int
-    ) -> tuple[Tensor, Tensor]:
+    def _curve_by_differences(self, slope: _Function, theta: Tensor) -> _Curve:
         step = _DIFFERENCE * max(1.0, float(theta.norm()))
 
         def one(vector: Tensor, bend: Tensor) -> tuple[Tensor, ...]:
@@ -190,9 +200,7 @@ class Objective:
             third = (ahead - behind) / (2 * step) * length.square()
             return jvp(slope, (theta,), (vector,))[1], jvp(slope, (theta,), (bend,))[1] + third
 
-        with self._guard("train_loss"):
-            found = vmap(one, chunk_size=self._chunk(size))(first, second)
-        return found[0], found[1]
+        return one
 
     def second_differences(self, theta: Tensor, rows: Tensor, vectors: Tensor) -> Tensor:
         """Return vᵀ∇²ℓ_i v of every example for each vector, ``[r, b]``: forward mode twice."""
@@ -230,13 +238,19 @@ class Objective:
 
             return vmap(one, chunk_size=self._chunk(len(rows)))(vectors)
 
-    def _mean_loss_gradient(self, rows: Tensor) -> _Function:
-        batch = take(self.data, rows)
-        return grad(lambda flat: self._call(flat, batch, "train_loss").mean())
+    def _share_of_slope(self, rows: Tensor, part: slice) -> _Function:
+        """Return what some of the batch's examples add to the gradient of its mean loss, as a function of θ."""
+        batch = take(self.data, rows[part])
+        return grad(lambda flat: self._call(flat, batch, "train_loss").sum() / len(rows))
 
-    def _along(self, function: _Function, theta: Tensor, vectors: Tensor, size: int) -> Tensor:
-        with self._guard("train_loss"):
-            return vmap(lambda vector: jvp(function, (theta,), (vector,))[1], chunk_size=self._chunk(size))(vectors)
+    def _summed(self, size: int, of: Callable[[slice], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """Return the sum over the parts of a batch of what ``of`` makes of each; a device takes the batch whole."""
+        most = max(1, _CACHED // max(1, self._saved_per_example)) if self.device.type == "cpu" else size
+        step = -(-size // max(1, -(-size // most)))  # parts as equal as can be
+        total = of(slice(0, step))
+        for start in range(step, size, step):
+            total = tuple(a + b for a, b in zip(total, of(slice(start, start + step)), strict=True))
+        return total
 
     def _values(self, theta: Tensor, rows: Tensor, what: str) -> Tensor:
         batch = take(self.data, rows)
@@ -280,6 +294,13 @@ class Objective:
         """Name a person's errors; choose attention that can be differentiated twice."""
         with persons_code(self.task, what), differentiable_attention():
             yield
+
+
+def _exact_curve(slope: _Function, theta: Tensor) -> _Curve:
+    def product(flat: Tensor, vector: Tensor) -> Tensor:
+        return jvp(slope, (flat,), (vector,))[1]
+
+    return lambda vector, bend: jvp(product, (theta, vector), (vector, bend))
 
 
 class _Wrapped(nn.Module):
