@@ -13,7 +13,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 if sys.path[:1] != [str(_ROOT)]:  # before anything else on the path that may be called "app"
     sys.path.insert(0, str(_ROOT))
 
-from app import clocks, navigation, session
+from app import clocks, garbage, navigation, session
 from app.server import Server
 from app.server_log import log_page
 from app.shared.errors import show_error
@@ -32,6 +32,7 @@ def run() -> None:
         )
         for number, row in enumerate(navigation.PAGES)
     }
+    garbage.spare_what_stays()
     navigation.offer(pages)
     page = st.navigation(list(pages.values()), position="top")
     clocks.turn_to(page.url_path)
