@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import tda_backend as tda
+from app.views.overview import page as overview
 from tda_backend.interfaces.reading.costs import configuration_costs
 from tda_backend.studies.jobs.progress import JobState
 from tda_backend.studies.methods import METHODS as TABLE
@@ -233,6 +234,19 @@ def test_a_running_study_shows_how_far_it_is(page, failed, tmp_path):
         assert words in said
     assert {"Cancel", "Open the Explorer"} <= {element.label for element in test.button}
     assert not page("explorer", place).exception
+
+
+def test_a_click_is_not_forgotten_where_the_run_ends_at_that_moment(page, failed, monkeypatch):
+    """The page is then to be drawn anew, which would be all that the click did."""
+    left: list[str] = []
+    monkeypatch.setattr(overview.session, "leave", lambda address, view: left.append(address))
+    # Asked where the page begins, and again in the part that ticks; then that it has ended.
+    answers = iter([True, True, True, False])
+    monkeypatch.setattr(overview, "is_running", lambda: next(answers, False))
+    test = page("overview", failed)
+    assert not test.exception
+    button(test, "Open the Explorer").click().run()
+    assert left == ["explorer"]
 
 
 def test_pages_never_put_data_into_html():

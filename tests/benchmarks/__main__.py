@@ -18,6 +18,7 @@ NAMES = (
     "error_proxy",
     "contract",
     "scale",
+    "growth",
     "plan",
     "demo",
 )

@@ -36,6 +36,7 @@ projection_dim = [8, "none"]
 epochs = 3
 projection_dim = [8]
 half_subset_models = [2]
+num_eigenvalues = [4]
 [methods.if-explicit]
 epochs = 3
 curvature = ["ggn"]

@@ -31,6 +31,9 @@ from tda_backend.interfaces.reading.records.studies import StudyRow
 from tda_backend.studies.jobs.progress import JobState
 
 MAX_STUDIES, MAX_NAMES = 8, 4
+STARTS = ("start-demo", "start-quick")
+ACTIONS = OPEN, UNROLLED, RESUME = "open", "trajectory", "resume"
+"""How the keys of a study's buttons begin."""
 STATUS = {
     "complete": ":green-badge[complete]",
     "running": ":blue-badge[running]",
@@ -62,7 +65,8 @@ def _num_usable(studies: Sequence[StudyRow]) -> int:
 @shows_errors
 def _show_studies(was_running: bool, num_usable: int) -> None:
     studies = services.studies()
-    if was_running and (not is_running() or _num_usable(studies) != num_usable):
+    has_changed = was_running and (not is_running() or _num_usable(studies) != num_usable)
+    if has_changed and not _is_clicked(studies):
         st.rerun()  # the whole page, side bar included: the run has ended, or there is something to look at now
     jobs = services.running_jobs()
     known = {row.study_id for row in studies}
@@ -76,6 +80,12 @@ def _show_studies(was_running: bool, num_usable: int) -> None:
     for number, row in enumerate(studies[:MAX_STUDIES]):
         _show_study(row, first=number == 0)
     show_data(_table(studies), "studies", f"All studies as a table ({len(studies)})")
+
+
+def _is_clicked(studies: Sequence[StudyRow]) -> bool:
+    """Return whether this run draws what a click asked for: drawing the whole page first would forget the click."""
+    keys = [*STARTS, *(f"{kind}-{row.study_id}" for row in studies for kind in ACTIONS)]
+    return any(st.session_state.get(key) for key in keys)
 
 
 def _show_empty(jobs: Sequence[JobState]) -> None:
@@ -93,8 +103,8 @@ def _show_empty(jobs: Sequence[JobState]) -> None:
         )
         with st.container(horizontal=True):
             whole = partial(services.start_embedded, services.DEMO_STUDY)
-            start_button("Run the first study", whole, "start-demo", primary=True)
-            start_button("Run the quick version", partial(whole, True), "start-quick")
+            start_button("Run the first study", whole, STARTS[0], primary=True)
+            start_button("Run the quick version", partial(whole, True), STARTS[1])
         st.caption("The same from a terminal, and your own model instead:")
         st.code("tda run mnist-mlp\ntda run --task my_task.py:factory", language="bash")
     show_shipped()
@@ -118,15 +128,15 @@ def _show_study(row: StudyRow, first: bool) -> None:
 def _show_actions(row: StudyRow, first: bool) -> None:
     """Draw the buttons that lead on from a study."""
     look = "primary" if first else "secondary"
-    if row.num_configurations and st.button("Open the Explorer", key=f"open-{row.study_id}", type=look):
+    if row.num_configurations and st.button("Open the Explorer", key=f"{OPEN}-{row.study_id}", type=look):
         current = session.view()
         session.leave("explorer", current if current.study == row.name else View(study=row.name))
     unrolls = services.asks_for_runs(services.study(row.study_id))
-    if unrolls and st.button("Open Training trajectory", key=f"trajectory-{row.study_id}"):
+    if unrolls and st.button("Open Training trajectory", key=f"{UNROLLED}-{row.study_id}"):
         session.leave("trajectory", View(study=row.name))
     if row.status in ("failed", "partial"):
         if services.may_load(services.code_of(services.study(row.study_id))):
-            start_button("Resume", partial(services.resume, row.study_id), f"resume-{row.study_id}")
+            start_button("Resume", partial(services.resume, row.study_id), f"{RESUME}-{row.study_id}")
         else:
             st.caption("Its task is code: go on with `tda run`.")
 
