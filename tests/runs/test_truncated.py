@@ -12,8 +12,10 @@ from tda_backend.errors import StudyError
 from tda_backend.interfaces.reading.study import Study, open_study
 from tda_backend.interfaces.reading.truncation import directions_left_out, lacking_at
 from tda_backend.models.tasks.registry import load_task
+from tda_backend.numerics.features.checkpoint_features import CheckpointFeatures
 from tda_backend.studies.pipeline.facts import task_facts
 from tda_backend.studies.runs.planning import build_plan
+from tda_backend.studies.steps import spectrum_size
 from tda_backend.studies.store import repository
 from tda_backend.studies.store.workspace import Workspace
 from tda_backend.studies.study.file import resolve
@@ -142,3 +144,21 @@ def test_fifty_thousand_examples_fit_without_a_projection(tmp_path: Path, monkey
     content |= {"training": {"epochs": [1]}, "ground_truth": {"subsets": 0}}
     plan = build_plan(resolve({**content, "methods": {"iffim": {"num_eigenvalues": 512}}}), facts)
     assert max(step.cost.memory_gib for step in plan.steps) < 4
+
+
+def test_a_gram_matrix_that_is_not_held_gives_the_same(study: Study, tmp_path: Path, monkeypatch, cli):
+    """As for many examples: every product forms it anew from the gradients' factors."""
+    monkeypatch.setattr(spectrum_size, "MOST_HELD_GIB", 0.0)
+    made: list[int] = []
+    monkeypatch.setattr(CheckpointFeatures, "full_gram", lambda features: made.append(1))
+    path = truncating(tmp_path)
+    text = path.read_text().replace(f"[0, {KEPT}]", f"[{KEPT}]").replace("subsets = 24", "subsets = 0")
+    path.write_text(text.replace('projection_dim = [8, "none"]', 'projection_dim = ["none"]'))
+    db = tmp_path / "w" / "catalogue.duckdb"
+    code, _, err = cli("run", path, "--db", db)
+    assert code == 0, err
+    assert not made
+    found, asked = open_study("truncated", db), {"num_eigenvalues": KEPT, "training_epoch": 4}
+    for method in ("iffim", "trak"):
+        right = study.scores(method, 0.1, **asked)
+        np.testing.assert_allclose(found.scores(method, 0.1, **asked), right, rtol=0, atol=1e-5 * abs(right).max())

@@ -24,7 +24,7 @@ from tda_backend.numerics.spectral.decompose import (
     leading_dual_coordinates,
     row_coordinates,
 )
-from tda_backend.numerics.spectral.leading import Products
+from tda_backend.numerics.spectral.leading import FORMED_ANEW, Products
 
 
 def influence_spectrum(
@@ -176,7 +176,7 @@ class _Factored:
             weighted = factor * vectors
             return torch.cat([cross_products(self.values.select(part), train, weighted) for part in others])
 
-        products = Products(num_train, trace, self.values.device, mean_gram)
+        products = Products(num_train, trace, self.values.device, mean_gram, FORMED_ANEW)
         return leading_dual_coordinates(products, cross, self.num_eigenvalues, what=what, dtype=dtype)
 
     def squares(self, rows: slice) -> Tensor:

@@ -23,7 +23,9 @@ BASIS_FACTOR = 4
 """Vectors of the largest basis, for each eigenvalue that is wanted."""
 TOLERANCE = 1e-5
 """Residual at which the basis stops to grow, in units of the smallest eigenvalue that is kept."""
-_LEAST_BLOCK = 16
+LEAST_BLOCK = 16
+FORMED_ANEW = 256
+"""Vectors of a block where each product forms the matrix anew from factors some hundreds or thousands wide."""
 _LOOKED_AT = 2
 _ORTHOGONAL, _MOST_ROUNDS = 1e-13, 6
 
@@ -37,12 +39,14 @@ class Products:
         trace: Σ of all eigenvalues.
         device: Where vectors lie.
         of: vectors ``[d, b]`` float64 → A·vectors ``[d, b]`` float64.
+        least_block: Vectors from which on a product costs more with each: fewer are not worth one.
     """
 
     size: int
     trace: float
     device: torch.device
     of: Callable[[Tensor], Tensor]
+    least_block: int = LEAST_BLOCK
 
 
 @dataclass(frozen=True)
@@ -97,14 +101,14 @@ class Leading:
     left_out: LeftOut
 
 
-def basis_vectors(size: int, count: int) -> int:
+def basis_vectors(size: int, count: int, least_block: int = LEAST_BLOCK) -> int:
     """Return how many vectors the basis has at most from which ``count`` eigenpairs of ``[size, size]`` are taken."""
-    return min(size, BASIS_FACTOR * count + 2 * block_vectors(count))
+    return min(size, BASIS_FACTOR * count + 2 * block_vectors(count, least_block))
 
 
-def block_vectors(count: int) -> int:
+def block_vectors(count: int, least_block: int = LEAST_BLOCK) -> int:
     """Return how many vectors are multiplied at a time."""
-    return max(_LEAST_BLOCK, math.ceil(count / 4))
+    return max(least_block, math.ceil(count / 4))
 
 
 def leading_eigenpairs(
@@ -125,8 +129,8 @@ def leading_eigenpairs(
     Raises:
         NumericalError: A product is not finite, or the matrix is zero.
     """
-    size, block = matrix.size, block_vectors(count)
-    most = basis_vectors(size, count)
+    size, block = matrix.size, block_vectors(count, matrix.least_block)
+    most = basis_vectors(size, count, matrix.least_block)
     basis = torch.empty(size, most, dtype=torch.float64, device=matrix.device)
     inner = torch.zeros(most, most, dtype=torch.float64, device=matrix.device)
     drawn = torch.from_numpy(hashed_rng("leading", seed).standard_normal((size, min(block, most))))

@@ -22,7 +22,7 @@ from tda_backend.studies.config.configuration import Configuration
 from tda_backend.studies.contract.method import Method, method
 from tda_backend.studies.pipeline.context import RunContext
 from tda_backend.studies.pipeline.planning import Planning
-from tda_backend.studies.pipeline.sizes import Held
+from tda_backend.studies.pipeline.sizes import Held, Sizes
 from tda_backend.studies.pipeline.step import Cost, Step, needs, setting
 from tda_backend.studies.steps.features import Features, plan_features
 from tda_backend.studies.steps.source import LEFT_OUT, FilterOf, SourceStep
@@ -30,6 +30,7 @@ from tda_backend.studies.steps.spectrum_size import (
     Spectral,
     exact_memory,
     factored_memory,
+    holds_gram,
     projected_memory,
     spectrum_seconds,
 )
@@ -174,9 +175,10 @@ class SpectrumStep(SpectralStep):
         wants_more = any(step.draw.dim is None for step in later) or bool(needed - {self.draw.whole, *memo.projected})
         gram, projected, features = None, None, memo.features
         if self.draw.dim is None:
-            features = features if self.num_eigenvalues is None else self._gradients(context)
-            if features is None or features.factors is None or self.num_eigenvalues is None:
+            if holds_gram(Sizes.of(context.study, context.facts), self.num_eigenvalues):
                 gram = self._gram(context)
+            else:
+                features = self._gradients(context)
         else:
             projected = nested(self._projected(context, keep_gram=wants_more), self.draw.dim)
         memo.projected = {whole: values for whole, values in memo.projected.items() if whole in needed}
@@ -302,9 +304,9 @@ def _words(kept: int | None) -> str:
 
 def _cost(planning: Planning, draw: Draw, features: str, kept: int | None) -> Cost:
     sizes, dim = planning.sizes, draw.dim
-    takes_factors = dim is None and kept is not None and not planning.facts.without_factors
-    whole = "factors" if takes_factors else "gram" if dim is None else str(draw.whole)
-    seconds = spectrum_seconds(sizes, Spectral(dim, kept, draw.needs_gram, planning.steps.is_first(features, whole)))
+    takes_gram = holds_gram(sizes, kept) if dim is None else draw.needs_gram
+    whole = str(draw.whole) if dim is not None else "gram" if takes_gram else "factors"
+    seconds = spectrum_seconds(sizes, Spectral(dim, kept, takes_gram, planning.steps.is_first(features, whole)))
     held, inner = _memory(planning, draw, kept), dim or sizes.num_train
     stored = sizes.coordinates(min(inner, kept or inner))
     return Cost(seconds, held.usual, saved_gib=held.saved, stored_gib=stored)
@@ -313,12 +315,12 @@ def _cost(planning: Planning, draw: Draw, features: str, kept: int | None) -> Co
 def _memory(planning: Planning, draw: Draw, kept: int | None) -> Held:
     """Return what the spectrum of a draw holds; several methods or k at one checkpoint keep its Gram matrix."""
     study, sizes = planning.study, planning.sizes
-    if draw.dim is None and kept is not None and not planning.facts.without_factors:
+    if draw.dim is not None:
+        return projected_memory(sizes, draw.dim, draw.max_dim, study.projection.draws or 1, draw.needs_gram, kept)
+    if kept is not None and not holds_gram(sizes, kept):
         return factored_memory(sizes, kept)
-    if draw.dim is None:
-        own = [settings["projection_dim"] for settings in study.methods.values() if "projection_dim" in settings]
-        return exact_memory(sizes, keeps_gram=sum(map(len, own)) > 1)
-    return projected_memory(sizes, draw.dim, draw.max_dim, study.projection.draws or 1, draw.needs_gram, kept)
+    own = [settings["projection_dim"] for settings in study.methods.values() if "projection_dim" in settings]
+    return exact_memory(sizes, keeps_gram=sum(map(len, own)) > 1, kept=kept)
 
 
 def project_model(probe: Probe, projection: Projection, budget_numbers: int = BUDGET_NUMBERS) -> Tensor:

@@ -5,30 +5,41 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from tda_backend.numerics.spectral.leading import basis_vectors, block_vectors
+from tda_backend.numerics.spectral.leading import FORMED_ANEW, LEAST_BLOCK, basis_vectors, block_vectors
 from tda_backend.studies.pipeline.sizes import Held, Sizes, doubles
 from tda_backend.studies.pipeline.times import LEAST_SECONDS, backward, copied, eigenvectors, product, projecting
 
 _ROWS = 1024
 """Rows that are rotated at a time."""
+MOST_HELD_GIB = 0.5
+"""A Gram matrix up to this is made once where the largest eigenvalues are wanted; a larger one is never held."""
 _BLOCKS = 4
 """Blocks of vectors, or of inner products, that are held at once."""
 
 
-def exact_memory(sizes: Sizes, keeps_gram: bool) -> Held:
+def exact_memory(sizes: Sizes, keeps_gram: bool, kept: int | None = None) -> Held:
     """Return what the unprojected answer holds: the Gram matrix, and LAPACK's divide and conquer on that of n × n.
 
     Args:
         sizes: Of the study.
         keeps_gram: Whether a later step takes the Gram matrix too, so that it is not overwritten.
+        kept: How many of the largest eigenvalues are kept; ``None``: all.
     """
     num = sizes.num_train
     square = doubles(num, num)
     making = sizes.gram + sizes.factors
+    if kept is not None:
+        held = (sizes.gram + square if keeps_gram else max(sizes.gram, square)) + doubles(sizes.num_others, num)
+        return Held(max(making, held + _basis(num, kept) + sizes.coordinates(kept) + doubles(num, kept)))
     # The matrix is overwritten by its eigenvectors; the work space is as large as two of it.
     decomposing = (sizes.gram + square if keeps_gram else max(sizes.gram, square)) + 2 * square
     rotating = (sizes.gram if keeps_gram else 0.0) + 2 * square + sizes.numbers(num + sizes.num_others, num)
     return Held(max(making, decomposing, rotating) + doubles(sizes.num_others, num))
+
+
+def holds_gram(sizes: Sizes, kept: int | None) -> bool:
+    """Return whether an unprojected answer takes the Gram matrix: for all eigenvalues, or where it is small."""
+    return kept is None or not sizes.factor_numbers or sizes.gram <= MOST_HELD_GIB
 
 
 def factored_memory(sizes: Sizes, kept: int) -> Held:
@@ -39,13 +50,14 @@ def factored_memory(sizes: Sizes, kept: int) -> Held:
         kept: How many eigenvalues.
     """
     rotated = sizes.coordinates(kept) + doubles(sizes.num_train + sizes.num_others, kept)
-    return Held(sizes.factors + _basis(sizes.num_train, kept) + rotated + _BLOCKS * doubles(_ROWS, _ROWS))
+    basis = _basis(sizes.num_train, kept, FORMED_ANEW)
+    return Held(sizes.factors + basis + rotated + _BLOCKS * doubles(_ROWS, _ROWS))
 
 
-def _basis(size: int, kept: int) -> float:
+def _basis(size: int, kept: int, least_block: int = LEAST_BLOCK) -> float:
     """Return what a basis holds, with a block of vectors and their images, and what Ritz pairs are found with."""
-    most = basis_vectors(size, kept)
-    return doubles(size, most + _BLOCKS * block_vectors(kept)) + 4 * doubles(most, most)
+    most = basis_vectors(size, kept, least_block)
+    return doubles(size, most + _BLOCKS * block_vectors(kept, least_block)) + 4 * doubles(most, most)
 
 
 def projected_memory(
@@ -106,9 +118,7 @@ def spectrum_seconds(sizes: Sizes, asked: Spectral) -> float:
         if dim is not None:
             seconds += product(sizes, sizes.num_train, inner, dim)
     else:
-        seconds = LEAST_SECONDS + _leading_seconds(sizes, dim, asked.kept)
-        if dim is None and sizes.factor_numbers:
-            return seconds
+        seconds = LEAST_SECONDS + _leading_seconds(sizes, dim, asked.kept, asked.takes_gram)
     if not asked.is_first:
         return seconds
     if asked.takes_gram:
@@ -119,17 +129,20 @@ def spectrum_seconds(sizes: Sizes, asked: Spectral) -> float:
     return seconds + passed + projecting(sizes, num)
 
 
-def _leading_seconds(sizes: Sizes, dim: int | None, kept: int) -> float:
-    """Return what it takes to find leading eigenpairs with the largest basis."""
+def _leading_seconds(sizes: Sizes, dim: int | None, kept: int, is_held: bool) -> float:
+    """Return what it takes to find leading eigenpairs with the largest basis; ``is_held``: of a Gram matrix."""
     num = sizes.num_train
     size = num if dim is None else dim
-    most = basis_vectors(size, kept)
-    rounds = math.ceil(most / block_vectors(kept))
+    least = FORMED_ANEW if dim is None and not is_held else LEAST_BLOCK
+    most = basis_vectors(size, kept, least)
+    rounds = math.ceil(most / block_vectors(kept, least))
     # Each vector is made orthogonal to the basis so far twice, after its products with it.
     seconds = product(sizes, size, most, most) * 3 + rounds / 6 * eigenvectors(sizes, most)
     seconds += product(sizes, size, most, kept)
     if dim is not None:
         return seconds + 2 * product(sizes, num, dim, most) + product(sizes, num + sizes.num_others, dim, kept)
+    if is_held:
+        return seconds + product(sizes, num, num, most) + product(sizes, sizes.num_others, kept, num)
     made = rounds * product(sizes, num, sizes.factor_numbers, num) / 2
     crossed = product(sizes, sizes.num_others, sizes.factor_numbers + kept, num)
     return seconds + made + product(sizes, num, num, most) + crossed
