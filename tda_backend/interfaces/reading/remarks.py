@@ -23,8 +23,11 @@ def remarks(study: Study) -> list[str]:
     """Return what the numbers of a study leave out or cannot know: rows, parameters, subsets, draws of projections."""
     rows = records(study.configurations(), ConfigurationRow)
     found = [_rows_left_out(study), *_parameters_left_out(study, rows), *_repeated_subsets(study)]
-    found += directions_left_out(study)
-    return [sentence for sentence in [*found, _draws(rows, study.resolved.projection.draws or 1)] if sentence]
+    return [
+        sentence
+        for sentence in [*found, directions_left_out(study), _draws(rows, study.resolved.projection.draws or 1)]
+        if sentence
+    ]
 
 
 def beyond_grid(study: Study, configuration_id: str, regularization: float | None) -> str:

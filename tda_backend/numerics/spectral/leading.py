@@ -21,12 +21,13 @@ from tda_backend.seeds import hashed_rng
 
 BASIS_FACTOR = 4
 """Vectors of the largest basis, for each eigenvalue that is wanted."""
-TOLERANCE = 1e-5
+TOLERANCE = 1e-7
 """Residual at which the basis stops to grow, in units of the smallest eigenvalue that is kept."""
 LEAST_BLOCK = 16
 FORMED_ANEW = 256
 """Vectors of a block where each product forms the matrix anew from factors some hundreds or thousands wide."""
 _LOOKED_AT = 2
+_LEAST_BLOCKS = 6
 _ORTHOGONAL, _MOST_ROUNDS = 1e-13, 6
 
 
@@ -103,7 +104,8 @@ class Leading:
 
 def basis_vectors(size: int, count: int, least_block: int = LEAST_BLOCK) -> int:
     """Return how many vectors the basis has at most from which ``count`` eigenpairs of ``[size, size]`` are taken."""
-    return min(size, BASIS_FACTOR * count + 2 * block_vectors(count, least_block))
+    block = block_vectors(count, least_block)
+    return min(size, max(BASIS_FACTOR * count + 2 * block, _LEAST_BLOCKS * block))
 
 
 def block_vectors(count: int, least_block: int = LEAST_BLOCK) -> int:
