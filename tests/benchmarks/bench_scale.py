@@ -7,7 +7,7 @@
 50 000, with the exponent of its time over n. ``top``: the 100 most helpful and most harmful of 100 000 examples for
 each of 1 000 queries at another λ, k = 2 048. ``large``: growth of the same study of a CNN of 1.7 million parameters, n
 to 10 000. ``leading``: the perceptron's without a projection, the 512 largest eigenvalues beside all of them at n =
-4 000, and growth to 20 000. ``limit``: a study within less memory than its blocks would like.
+4 000, and growth to 10 000. ``limit``: a study within less memory than its blocks would like.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ MEMORY: tuple[tuple[str, int, dict[str, Any]], ...] = (
 """Task, n, and what else of :func:`write_study`."""
 GROWTH = (1000, 3000, 10_000, 30_000, 50_000)
 LARGE = (1000, 3000, 10_000)
-LEADING = (4000, 10_000, 20_000)
+LEADING = (4000, 10_000)
 KEPT = 512
 PARTS = ("memory", "growth", "large", "leading", "top", "limit")
 ASKED_RATIO = 1.3

@@ -26,7 +26,7 @@ TOLERANCE = 1e-7
 LEAST_BLOCK = 16
 FORMED_ANEW = 256
 """Vectors of a block where each product forms the matrix anew from factors some hundreds or thousands wide."""
-_LOOKED_AT = 2
+_LOOKED_AT = 3
 _LEAST_BLOCKS = 6
 _ORTHOGONAL, _MOST_ROUNDS = 1e-13, 6
 

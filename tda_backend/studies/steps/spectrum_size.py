@@ -11,7 +11,7 @@ from tda_backend.studies.pipeline.times import LEAST_SECONDS, backward, copied, 
 
 _ROWS = 1024
 """Rows that are rotated at a time."""
-MOST_HELD_GIB = 0.5
+MOST_HELD_GIB = 2.0
 """A Gram matrix up to this is made once where the largest eigenvalues are wanted; a larger one is never held."""
 _BLOCKS = 4
 """Blocks of vectors, or of inner products, that are held at once."""
