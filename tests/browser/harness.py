@@ -38,8 +38,6 @@ TIMEOUT = 60_000
 """Milliseconds that anything on a page may take: a machine under load is far slower than a quiet one."""
 _contexts: WeakKeyDictionary[Browser, dict[bool, list[BrowserContext]]] = WeakKeyDictionary()
 """Browser → whether policies are bypassed → contexts without a visitor."""
-_ports: list[int] = []
-"""Of dashboards that have ended."""
 
 
 def chromium_path() -> str | None:
@@ -63,13 +61,7 @@ def browser() -> Iterator[Browser]:
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on: that of a dashboard that has ended, whose files Chromium still has."""
-    while _ports:
-        port = _ports.pop()
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-            return port
+    """Return a port that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -102,7 +94,6 @@ def dashboard(db: Path, read_only: bool = False, **variables: str) -> Iterator[s
         yield f"http://127.0.0.1:{port}"
     finally:
         process.end()
-        _ports.append(port)
 
 
 def _wait_for(address: str, process: Forked) -> None:
