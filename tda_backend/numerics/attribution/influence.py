@@ -44,7 +44,7 @@ def influence_spectrum(
         projected: ``[N, k]`` projected features; primal k × k, or dual where n ≤ k. Exactly one of the two; with
             ``num_eigenvalues`` and a model that has factors neither, for the unprojected answer.
         overwrite: Allow ``gram`` to be destroyed (saves n² float64).
-        num_eigenvalues: How many of the largest are kept, found without any matrix of n × n or k × k; ``None``: all.
+        num_eigenvalues: How many of the largest are kept, without decomposing the whole; ``None``: all.
         dtype: Storage type of the coordinates; eigenvalues are float64.
 
     Raises:

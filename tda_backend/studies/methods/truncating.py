@@ -20,7 +20,7 @@ _QUICK_EIGENVALUES = 32
 LEADING = Hyperparameter(
     KEPT,
     "whole",
-    "largest eigenvalues that are kept, found without an n × n or k × k matrix; 0: all",
+    "largest eigenvalues that are kept, found without decomposing the whole matrix; 0: all",
     (0,),
     (0, 512, 2048),
     low=0,
