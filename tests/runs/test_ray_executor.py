@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,6 @@ import pytest
 import ray
 
 from tda_backend.errors import IncompleteError, MachineError
-from tda_backend.interfaces.cli.report import RunReport
-from tda_backend.studies.pipeline.step import Step
 from tda_backend.studies.runs.ray import RayBackend
 from tda_backend.studies.store.artifacts import ArtifactStore
 from tda_backend.studies.store.repository import query
@@ -171,23 +170,41 @@ def test_without_ray_the_extra_is_named(tmp_path: Path, cli, monkeypatch):
     assert "tda-dashboard[ray]" in err
 
 
-@pytest.mark.slow
-def test_a_study_has_the_same_keys_and_tables_though_a_worker_is_killed(
-    tmp_path: Path, computed: Workspace, cli, monkeypatch
-):
-    place = Workspace.at(tmp_path / "c.duckdb")
+@contextlib.contextmanager
+def killed_while_computing(place: Workspace, after: int) -> Iterator[list[int]]:
+    """Kill the first worker that is seen at work after ``after`` steps; the list holds its process.
+
+    A worker's folder is named by its step and its process. It is looked for all the time: a step of a tiny study is
+    over before its progress is told.
+    """
     killed: list[int] = []
-    tell = RunReport.step_progress
+    ended = threading.Event()
 
-    def killing(report: RunReport, step: Step, done: int, total: int) -> None:
-        tell(report, step, done, total)
-        if step.UNIT == "model-epochs" and not killed:  # a worker's folder is named by its step and its process
-            for folder in (place.artifacts / "tmp").glob(f"{step.key[:12]}-*"):
-                killed.append(int(folder.name.split("-")[1]))
-                os.kill(killed[0], signal.SIGKILL)
+    def watch() -> None:
+        seen = set()
+        while not killed and not ended.wait(0.001):
+            for folder in (place.artifacts / "tmp").glob("*-*"):
+                seen.add(folder.name)
+                process = int(folder.name.split("-")[1])
+                if len(seen) > after and process != os.getpid():
+                    os.kill(process, signal.SIGKILL)
+                    killed.append(process)
+                    break
 
-    monkeypatch.setattr(RunReport, "step_progress", killing)
-    code, out, err = cli("run", computed.folder.parent / "tiny.toml", "--db", place.catalogue, "--executor", "ray")
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield killed
+    finally:
+        ended.set()
+        watcher.join()
+
+
+@pytest.mark.slow
+def test_a_study_has_the_same_keys_and_tables_though_a_worker_is_killed(tmp_path: Path, computed: Workspace, cli):
+    place = Workspace.at(tmp_path / "c.duckdb")
+    with killed_while_computing(place, after=3) as killed:
+        code, out, err = cli("run", computed.folder.parent / "tiny.toml", "--db", place.catalogue, "--executor", "ray")
     assert code == 0, err
     assert " 0 cached" in out
     assert len(killed) == 1
