@@ -8,9 +8,11 @@ import shutil
 import signal
 import tempfile
 import threading
+from collections.abc import Generator
 from pathlib import Path
 
 import psutil
+import pytest
 
 IN_MEMORY = Path("/dev/shm")
 """Where Linux keeps files in memory."""
@@ -45,6 +47,22 @@ _keep_temporary_files_in_memory()
 
 def pytest_collection_finish() -> None:
     """Let no garbage collection look through what lives as long as the tests: six thousand items, and all modules."""
+    _keep()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
+    """Let none after a file of tests look through what that leaves: code that was compiled, caches, libraries.
+
+    Code that runs out of memory collects garbage each time it halves a block.
+    """
+    done = yield
+    if nextitem is None or nextitem.path != item.path:
+        _keep()
+    return done
+
+
+def _keep() -> None:
     gc.collect()
     gc.freeze()
 
