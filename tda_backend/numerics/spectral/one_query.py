@@ -22,6 +22,8 @@ from tda_backend.numerics.spectral.contraction import (
     spectra_of,
 )
 from tda_backend.numerics.spectral.coordinates import Coordinates
+from tda_backend.numerics.spectral.kronecker.curves import kronecker_curves
+from tda_backend.numerics.spectral.kronecker.spectrum import KroneckerSpectrum
 
 
 def filtered_products(source: Source, query: int, positions: Sequence[int] | np.ndarray) -> tuple[Tensor, Tensor]:
@@ -63,9 +65,13 @@ def _products_of(spectrum: Coordinates, query: int, chosen: Tensor) -> tuple[Ten
     null = sigma.new_zeros(len(chosen), 1)  # σ = 0: weight 1/λ, and none at λ = 0
     for part in spectrum.parts():
         kept = part.eigenvalues > 0
-        products = part.rows("train", chosen).double() * part.rows("query", [query]).double()
-        condenser.add(total, part.eigenvalues[kept], products[:, kept])
-        null += products[:, ~kept].sum(1, keepdim=True)
+        row = part.rows("query", [query])
+        largest = row.abs().max().clamp(min=torch.finfo(row.dtype).tiny)
+        products = part.rows("train", chosen) * (row / largest)  # in their own precision: no product is below its range
+        found = torch.zeros_like(total, dtype=products.dtype)
+        condenser.add(found, part.eigenvalues[kept], products[:, kept])
+        total += found.double() * largest
+        null += products[:, ~kept].double().sum(1, keepdim=True) * largest
     return torch.cat([condenser.eigenvalues, sigma.new_zeros(1)]), torch.cat([total, null], dim=1)
 
 
@@ -120,15 +126,23 @@ def score_curves(source: Source, query: int, regularizations: Sequence[float] | 
 
 def _score_curves(spectra: Sequence[Coordinates], query: int, regularizations: Sequence[float]) -> Tensor:
     """Return one query's scores at every λ, ``[L, n]``."""
-    total: Tensor | None = None
-    for spectrum in spectra:
-        for part in spectrum.parts():
-            row = part.rows("query", [query]).to(torch.float64)
-            outside = None if spectrum.query_outside is None else spectrum.query_outside[[query]]
-            table = spectrum.filter.table(part.eigenvalues, regularizations, spectrum.num_train, row, outside)
-            weights = [phi.reshape(1, -1) for phi in table]
-            added = part.products((row * torch.cat(weights) / len(spectra)).to(spectrum.dtype))
-            total = added if total is None else total.add_(added)
-    assert total is not None
+    each = [_curves_of(spectrum, query, regularizations) for spectrum in spectra]
+    total = sum(each[1:], each[0]) / len(spectra)
     weights = mean_weights(spectra)
     return total if weights is None else total * weights.to(total.dtype)
+
+
+def _curves_of(spectrum: Coordinates, query: int, regularizations: Sequence[float]) -> Tensor:
+    """Return one query's scores on one spectrum at every λ, ``[L, n]``; compressed along λ in a Kronecker basis."""
+    if isinstance(spectrum, KroneckerSpectrum) and not spectrum.filter.depends_on_query:
+        return kronecker_curves(spectrum, query, regularizations)
+    total: Tensor | None = None
+    for part in spectrum.parts():
+        row = part.rows("query", [query]).to(torch.float64)
+        outside = None if spectrum.query_outside is None else spectrum.query_outside[[query]]
+        table = spectrum.filter.table(part.eigenvalues, regularizations, spectrum.num_train, row, outside)
+        weights = torch.cat([phi.reshape(1, -1) for phi in table])
+        added = part.products((row * weights).to(spectrum.dtype))
+        total = added if total is None else total.add_(added)
+    assert total is not None
+    return total

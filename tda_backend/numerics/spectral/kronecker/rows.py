@@ -19,6 +19,12 @@ from tda_backend.numerics.spectral.coordinates import Rows
 _NUMBERS = 2**24
 """Numbers in one block of temporary products (64 MiB in float32)."""
 
+_IN_CACHE = 2**18
+"""Numbers in one block of temporary products on the CPU, which reads them again at once (measured: twice as fast)."""
+
+_LEAST_ROWS = 256
+"""Rows of such a block, whatever the cache: matrix products of fewer are slow."""
+
 _SHORT = 256
 """Rows whose products are added in their own precision: the error is of that of one row (measured: 2e-7)."""
 
@@ -48,28 +54,28 @@ class FactoredRows:
     def num_numbers(self) -> int:
         return self.inputs.numel() + self.deltas.numel()
 
-    def values(self, outputs: slice = slice(None), index: Rows = None) -> Tensor:
-        """Return coordinates of some outputs for some (or all) rows, ``[b, o·r_in]``."""
-        a, d = self.inputs, self.deltas[..., outputs]
+    def values(self, outputs: slice = slice(None), index: Rows = None, inputs: slice = slice(None)) -> Tensor:
+        """Return coordinates of some outputs and inputs for some (or all) rows, ``[b, o·j]``."""
+        a, d = self.inputs[..., inputs], self.deltas[..., outputs]
         if index is not None:
             a, d = a[index], d[index]
         if a.ndim == 2:
             return (d[:, :, None] * a[:, None, :]).flatten(1)
         return (d.transpose(1, 2) @ a).flatten(1)
 
-    def products(self, vectors: Tensor, outputs: slice = slice(None)) -> Tensor:
-        """Return the inner product of every vector ``[q, o·r_in]`` with every row, ``[q, N]``."""
-        num_vectors, num, width = vectors.shape[0], self.shape[0], self.shape[2]
-        if self.inputs.ndim == 3 or num_vectors >= width:
-            return _products(self, vectors, outputs)
+    def products(self, vectors: Tensor, outputs: slice = slice(None), inputs: slice = slice(None)) -> Tensor:
+        """Return the inner product of every vector ``[q, o·j]`` with every row, ``[q, N]``."""
+        a = self.inputs[..., inputs]
+        num_vectors, num, width = vectors.shape[0], self.shape[0], a.shape[-1]
+        if a.ndim == 3 or num_vectors >= width:
+            return _products(self, vectors, outputs, inputs)
         # Σ_o δ̃_io Σ_j ã_ij v_oj: as many operations as with the coordinates themselves, but nothing of size r is made.
-        d = self.deltas[:, outputs]
-        left = vectors.reshape(-1, width)  # [q·o, r_in]
+        d = self.deltas[:, outputs].T.contiguous()  # [o, N]
+        left = vectors.reshape(-1, width)  # [q·o, j]
         result = vectors.new_empty(num_vectors, num)
-        step = max(1, _NUMBERS // left.shape[0])
-        for rows in spans(num, step):
-            inner = (left @ self.inputs[rows].T).view(num_vectors, -1, self.inputs[rows].shape[0])
-            result[:, rows] = (inner * d[rows].T).sum(1)
+        for rows in spans(num, _rows_at_once(left)):
+            inner = (left @ a[rows].T).view(num_vectors, d.shape[0], -1)
+            torch.sum(inner.mul_(d[:, rows]), dim=1, out=result[:, rows])
         return result
 
     def sums(self, masks: Tensor, outputs: slice = slice(None)) -> Tensor:
@@ -140,14 +146,14 @@ class DenseRows:
     def num_numbers(self) -> int:
         return self.matrices.numel()
 
-    def values(self, outputs: slice = slice(None), index: Rows = None) -> Tensor:
-        """Return coordinates of some outputs for some (or all) rows, ``[b, o·r_in]``."""
-        part = self.matrices[:, outputs] if index is None else self.matrices[index][:, outputs]
+    def values(self, outputs: slice = slice(None), index: Rows = None, inputs: slice = slice(None)) -> Tensor:
+        """Return coordinates of some outputs and inputs for some (or all) rows, ``[b, o·j]``."""
+        part = self.matrices[:, outputs, inputs] if index is None else self.matrices[index][:, outputs, inputs]
         return part.flatten(1)
 
-    def products(self, vectors: Tensor, outputs: slice = slice(None)) -> Tensor:
-        """Return the inner product of every vector ``[q, o·r_in]`` with every row, ``[q, N]``."""
-        return vectors @ self.values(outputs).T
+    def products(self, vectors: Tensor, outputs: slice = slice(None), inputs: slice = slice(None)) -> Tensor:
+        """Return the inner product of every vector ``[q, o·j]`` with every row, ``[q, N]``."""
+        return _products(self, vectors, outputs, inputs)
 
     def sums(self, masks: Tensor, outputs: slice = slice(None)) -> Tensor:
         """Return ``masks · coordinates`` for masks ``[S, N]`` float64, ``[S, o·r_in]`` float64."""
@@ -201,11 +207,17 @@ def join_rows(parts: Sequence[LayerRows]) -> LayerRows:
     return FactoredRows(torch.cat([p.inputs for p in factored]), torch.cat([p.deltas for p in factored]))
 
 
-def _products(rows: LayerRows, vectors: Tensor, outputs: slice) -> Tensor:
+def _rows_at_once(left: Tensor) -> int:
+    """Return over how many rows the inner products with ``left``, ``[c, j]``, are taken together."""
+    most = max(1, _NUMBERS // left.shape[0])
+    return min(most, max(_LEAST_ROWS, _IN_CACHE // left.shape[0])) if left.device.type == "cpu" else most
+
+
+def _products(rows: LayerRows, vectors: Tensor, outputs: slice, inputs: slice) -> Tensor:
     result = vectors.new_empty(vectors.shape[0], rows.shape[0])
     step = max(1, _NUMBERS // vectors.shape[1])
     for index in spans(rows.shape[0], step):
-        result[:, index] = vectors @ rows.values(outputs, index).T
+        result[:, index] = vectors @ rows.values(outputs, index, inputs).T
     return result
 
 

@@ -113,7 +113,7 @@ def _plan(
         tables.append(
             torch.stack([spectrum.filter.weights(values, value, spectrum.num_train) for value in regularizations])
         )
-        sizes.append((_squared_sizes(layer.query, chosen) * _squared_sizes(layer.train, None)).sqrt().flatten())
+        sizes.append((squared_sizes(layer.query, chosen) * squared_sizes(layer.train, None)).sqrt().flatten())
         sigma.append(values)
     table, size = torch.cat(tables, dim=1), torch.cat(sizes)  # [L, r], [r]
     norms = (table * size).norm(dim=1)
@@ -126,7 +126,7 @@ def _plan(
         members = order[first : first + _WINDOW].sort().values
         weighted = table[active][:, members] * size[members] / norms[active, None]
         pieces.append((members, *torch.linalg.svd(weighted, full_matrices=False)))
-    smallest = _smallest_kept([singular for _, _, singular, _ in pieces], tolerance)
+    smallest = smallest_kept([singular for _, _, singular, _ in pieces], tolerance)
     windows = []
     for members, left, singular, right in pieces:
         rank = int((singular > smallest).sum())
@@ -145,7 +145,7 @@ def _plan(
     return windows
 
 
-def _smallest_kept(singular_values: Sequence[Tensor], tolerance: float) -> float:
+def smallest_kept(singular_values: Sequence[Tensor], tolerance: float) -> float:
     """Return the threshold at or below which singular values are dropped: as many as the tolerance permits.
 
     Every kept one costs the same product, so the smallest of all windows go first.
@@ -157,7 +157,7 @@ def _smallest_kept(singular_values: Sequence[Tensor], tolerance: float) -> float
     return float(ascending[count - 1]) if count else 0.0
 
 
-def _squared_sizes(rows: LayerRows, index: Tensor | None) -> Tensor:
+def squared_sizes(rows: LayerRows, index: Tensor | None) -> Tensor:
     """Return Σ_i G_i^{∘2}, ``[r_out, r_in]`` float64."""
     num, num_outputs, num_inputs = rows.shape
     if isinstance(rows, FactoredRows) and rows.inputs.ndim == 2:
