@@ -8,6 +8,7 @@ import sys
 
 NAMES = (
     "training",
+    "retraining",
     "attribution",
     "features",
     "methods",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from torch import nn
 
 from tda_backend.models.tasks.data import validate_data
 from tda_backend.models.tasks.registry import load_task
 from tda_backend.models.training.retraining.cost import autograd_operations, training_seconds
-from tests.training.tiny import ResidualTask
+from tests.training.tiny import ResidualTask, TinyTask
 
 
 @pytest.mark.parametrize(
@@ -46,3 +47,17 @@ def test_operations_count_every_position():
     outputs = 12 * 12 * 8 * 25 + 4 * 4 * 24 * 8 * 25 + 10 * 384
     assert counts["mnist-cnn-adamw"] == 6 * outputs
     assert 6 * 64 * 60_000 < counts["sotu-gpt"] < 6 * 64 * 80_000
+
+
+def test_the_fused_layers_of_an_encoder_are_counted():
+    class Encoder(TinyTask):
+        name = "encoder"
+
+        def modules(self) -> nn.Module:
+            layer = nn.TransformerEncoderLayer(12, 2, 24, dropout=0.0, batch_first=True, dtype=self.dtype)
+            return nn.Sequential(nn.Unflatten(1, (1, 12)), layer, nn.Flatten(), nn.Linear(12, 3))
+
+    task = Encoder()
+    products = 4 * 12 * 12 + 2 * 12 * 24 + 12 * 3  # attention's four, the perceptron's two, the head; one position
+    counted = autograd_operations(task, task.build_model(0), validate_data(task)["train"])
+    assert 6 * products <= counted <= 1.2 * 6 * products  # scores of attention and their mixture beside

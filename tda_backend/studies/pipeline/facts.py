@@ -12,6 +12,7 @@ from tda_backend.models.tasks.contract import built
 from tda_backend.models.tasks.data import num_rows, validate_data
 from tda_backend.models.tasks.identity.identity import task_identity
 from tda_backend.models.tasks.registry import task_spec
+from tda_backend.models.training.routes.layout import training_layout
 from tda_backend.models.training.routes.perceptron import mlp_architecture
 from tda_backend.numerics.features.factors import num_factor_numbers, untracked_parameters
 from tda_backend.numerics.features.layers import tracked_layers, untracked
@@ -39,6 +40,7 @@ class TaskFacts:
         number_bytes: Of one number of its gradients.
         layers: (outputs, inputs) of each layer that Kronecker factors describe.
         is_perceptron: Whether it is trained by the hand-written loop, without PyTorch's optimizers.
+        layout: Memory format in which its models are trained on the CPU; ``None``: as they are built.
         pace: What passes over its model take on the device of a plan, which measures it.
     """
 
@@ -58,6 +60,7 @@ class TaskFacts:
     number_bytes: int = 4
     layers: tuple[tuple[int, int], ...] = ()
     is_perceptron: bool = False
+    layout: str | None = None
     pace: Pace = UNMEASURED
 
 
@@ -94,6 +97,7 @@ def task_facts(task: Task, spec: str) -> TaskFacts:
         max((parameter.element_size() for parameter in model.parameters()), default=4),
         tuple(layer.shape for layer in tracked_layers(model, "leave-out")) if is_tracked else (),
         trains and mlp_architecture(task, model, data["train"]) is not None,
+        training_layout(task, model, data["train"], "cpu") if trains else None,
     )
 
 

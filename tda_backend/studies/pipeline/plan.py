@@ -90,16 +90,19 @@ class Steps:
     Args:
         fingerprint: Of the task.
         device: Where steps are computed.
+        layout: Memory format in which models are trained on a CPU; ``None``: as they are built.
     """
 
-    def __init__(self, fingerprint: str, device: str) -> None:
-        self._fingerprint, self._device = fingerprint, device
+    def __init__(self, fingerprint: str, device: str, layout: str | None = None) -> None:
+        self._fingerprint, self._device, self._layout = fingerprint, device, layout
         self._common = {
             "task": fingerprint,
             "dtype": DTYPE,
             "device": torch.device(device).type,
             "torch": torch_release(),
         }
+        if layout is not None and self._common["device"] == "cpu":
+            self._common["layout"] = layout
         self._steps: dict[str, Step] = {}
         self._shared: set[tuple[str, ...]] = set()
 
@@ -128,7 +131,7 @@ class Steps:
 
     def apart(self) -> Steps:
         """Return an empty collection whose steps get the same keys."""
-        return Steps(self._fingerprint, self._device)
+        return Steps(self._fingerprint, self._device, self._layout)
 
     def all(self) -> tuple[Step, ...]:
         """Return all steps, in the order in which they were first added."""

@@ -69,7 +69,7 @@ def build_plan(study: Study, facts: TaskFacts, device: str = "cpu") -> Plan:
     check_against_task(study, facts)
     check_methods(study, facts)
     facts = at_pace(facts, device)
-    rows, steps = configurations(study), Steps(facts.fingerprint, device)
+    rows, steps = configurations(study), Steps(facts.fingerprint, device, facts.layout)
     examples = plan_examples(steps, study, facts)
     trained = plan_training(steps, study, facts, examples, _checkpoint_epochs(rows, study, facts))
     planning = Planning(study, facts, steps, examples, trained, training_seconds_of(study, facts))

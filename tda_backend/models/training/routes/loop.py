@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from tda_backend.models.tasks.contract import persons_code
 from tda_backend.models.tasks.data import take
 from tda_backend.models.training.routes.dropout import EpochMasks, hash_dropout
+from tda_backend.models.training.routes.layout import laid_out, training_layout
 from tda_backend.models.training.routes.optimizer import optimizer_step, torch_optimizer
 from tda_backend.models.training.routes.schedule import StepHook, learning_rate, steps_per_epoch, training_order
 from tda_backend.models.training.run import TrainingRun
@@ -32,7 +33,8 @@ class LoopTrainer:
         self._task, self.settings, self._indices, self._seed = run.task, settings, run.row_numbers(), run.seed
         self.on_step: StepHook | None = None
         self._dropout = hash_dropout(model)
-        self._model = model.to(run.device)
+        layout = training_layout(run.task, model, run.train_data, run.device)
+        self._model = laid_out(model.to(run.device), layout)
         self._data = to_device(run.train_data, run.device)
         self._device = torch.device(run.device)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
