@@ -20,6 +20,7 @@ from tests.runs.conftest import TASK, make_study, tda
 COMMANDS = [
     "run",
     "plan",
+    "machine",
     "demo",
     "serve",
     "stop",

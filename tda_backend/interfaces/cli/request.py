@@ -11,6 +11,7 @@ import torch
 
 from tda_backend.errors import MachineError, TDAError, UsageError, command
 from tda_backend.interfaces.cli.printing import duration
+from tda_backend.models.measuring.machine import Machine
 from tda_backend.models.tasks.data import num_rows, validate_data
 from tda_backend.models.tasks.registry import load_task
 from tda_backend.studies.config.study import Study
@@ -84,14 +85,20 @@ def study_of_task(spec: str) -> dict[str, Any]:
     return content
 
 
-def requested_plan(arguments: argparse.Namespace, study: Study) -> Plan:
+def requested_plan(arguments: argparse.Namespace, study: Study, elsewhere: Machine | None = None) -> Plan:
     """Return the plan of a study on the device that the arguments ask for.
+
+    Args:
+        arguments: Of the command.
+        study: To be planned.
+        elsewhere: The machine that times are estimated for; ``None``: this one.
 
     Raises:
         MachineError: The device is not there.
         StudyError: The study asks for more than its task has.
     """
-    return build_plan(study, task_facts(load_task(study.task), study.task), chosen_device(arguments.device))
+    facts = task_facts(load_task(study.task), study.task)
+    return build_plan(study, facts, chosen_device(arguments.device), elsewhere)
 
 
 def chosen_device(name: str) -> str:

@@ -9,6 +9,7 @@ VERBS: dict[str, Verb] = {
     for verb in (
         Verb("run", "compute a study; finished steps are never computed again", "tda run mnist-mlp --quick"),
         Verb("plan", "what a study would compute and what that costs; starts nothing", "tda plan mnist-mlp"),
+        Verb("machine", "how fast this machine computes; for plans made elsewhere", "tda machine --json"),
         Verb("demo", "open the dashboard and compute the embedded study beside it", "tda demo --port 8600"),
         Verb("serve", "open the dashboard", "tda serve --port 8600"),
         Verb("stop", "end the dashboard of a workspace; runs go on", "tda stop --db workspace/catalogue.duckdb"),

@@ -82,6 +82,11 @@ def add_study(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", metavar="STUDY")
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add the device that is computed on."""
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
+
+
 def add_request(parser: argparse.ArgumentParser) -> None:
     """Add what says which study is to be computed, and on what."""
     parser.add_argument(
@@ -89,7 +94,7 @@ def add_request(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--task", metavar="FILE.py:FACTORY", help="your own task; without STUDY a default study of it")
     parser.add_argument("--quick", action="store_true", help="a small version (600 training examples, under a minute)")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
+    add_device(parser)
     parser.add_argument(
         "--set",
         action="append",

@@ -19,6 +19,8 @@ _SINGLE, _DOUBLE, _EIGH = 512, 384, 320
 """Sides of the matrices that are multiplied and decomposed."""
 _COPIED = 2**22
 """Numbers that are copied, float32: more than a cache holds."""
+_CALLS = 200
+"""Operations on one number that are timed together."""
 _REPEATS = 3
 _LARGER = 1.5
 """How much faster a large matrix is decomposed, in n³ a second, than the one that is timed (measured on one core)."""
@@ -33,12 +35,16 @@ class Machine:
         double: Operations of float64 matrix products.
         eigh: n³ of the eigenvectors of large symmetric float64 matrices n × n.
         copied: Bytes that are read and written elsewhere.
+        calls: Operations on next to nothing, which take what calling them takes.
+        threads: That products and decompositions use; passes over a model are timed on one.
     """
 
     single: float
     double: float
     eigh: float
     copied: float
+    calls: float = 5e5
+    threads: int = 1
 
 
 SERVER = Machine(single=60e9, double=30e9, eigh=2e9, copied=3e9)
@@ -67,11 +73,20 @@ def _machine(device: str, threads: int, threads_at_home: int) -> Machine:
     one, other = torch.ones(_SINGLE, _SINGLE, device=device), torch.ones(_DOUBLE, _DOUBLE, **like)
     square = torch.linspace(0, 1, _EIGH**2, **like).view(_EIGH, _EIGH)
     square, many = square + square.T, torch.ones(_COPIED, device=device)
+    number = torch.ones(1, device=device)
+
+    def called() -> Tensor:
+        for _ in range(_CALLS):
+            found = number + 1
+        return found
+
     return Machine(
         threads * 2 * _SINGLE**3 / typical(lambda: one @ one, device),
         threads_at_home * 2 * _DOUBLE**3 / typical(lambda: other @ other, home.type),
         threads_at_home * _LARGER * _EIGH**3 / typical(lambda: torch.linalg.eigh(square)[1], home.type),
         many.nbytes / typical(many.clone, device),
+        _CALLS / typical(called, device),
+        threads,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from tda_backend.models.measuring.machine import SERVER, Machine, machine, typic
 from tda_backend.models.tasks.contract import built, persons_code
 from tda_backend.models.tasks.data import num_rows, take, validate_data
 from tda_backend.models.training.fit import single_trainer
+from tda_backend.models.training.retraining.cost import autograd_operations
 from tda_backend.models.training.run import TrainingRun, reproducible
 from tda_backend.types import Batch, Task, to_device
 
@@ -65,6 +66,7 @@ class Pace:
         forward_seconds: Of a forward pass without autograd.
         backward_seconds: Of a forward and a backward pass.
         step_seconds: Of a step of training, by the route that the task takes; zero where there are no steps.
+        row_operations: Floating-point operations of a forward and a backward pass over a row.
     """
 
     machine: Machine = SERVER
@@ -75,6 +77,25 @@ class Pace:
     forward_seconds: Line = Line()
     backward_seconds: Line = Line()
     step_seconds: Line = Line()
+    row_operations: float = 0.0
+
+    def on(self, other: Machine) -> Pace:
+        """Return what the same passes take on another machine, as a model of ours has it.
+
+        What calls take goes by the other's calls. Of what rows take, their operations at the measured rate of one
+        thread go by that rate, and the rest by the rate of copying. Memory stays what it is.
+        """
+        changed = {
+            name: self._line_on(other, getattr(self, name), share * self.row_operations)
+            for name, share in (("forward_seconds", 1 / 3), ("backward_seconds", 1.0), ("step_seconds", 1.0))
+        }
+        return replace(self, machine=other, **changed)
+
+    def _line_on(self, other: Machine, line: Line, operations: float) -> Line:
+        here, there = (each.single / each.threads for each in (self.machine, other))
+        computed = min(line.row, operations / here)
+        row = computed * here / there + (line.row - computed) * self.machine.copied / other.copied
+        return Line(line.call * self.machine.calls / other.calls, row)
 
 
 UNMEASURED = Pace()
@@ -140,6 +161,7 @@ def _measured(task: Task, device: str) -> Pace:
         forward_seconds,
         backward_seconds,
         _step_seconds(task, model, data, device, backward_seconds),
+        autograd_operations(task, model, data),
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from tda_backend.models.measuring.machine import Machine
 from tda_backend.models.measuring.pace import UNMEASURED, Pace, measured
 from tda_backend.models.tasks.contract import built
 from tda_backend.models.tasks.data import num_rows, validate_data
@@ -101,9 +102,16 @@ def task_facts(task: Task, spec: str) -> TaskFacts:
     )
 
 
-def at_pace(facts: TaskFacts, device: str) -> TaskFacts:
-    """Return a task's facts with what passes over its model take on a device, which is measured once a process."""
+def at_pace(facts: TaskFacts, device: str, elsewhere: Machine | None = None) -> TaskFacts:
+    """Return a task's facts with what passes over its model take on a device, which is measured once a process.
+
+    Args:
+        facts: Of the task.
+        device: Where passes run.
+        elsewhere: The machine whose times are wanted instead of this one's; ``None``: this one's.
+    """
     pace = measured(facts.task, facts.fingerprint, torch.device(device).type)
+    pace = pace if elsewhere is None else pace.on(elsewhere)
     seen = pace.linear_numbers if facts.factor_numbers else 0
     return replace(facts, pace=pace, factor_numbers=seen or facts.factor_numbers)
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from tda_backend.models.measuring.machine import Machine
 from tda_backend.numerics.features.checkpoint_features import InnerProducts
 from tda_backend.studies.config.configuration import Configuration
 from tda_backend.studies.config.study import Study
@@ -60,15 +61,21 @@ def configurations(study: Study) -> list[Configuration]:
     return [row for name, settings in study.methods.items() for row in METHODS[name].configurations(settings, study)]
 
 
-def build_plan(study: Study, facts: TaskFacts, device: str = "cpu") -> Plan:
+def build_plan(study: Study, facts: TaskFacts, device: str = "cpu", elsewhere: Machine | None = None) -> Plan:
     """Return the plan of a resolved study.
+
+    Args:
+        study: To be planned.
+        facts: Of its task.
+        device: Where steps are computed.
+        elsewhere: The machine that times are estimated for; ``None``: this one.
 
     Raises:
         StudyError: The study asks for more than the task has.
     """
     check_against_task(study, facts)
     check_methods(study, facts)
-    facts = at_pace(facts, device)
+    facts = at_pace(facts, device, elsewhere)
     rows, steps = configurations(study), Steps(facts.fingerprint, device, facts.layout)
     examples = plan_examples(steps, study, facts)
     trained = plan_training(steps, study, facts, examples, _checkpoint_epochs(rows, study, facts))
