@@ -20,8 +20,8 @@ OLD_LINKS: dict[str, tuple[str, Settings]] = {
 RELATIVE = ("damping", "relative")
 """The setting that makes λ relative to each layer."""
 
-LABELS = {"regularization": "λ of the run", "projection_dim": "projection k", "num_eigenvalues": "eigenvalues"}
-NOTHING_LEFT_OUT = ("num_eigenvalues", "0")
+_KNOWN = {item.name: item for spec in reversed(METHODS.values()) for item in spec.hyperparameters}
+"""Hyper-parameters by name, as the first method that has one says it."""
 
 
 def value_text(value: Any) -> str:
@@ -91,16 +91,21 @@ def number(text: str) -> float | None:
 
 def label(name: str) -> str:
     """Return a hyper-parameter's name for people: ``max iter``."""
-    return LABELS.get(name, name.replace("_", " "))
+    title = _KNOWN[name].title if name in _KNOWN else ""
+    return title or name.replace("_", " ")
+
+
+def value_words(name: str, value: str) -> str:
+    """Return a value where its hyper-parameter's name stands beside it: ``all`` where 0 leaves nothing out."""
+    return _KNOWN[name].zero or value if name in _KNOWN and number(value) == 0 else value
 
 
 def words(name: str, value: str) -> str:
-    """Return one setting in words: ``relative damping``, ``max iter 10``, ``no normalization``."""
-    if (name, value) == NOTHING_LEFT_OUT:
-        return f"all {label(name)}"
-    if value in ("true", "false") and name != "fisher":
+    """Return one setting in words: ``relative damping``, ``max iter 10``, ``no normalization``, ``all eigenvalues``."""
+    said = value_words(name, value)
+    if value in ("true", "false") and not (name in _KNOWN and _KNOWN[name].kind == "choice"):
         return label(name) if value == "true" else f"no {label(name)}"
-    return f"{value} {label(name)}" if number(value) is None else f"{label(name)} {value}"
+    return f"{said} {label(name)}" if number(said) is None else f"{label(name)} {said}"
 
 
 def distance(wanted: str, found: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import streamlit as st
@@ -9,7 +10,7 @@ import streamlit as st
 from app import services, session
 from app.formats import count_text, plain
 from app.session import Context, control
-from app.settings import label, value_of
+from app.settings import label, value_of, value_words
 from app.shared.method_style import known_method
 
 MANY = 4  # more methods than this do not fit into a row of buttons
@@ -80,6 +81,7 @@ def setting_boxes(context: Context, prefix: str, width: int | str = "stretch", c
             value_of(context.view.settings, name) or values[0],
             lambda value, name=name: session.choose_setting(known, name, value),
             options=values,
+            format_func=partial(value_words, name),
             help=None if item is None else item.meaning,
             width=width,
         )

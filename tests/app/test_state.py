@@ -18,8 +18,9 @@ from app.formats import (
     signed,
 )
 from app.nearest import nearest
-from app.settings import Settings, choices_of, ordered, parse_settings, settings_of, settings_text, words
+from app.settings import Settings, choices_of, label, ordered, parse_settings, settings_of, settings_text, words
 from app.state import View, at_configuration, parse, to_params
+from app.views.sensitivity.grid import SETTING, axis_label
 from tda_backend.interfaces.reading.records.configurations import ConfigurationRow
 from tda_backend.studies.methods import METHODS
 
@@ -211,6 +212,13 @@ def test_settings_are_read_and_written():
         "no normalization",
         "max iter 5",
     ]
+    assert [words("fisher", "true"), words("num_eigenvalues", "0"), words("num_eigenvalues", "512")] == [
+        "true fisher",
+        "all eigenvalues",
+        "eigenvalues 512",
+    ]
+    assert [words("of_another_version", "3"), label("regularization")] == ["of another version 3", "λ of the run"]
+    assert [axis_label(value, f"{SETTING}num_eigenvalues") for value in ("0", "512")] == ["all", "512"]
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,8 @@ def axis_value(row: Configuration, axis: str, lam: float | None) -> Value | None
 
 def axis_label(value: Value, axis: str) -> str:
     """Return the tick of a value."""
+    if axis.startswith(SETTING):
+        return settings.value_words(axis.removeprefix(SETTING), str(value))
     return regularization_text(float(value)) if axis == LAM else str(value)
 
 

@@ -34,6 +34,8 @@ class Hyperparameter:
         is_always_labelled: Whether labels name it at its default too.
         noun: What a label calls a choice, e.g. ``true Fisher``, or what a number counts; empty: the choice says it, or
             the name.
+        title: What boxes and axes call it; empty: its name.
+        zero: What stands for the number 0, e.g. ``all``; empty: 0.
         quick: Largest number in a quick study.
         may_be_absent: Whether a study that does not give it says nothing of it: it came later, and keys stay what they
             were.
@@ -55,6 +57,8 @@ class Hyperparameter:
     is_labelled: bool = True
     is_always_labelled: bool = False
     noun: str = ""
+    title: str = ""
+    zero: str = ""
     quick: int | None = None
     may_be_absent: bool = False
     counts_repeats: bool = False

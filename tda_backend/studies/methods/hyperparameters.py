@@ -16,7 +16,12 @@ UNKNOWN_STYLE = Style(BASELINES, GRAY)
 EPOCHS = Hyperparameter("epochs", "epochs", "checkpoint where features are taken", grid=(1, 5, 10, 20, 50))
 STOP = Hyperparameter("epochs", "epochs", "last epoch of the trajectory", grid=(20, 50))
 PROJECTION = Hyperparameter(
-    "projection_dim", "dimension", "dimension k of the random projection of gradients", (NONE,), (128, 512, 2048, 8192)
+    "projection_dim",
+    "dimension",
+    "dimension k of the random projection of gradients",
+    (NONE,),
+    (128, 512, 2048, 8192),
+    title="projection k",
 )
 UNPROJECTED = Hyperparameter(
     "unprojected_epochs",
@@ -69,7 +74,9 @@ MAX_ITER = Hyperparameter(
 )
 SCALING = Hyperparameter("scaling", "real", "scale s; 0 < (σ+λ)/s < 2 must hold", (5.0,), (5, 10, 50, 100), low=0)
 DEPTH = Hyperparameter("depth", "whole", "recursion depth T", (1000,), (100, 1000, 5000), quick=50)
-REGULARIZATION = Hyperparameter("regularization", "real", "λ of the measured run", (1e-2,), (1e-4, 1e-3, 1e-2), low=0)
+REGULARIZATION = Hyperparameter(
+    "regularization", "real", "λ of the measured run", (1e-2,), (1e-4, 1e-3, 1e-2), low=0, title="λ of the run"
+)
 NUM_SEGMENTS = Hyperparameter("num_segments", "whole", "segments L of the trajectory", (3,))
 NUM_CHECKPOINTS = Hyperparameter("num_checkpoints", "whole", "checkpoints C, over all segments", (6,))
 SELF_INFLUENCE = Hyperparameter(

@@ -25,6 +25,8 @@ LEADING = Hyperparameter(
     (0, 512, 2048),
     low=0,
     noun="eigenvalues",
+    title="eigenvalues",
+    zero="all",
     may_be_absent=True,
 )
 
