@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from tda_backend.errors import NumericalError, TaskError
+from tda_backend.models.precision import FULL, forward_in
 from tda_backend.models.probe import Group, Probe, in_float64
 from tda_backend.numerics.features.factors import HALF_TOLERANCE, LayerFactors
 from tda_backend.numerics.features.recording import Call, CallRecorder
-from tda_backend.numerics.features.streaming import Quantity, evaluation_mode, over_batches, values_of
+from tda_backend.numerics.features.streaming import Quantity, gradient_pass, over_batches, values_of
 
 UntrackedPolicy: TypeAlias = Literal["refuse", "leave-out"]
 UNTRACKED_POLICIES: tuple[UntrackedPolicy, ...] = ("refuse", "leave-out")
@@ -33,6 +34,8 @@ ValueFunction: TypeAlias = Callable[[nn.Module, dict[str, Tensor], slice], Tenso
 
 _TOLERANCE = 1e-3
 """Relative difference allowed between the factors' weighted sum and autograd's, in float32 (measured: 1e-6)."""
+_CHECKED = 64
+"""Examples whose factors are compared in float32 where they are passed in less."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,8 @@ def layer_batches(
     """Yield the factors of the per-example gradients of ``quantity`` batch by batch; nothing else is kept.
 
     Taken in eval mode. On the first batch a *weighted* sum of the gradients is compared with autograd's, which finds a
-    weight that is used in another way and examples that are not told apart by the axis they belong to.
+    weight that is used in another way and examples that are not told apart by the axis they belong to. That is done in
+    float32, whatever the probe's precision.
 
     Args:
         probe: Task, model at the checkpoint, and examples.
@@ -189,9 +193,14 @@ def layer_batches(
     """
     model = probe.model
     layers = tracked_layers(model, untracked)
+    if verify and probe.precision != FULL:
+        few = probe.in_full().only(group, probe.rows(group)[:_CHECKED])
+        for _ in layer_batches(few, group, quantity, untracked=untracked):
+            pass
+        verify = False
 
     def passed(rows: slice, batch: dict[str, Tensor]) -> LayerBatch:
-        with evaluation_mode(model), torch.enable_grad(), CallRecorder(model, layers) as recorder:
+        with torch.enable_grad(), CallRecorder(model, layers) as recorder, forward_in(probe.precision, probe.device):
             if isinstance(quantity, str):
                 values = values_of(probe.task, model, batch, cast(Quantity, quantity))
             else:
@@ -212,7 +221,11 @@ def layer_batches(
             _check_against_autograd(model, layers, values, factors, max(_TOLERANCE, HALF_TOLERANCE * eps))
         return result
 
-    for _, result in over_batches(probe, group, passed):
+    def differentiated(rows: slice, batch: dict[str, Tensor]) -> LayerBatch:
+        with gradient_pass(probe):
+            return passed(rows, batch)
+
+    for _, result in over_batches(probe, group, differentiated):
         yield result
 
 

@@ -39,7 +39,7 @@ from tda_backend.studies.steps.train import (
     training_seconds_of,
 )
 from tda_backend.studies.store.artifacts import content_key
-from tda_backend.studies.study.checks import check_against_task, check_methods
+from tda_backend.studies.study.checks import check_against_task, check_device, check_methods
 from tda_backend.studies.study.limits import check_combinations, check_retrainings
 
 PREVIEW_DIM = 512
@@ -65,8 +65,10 @@ def build_plan(study: Study, facts: TaskFacts, device: str = "cpu") -> Plan:
 
     Raises:
         StudyError: The study asks for more than the task has.
+        UsageError: Gradients cannot be passed in the study's precision on this device.
     """
     check_against_task(study, facts)
+    check_device(study, facts, device)
     check_methods(study, facts)
     facts = at_pace(facts, device)
     rows, steps = configurations(study), Steps(facts.fingerprint, device)
