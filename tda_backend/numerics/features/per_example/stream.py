@@ -26,7 +26,7 @@ from tda_backend.numerics.features.factors import HALF_TOLERANCE
 from tda_backend.numerics.features.per_example.company import refuse_other_values
 from tda_backend.numerics.features.per_example.contributions import Contribution, Dense, merged
 from tda_backend.numerics.features.per_example.recorder import ParameterRecorder, Uses
-from tda_backend.numerics.features.per_example.vmapped import differentiator
+from tda_backend.numerics.features.per_example.vmapped import differentiator, plain
 from tda_backend.numerics.features.streaming import (
     Quantity,
     evaluation_mode,
@@ -195,7 +195,7 @@ class GradientStream:
             grads = torch.autograd.grad(self._values(batch).sum(), list(self._named.values()), allow_unused=True)
         for name, grad in zip(self._named, grads, strict=True):
             if grad is not None:
-                yield name, [Dense(0, _plain(grad).reshape(1, -1).to(self._probe.dtype))]
+                yield name, [Dense(0, plain(grad).reshape(1, -1).to(self._probe.dtype))]
 
     def _backward(self, batch: dict[str, Tensor]) -> _Pass:
         with gradient_pass(self._probe):
@@ -255,7 +255,7 @@ class GradientStream:
                     for start in range(0, size, step)
                 ]
             for name in group:
-                values = torch.cat([_plain(part.pop(name)).detach() for part in parts])
+                values = torch.cat([part.pop(name).detach() for part in parts])
                 yield name, [Dense(0, values.reshape(size, -1).to(self._probe.dtype))]
 
     def _unexplained(self, done: _Pass, names: Sequence[str], batch: dict[str, Tensor]) -> set[str]:
@@ -298,7 +298,7 @@ class GradientStream:
         return {
             name: torch.zeros_like(p).flatten().to(self._probe.dtype)
             if grad is None
-            else _plain(grad).flatten().to(self._probe.dtype)
+            else plain(grad).flatten().to(self._probe.dtype)
             for name, p, grad in zip(names, parameters, grads, strict=True)
         }
 
@@ -335,8 +335,3 @@ def _groups(sizes: Mapping[str, int], limit: int) -> list[tuple[str, ...]]:
         group.append(name)
         used += size
     return [*groups, tuple(group)] if group else groups
-
-
-def _plain(grad: Tensor) -> Tensor:
-    """Return a gradient as an ordinary tensor; those of sparse embeddings are not."""
-    return grad.to_dense() if grad.is_sparse else grad

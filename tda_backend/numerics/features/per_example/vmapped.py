@@ -13,6 +13,11 @@ from tda_backend.numerics.features.streaming import Quantity, graph_values
 from tda_backend.types import Batch
 
 
+def plain(grad: Tensor) -> Tensor:
+    """Return a gradient as an ordinary tensor; those of sparse embeddings are not."""
+    return grad.to_dense() if grad.is_sparse else grad
+
+
 class _Value(nn.Module):
     """Makes a task's value of a batch the forward pass, so that parameters can be substituted under vmap."""
 
@@ -48,7 +53,8 @@ def differentiator(probe: Probe, quantity: Quantity, names: Sequence[str]) -> Ca
         with torch.enable_grad():
             for index in range(len(next(iter(batch.values())))):
                 total = value({key: tensor[index : index + 1] for key, tensor in batch.items()}).sum()
-                rows.append(torch.autograd.grad(total, targets, allow_unused=True, materialize_grads=True))
+                grads = torch.autograd.grad(total, targets, allow_unused=True, materialize_grads=True)
+                rows.append([plain(grad) for grad in grads])
         return {name: torch.stack([row[i] for row in rows]) for i, name in enumerate(chosen)}
 
     fallback = False
