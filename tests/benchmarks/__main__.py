@@ -10,6 +10,7 @@ NAMES = (
     "training",
     "attribution",
     "features",
+    "precision",
     "methods",
     "evaluation",
     "facts",

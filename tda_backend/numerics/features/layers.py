@@ -24,7 +24,7 @@ from tda_backend.models.precision import FULL, forward_in
 from tda_backend.models.probe import Group, Probe, in_float64
 from tda_backend.numerics.features.factors import HALF_TOLERANCE, LayerFactors
 from tda_backend.numerics.features.recording import Call, CallRecorder
-from tda_backend.numerics.features.streaming import Quantity, gradient_pass, over_batches, values_of
+from tda_backend.numerics.features.streaming import Quantity, gradient_pass, graph_values, over_batches
 
 UntrackedPolicy: TypeAlias = Literal["refuse", "leave-out"]
 UNTRACKED_POLICIES: tuple[UntrackedPolicy, ...] = ("refuse", "leave-out")
@@ -199,12 +199,10 @@ def layer_batches(
             pass
         verify = False
 
+    @gradient_pass(probe)
     def passed(rows: slice, batch: dict[str, Tensor]) -> LayerBatch:
-        with torch.enable_grad(), CallRecorder(model, layers) as recorder, forward_in(probe.precision, probe.device):
-            if isinstance(quantity, str):
-                values = values_of(probe.task, model, batch, cast(Quantity, quantity))
-            else:
-                values = quantity(model, batch, rows)
+        with torch.enable_grad(), CallRecorder(model, layers) as recorder:
+            values = _differentiable(probe, quantity, batch, rows)
             total = values.sum()
         calls = [call for call in recorder.calls if call.edge is not None]
         edges = [call.edge for call in calls if call.edge is not None]
@@ -221,12 +219,16 @@ def layer_batches(
             _check_against_autograd(model, layers, values, factors, max(_TOLERANCE, HALF_TOLERANCE * eps))
         return result
 
-    def differentiated(rows: slice, batch: dict[str, Tensor]) -> LayerBatch:
-        with gradient_pass(probe):
-            return passed(rows, batch)
-
-    for _, result in over_batches(probe, group, differentiated):
+    for _, result in over_batches(probe, group, passed):
         yield result
+
+
+def _differentiable(probe: Probe, quantity: Quantity | ValueFunction, batch: dict[str, Tensor], rows: slice) -> Tensor:
+    """Return what is differentiated, ``[b]`` with its graph, in the probe's precision."""
+    if isinstance(quantity, str):
+        return graph_values(probe, batch, cast(Quantity, quantity))
+    with forward_in(probe.precision, probe.device):
+        return quantity(probe.model, batch, rows)
 
 
 def _factors(
