@@ -24,7 +24,7 @@ _FACTOR_TOLERANCE = 1e-3
 """Relative difference allowed between the factors' summed gradient and autograd's, in float32 (measured: 1e-6)."""
 HALF_TOLERANCE = 4
 """The same where autocast computes in half precision, in units of its ε."""
-_CHECKED = 64
+CHECKED = 16
 """Examples whose factors are compared in float32 where they are passed in less."""
 _ROWS = 1024
 
@@ -210,7 +210,7 @@ def _fill(store: _FactorStore, first: int, probe: Probe, group: Group, quantity:
     """Write the factors of a group's examples into rows from ``first`` on, and return their values."""
     model, count = probe.model, probe.count(group)
     if verify and probe.precision != FULL:
-        linear_factors(probe.in_full().only(group, probe.rows(group)[:_CHECKED]), group, quantity)
+        linear_factors(probe.in_full().only(group, probe.rows(group)[:CHECKED]), group, quantity)
         verify = False
     values = torch.empty(count, dtype=probe.dtype, device=probe.home)
     recorder = _Recorder(model)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tda_backend.errors import NumericalError, TaskError
 from tda_backend.models.precision import FULL, forward_in
 from tda_backend.models.probe import Group, Probe, in_float64
-from tda_backend.numerics.features.factors import HALF_TOLERANCE, LayerFactors
+from tda_backend.numerics.features.factors import CHECKED, HALF_TOLERANCE, LayerFactors
 from tda_backend.numerics.features.recording import Call, CallRecorder
 from tda_backend.numerics.features.streaming import Quantity, gradient_pass, graph_values, over_batches
 
@@ -34,8 +34,6 @@ ValueFunction: TypeAlias = Callable[[nn.Module, dict[str, Tensor], slice], Tenso
 
 _TOLERANCE = 1e-3
 """Relative difference allowed between the factors' weighted sum and autograd's, in float32 (measured: 1e-6)."""
-_CHECKED = 64
-"""Examples whose factors are compared in float32 where they are passed in less."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +192,7 @@ def layer_batches(
     model = probe.model
     layers = tracked_layers(model, untracked)
     if verify and probe.precision != FULL:
-        few = probe.in_full().only(group, probe.rows(group)[:_CHECKED])
+        few = probe.in_full().only(group, probe.rows(group)[:CHECKED])
         for _ in layer_batches(few, group, quantity, untracked=untracked):
             pass
         verify = False
