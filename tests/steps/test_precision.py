@@ -43,8 +43,6 @@ IN_FLOAT32 = {
     "lookahead": "it selects while it trains",
 }
 """Kind → why its passes are in float32 whatever the study says; all others take the study's precision."""
-MEASURES = ("features", "curvature", "kronecker")
-"""Kinds that measure what the precision costs at their checkpoints; scores do where they read no features."""
 
 
 @dataclass
@@ -90,6 +88,11 @@ class Half:
         return open_study(self.plan.name, self.workspace)
 
 
+def measures(step: Step) -> bool:
+    """Return whether a step measures what its precision costs: those that read features leave it to them."""
+    return getattr(step, "precision", None) is not None and not getattr(step, "features", ())
+
+
 def planned(folder: Path, device: str = "cpu", **sections: Any) -> Plan:
     content = read_study_file(write_study(folder))
     content["methods"] |= sections.pop("methods", {})
@@ -111,6 +114,7 @@ def half(tmp_path_factory) -> Half:
 OTHERS = {
     "tracin": {"epochs": [1, 3], "projection_dim": [8]},
     "if-arnoldi": {"num_iterations": [9], "num_eigenvalues": [5]},
+    "if-cg-run": {"curvature": ["ggn"], "max_iter": [3]},
 }
 """Methods beside those of every kind whose passes are their own."""
 
@@ -149,15 +153,15 @@ def test_every_kind_that_passes_gradients_has_the_precision_among_its_settings(h
             assert precisions == {FULL, BF16}, step.label  # both: its error is measured, or its factors compared
             assert step.settings()["precision"] == BF16
     kinds = {steps[key].NAME for key in half.notes.seen}
-    assert {"features", "curvature", "kronecker"} <= kinds
+    assert {"features", "curvature", "kronecker", "scores"} <= kinds
     for step in half.plan.steps:  # and none has it for nothing
         assert getattr(step, "precision", None) is None or step.key in half.notes.seen or step.NAME == "scores", step
 
 
 def test_the_error_is_measured_stored_and_said_at_every_checkpoint(half: Half):
     context = RunContext.begin(half.plan.study, half.plan.facts, "cpu", half.store)
-    measured = [step for step in half.plan.steps if step.NAME in MEASURES]
-    assert {step.NAME for step in measured} == set(MEASURES)
+    measured = [step for step in half.plan.steps if measures(step)]
+    assert {step.NAME for step in measured} == {"features", "curvature", "kronecker", "scores"}
     for step in measured:
         found: Any = step
         probe = context.probe(found, context.model(found.train, found.epoch))
@@ -167,13 +171,13 @@ def test_the_error_is_measured_stored_and_said_at_every_checkpoint(half: Half):
         assert 0 < expected.median < expected.worst < 0.2
         assert expected.num_examples == MEASURED
         assert half.notes.remarked[step.label] == artifact.remarks == [expected.text]
-    others = [step for step in half.plan.steps if step.NAME not in (*MEASURES, "scores")]
+    others = [step for step in half.plan.steps if not measures(step)]
     assert all(half.store.open(step.key).fact(GRADIENT_ERROR) is None for step in others)
 
 
 def test_the_study_says_what_the_precision_costs_and_one_in_float32_says_nothing(half: Half, everything: Everything):
     errors = gradient_errors(half.study)
-    assert len(errors) == len([step for step in half.plan.steps if step.NAME in MEASURES])
+    assert len(errors) == len([step for step in half.plan.steps if measures(step)])
     (said,) = [sentence for sentence in remarks(half.study) if "float32" in sentence]
     assert "Gradients are passed in bf16" in said
     assert f"{100 * max(each.worst for each in errors):.2g} % at worst" in said
