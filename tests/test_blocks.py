@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tda_backend.blocks import MOST_HALVINGS, BlockSizes, block_size, in_blocks, sized_by, spans
 from tda_backend.errors import NumericalError, OutOfMemory, asked_bytes, ran_out_of_memory
+from tda_backend.models.probe import Probe
 from tda_backend.models.tasks.contract import blamed
 from tda_backend.numerics.features.dense import Request, project_gradients
 from tda_backend.numerics.features.per_example.stream import GradientStream
@@ -180,7 +181,7 @@ def test_running_out_of_memory_under_vmap_is_no_reason_to_differentiate_one_by_o
     task = TASKS["conv1d"]
     model = task.build_model(0)
     name = next(iter(dict(model.named_parameters())))
-    gradient = differentiator(task, model, "train_loss", [name])
+    gradient = differentiator(Probe(task, model, {}), "train_loss", [name])
     batch, calls = {key: value[:4] for key, value in task.datasets()["train"].items()}, []
 
     def failing(model, batch):

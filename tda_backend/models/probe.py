@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tda_backend.errors import TaskError
+from tda_backend.models.precision import FULL, Precision, refuse_precision
 from tda_backend.types import Batch, Task
 
 Group: TypeAlias = Literal["train", "validation", "query"]
@@ -46,6 +47,10 @@ class Probe:
         query: Rows of the test split that are explained, ``[m]``.
         device: Where passes run; a pass moves the model there.
         batch_size: Examples per pass; results do not depend on it beyond rounding.
+        precision: Of passes that are differentiated; what is but evaluated is in the model's own.
+
+    Raises:
+        UsageError: Such a model cannot be passed in this precision on this device.
     """
 
     task: Task
@@ -56,6 +61,12 @@ class Probe:
     query: Indices = ()
     device: torch.device | str = "cpu"
     batch_size: int = 512
+    precision: Precision = FULL
+
+    def __post_init__(self) -> None:
+        if self.precision != FULL:
+            largest = max((parameter.element_size() for parameter in self.model.parameters()), default=0)
+            refuse_precision(self.precision, self.device, largest)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -93,6 +104,10 @@ class Probe:
     def only(self, group: Group, rows: Indices) -> Probe:
         """Return the same question with other rows of one group."""
         return replace(self, **{group: rows})
+
+    def in_full(self) -> Probe:
+        """Return the same question, its passes in float32 throughout."""
+        return replace(self, precision=FULL)
 
     def in_batches(self, batch_size: int) -> Probe:
         """Return the same question with at most ``batch_size`` examples per pass."""

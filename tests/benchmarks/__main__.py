@@ -11,6 +11,7 @@ NAMES = (
     "retraining",
     "attribution",
     "features",
+    "precision",
     "methods",
     "evaluation",
     "facts",

@@ -68,9 +68,9 @@ def joined(monkeypatch) -> set[str]:
     names: set[str] = set()
     original = stream_module.differentiator
 
-    def spied(task: Any, model: nn.Module, quantity: Any, chosen: Any):
+    def spied(probe: Probe, quantity: Any, chosen: Any):
         names.update(chosen)
-        return original(task, model, quantity, chosen)
+        return original(probe, quantity, chosen)
 
     monkeypatch.setattr(stream_module, "differentiator", spied)
     return names

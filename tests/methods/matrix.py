@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from tda_backend.models.precision import FULL, Precision
 from tda_backend.models.training.fit import model_from
 from tda_backend.numerics.attribution.baselines import random_scores
 from tda_backend.numerics.features.layers import tracked_layers
@@ -139,6 +140,7 @@ class Asked:
         seed: Of the study and of its projections.
         device: Where steps are computed.
         task: Of whom.
+        precision: Of gradients.
     """
 
     rows: Sequence[int] = TRAIN
@@ -146,11 +148,14 @@ class Asked:
     seed: int = 0
     device: str = "cpu"
     task: str = "matrix"
+    precision: Precision = FULL
 
     @property
     def folder(self) -> str:
         """A name of its own: what is asked is no part of keys, for the rows are written by hand."""
-        return str(abs(hash((tuple(self.rows), tuple(self.queries), self.seed, self.device, self.task))))
+        return str(
+            abs(hash((tuple(self.rows), tuple(self.queries), self.seed, self.device, self.task, self.precision)))
+        )
 
 
 @dataclass(frozen=True)
@@ -186,6 +191,7 @@ def study_of(name: str, settings: Mapping[str, Any], asked: Asked) -> Study:
             "data": {"train": len(asked.rows), "validation": len(VALIDATION), "queries": len(asked.queries)},
             "training": {"epochs": list(EPOCHS)},
             "ground_truth": {"subsets": 0},
+            "gradients": {"precision": asked.precision},
             "methods": {name: settings},
         }
     )

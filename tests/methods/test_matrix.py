@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from tda_backend.errors import NumericalError
+from tda_backend.errors import NumericalError, StudyError
+from tda_backend.models.precision import BF16, FULL
 from tda_backend.models.probe import Probe
 from tda_backend.studies.methods import METHODS
 from tda_backend.studies.runs.planning import build_plan
@@ -41,6 +42,13 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 SAME = 2e-6
 """Largest difference, relative to the largest score, of what is the same but for float32 in the artifacts."""
 BASE = Asked()
+ROUNDED = 0.01
+"""Largest difference, relative to all scores, that gradients in bfloat16 make where λ is not small."""
+AGAIN = "runs the training again"
+FLOAT32_ALONE = {"if-explicit": "forms the whole matrix", "hydra-fast": AGAIN, "unrolled-influence": AGAIN}
+"""Methods that are refused in less than float32, with these settings, and what they do instead."""
+WITHOUT_GRADIENTS = {"repsim", "nearest-inputs", "empirical-influence", "random"}
+"""Methods that no precision of gradients changes."""
 SHARE = 0.95
 """Of the products and decompositions, those of training among them, that run on the study's device."""
 
@@ -104,6 +112,20 @@ def test_a_device_without_float64_gives_the_same_scores(name: str, ask):
     assert watch.device > 0
     for value, scores in values.items():
         assert_close(scores, expected.scores(value), max(row.tolerance, SAME))
+
+
+def test_gradients_in_bfloat16_give_about_the_same_scores_or_are_refused_by_name(name: str, ask):
+    """At the largest λ: at small ones the smallest eigenvalues count, which rounding makes anew."""
+    half = replace(BASE, task="single", precision=BF16)
+    if name in FLOAT32_ALONE:
+        with pytest.raises(StudyError, match=f"is not for method {name}: it {FLOAT32_ALONE[name]}"):
+            ask(name, "settings", half)
+        return
+    value = ROWS[name].values[-1]
+    found, exact = (ask(name, "settings", each).scores(value) for each in (half, replace(half, precision=FULL)))
+    error = float((found - exact).norm() / exact.norm())
+    assert error < ROUNDED
+    assert (error == 0) == (name in WITHOUT_GRADIENTS)
 
 
 def test_a_copy_of_a_query_helps_it_and_one_with_another_label_hurts_it(name: str, ask):

@@ -33,7 +33,7 @@ def study(masks: np.ndarray | None = None, draws: int | None = None, **more: Any
         configurations=lambda: frame,
         info={**info, **more},
         alphas=[0.5],
-        resolved=SimpleNamespace(projection=SimpleNamespace(draws=draws)),
+        resolved=SimpleNamespace(projection=SimpleNamespace(draws=draws), precision=None),
         num_train=5000 if masks is None else masks.shape[1],
         has_retrained=lambda alpha: masks is not None,
         subset_masks=lambda alpha: masks,

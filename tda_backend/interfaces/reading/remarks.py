@@ -11,6 +11,7 @@ import numpy as np
 from tda_backend.interfaces.reading.records.base import records
 from tda_backend.interfaces.reading.records.configurations import ConfigurationRow
 from tda_backend.interfaces.reading.records.grouping import grouped
+from tda_backend.interfaces.reading.rounding import gradients_rounded
 from tda_backend.interfaces.reading.study import Study
 from tda_backend.interfaces.reading.truncation import directions_left_out
 
@@ -20,14 +21,11 @@ _UNLIKELY = 100
 
 
 def remarks(study: Study) -> list[str]:
-    """Return what the numbers of a study leave out or cannot know: rows, parameters, subsets, draws of projections."""
+    """Return what the numbers of a study leave out or cannot know: rows, parameters, subsets, digits, draws."""
     rows = records(study.configurations(), ConfigurationRow)
     found = [_rows_left_out(study), *_parameters_left_out(study, rows), *_repeated_subsets(study)]
-    return [
-        sentence
-        for sentence in [*found, directions_left_out(study), _draws(rows, study.resolved.projection.draws or 1)]
-        if sentence
-    ]
+    found += [gradients_rounded(study), directions_left_out(study)]
+    return [sentence for sentence in [*found, _draws(rows, study.resolved.projection.draws or 1)] if sentence]
 
 
 def beyond_grid(study: Study, configuration_id: str, regularization: float | None) -> str:

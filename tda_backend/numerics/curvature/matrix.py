@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tda_backend.blocks import spans
 from tda_backend.errors import TaskError, UsageError, ran_out_of_memory
+from tda_backend.models.precision import FULL
 from tda_backend.models.probe import Group, Probe
 from tda_backend.numerics.curvature.parameters import ParameterLayout, flat_gradients
 from tda_backend.numerics.curvature.products.curvature_product import curvature_product
@@ -47,9 +48,14 @@ def probe_in_float64(probe: Probe) -> Probe:
     Its passes run on the device, or on the CPU beside one that has no float64.
 
     Raises:
-        UsageError: The model is larger than ``MAX_PARAMETERS``.
+        UsageError: The model is larger than ``MAX_PARAMETERS``, or the probe's precision is less than float32.
         TaskError: The task cannot be evaluated in float64.
     """
+    if probe.precision != FULL:
+        raise UsageError(
+            f'The curvature of task {probe.task.name!r} is formed in float64, not in "{probe.precision}".',
+            f'Use precision "{FULL}" for it, or give projection_dim with ggn, true-fisher or empirical-fisher.',
+        )
     size = ParameterLayout.of(probe.model).num_parameters
     if size > MAX_PARAMETERS:
         raise UsageError(

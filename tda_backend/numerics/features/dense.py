@@ -29,7 +29,7 @@ from tda_backend.numerics.features.projection import (
     refuse_gram_kind,
     refuse_larger_than_parameters,
 )
-from tda_backend.numerics.features.streaming import Quantity, evaluation_mode, over_batches
+from tda_backend.numerics.features.streaming import Quantity, gradient_pass, over_batches
 
 BUDGET_NUMBERS = 2**26
 """Numbers (256 MiB of float32) in one block of gradients."""
@@ -84,25 +84,25 @@ def dense_gradient_blocks(
 
 
 def _blocks(probe: Probe, requests: Sequence[Request], budget_numbers: int) -> Iterator[GradientBlock]:
-    task, model = probe.task, probe.model.to(probe.device)
+    model = probe.model.to(probe.device)
     num = _num_vectors(probe, requests)
     least, entries = block_size(_PROJECTION_ROWS), sum(p.numel() for p in model.parameters() if p.requires_grad)
     numbers = block_size(min(budget_numbers, num * (entries + least)))  # where memory ran out, half of what there is
     step = max(least, numbers // max(num, 1) // least * least)
-    with evaluation_mode(model):
-        for pieces in _groups(model, step):
-            sizes = [(name, *span) for name, span in pieces]
-            values = {(n, a): torch.empty(num, b - a, dtype=probe.dtype, device=probe.home) for n, a, b in sizes}
-            first = 0
-            for request in requests:
-                gradient = differentiator(task, model, request.quantity, [name for name, _, _ in sizes])
+    for pieces in _groups(model, step):
+        sizes = [(name, *span) for name, span in pieces]
+        values = {(n, a): torch.empty(num, b - a, dtype=probe.dtype, device=probe.home) for n, a, b in sizes}
+        first = 0
+        for request in requests:
+            gradient = differentiator(probe, request.quantity, [name for name, _, _ in sizes])
+            with gradient_pass(probe):
                 for rows, result in over_batches(probe, request.group, lambda _, batch, of=gradient: of(batch)):
                     for name, start, stop in sizes:
                         part = result[name].reshape(rows.stop - rows.start, -1)[:, start:stop]
                         values[name, start][first + rows.start : first + rows.stop] = part.detach()
-                first += probe.count(request.group)
-            for name, start, _ in sizes:
-                yield GradientBlock(name, start, values.pop((name, start)))
+            first += probe.count(request.group)
+        for name, start, _ in sizes:
+            yield GradientBlock(name, start, values.pop((name, start)))
 
 
 def dense_gram(probe: Probe, requests: Sequence[Request], *, budget_numbers: int = BUDGET_NUMBERS) -> Tensor:

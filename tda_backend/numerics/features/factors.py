@@ -15,14 +15,17 @@ from torch import Tensor, nn
 
 from tda_backend.errors import NumericalError, TaskError
 from tda_backend.finite import all_finite
+from tda_backend.models.precision import FULL
 from tda_backend.models.probe import Group, Probe
-from tda_backend.numerics.features.streaming import Quantity, evaluation_mode, naming_group, over_batches, values_of
+from tda_backend.numerics.features.streaming import Quantity, gradient_pass, graph_values, naming_group, over_batches
 from tda_backend.types import Batch
 
 _FACTOR_TOLERANCE = 1e-3
 """Relative difference allowed between the factors' summed gradient and autograd's, in float32 (measured: 1e-6)."""
 HALF_TOLERANCE = 4
 """The same where autocast computes in half precision, in units of its ε."""
+CHECKED = 16
+"""Examples whose factors are compared in float32 where they are passed in less."""
 _ROWS = 1024
 
 
@@ -163,7 +166,7 @@ def linear_factors(
 
     Taken in eval mode, batch by batch; the factors (at the probe's home, in the model's dtype) are all that is kept.
     On the first batch the summed gradient is compared with autograd's, so a model that uses a Linear layer's weight in
-    another way is refused instead of answered wrongly.
+    another way is refused instead of answered wrongly; in float32, whatever the probe's precision.
 
     Args:
         probe: All trainable parameters of its model must lie in plain Linear layers.
@@ -205,13 +208,16 @@ def joined_factors(probe: Probe, named: Sequence[tuple[str, tuple[Group, Quantit
 
 def _fill(store: _FactorStore, first: int, probe: Probe, group: Group, quantity: Quantity, *, verify: bool) -> Tensor:
     """Write the factors of a group's examples into rows from ``first`` on, and return their values."""
-    task, model, count = probe.task, probe.model, probe.count(group)
+    model, count = probe.model, probe.count(group)
+    if verify and probe.precision != FULL:
+        linear_factors(probe.in_full().only(group, probe.rows(group)[:CHECKED]), group, quantity)
+        verify = False
     values = torch.empty(count, dtype=probe.dtype, device=probe.home)
     recorder = _Recorder(model)
 
     def pass_batch(rows: slice, batch: Batch) -> Tensor:
         recorder.clear()
-        result = values_of(task, model, batch, quantity)
+        result = graph_values(probe, batch, quantity)
         check, place = verify and rows.start == 0, slice(first + rows.start, first + rows.stop)
         store.add(_differentiate(recorder, result, rows, keep_graph=check), place)
         if check:
@@ -219,7 +225,7 @@ def _fill(store: _FactorStore, first: int, probe: Probe, group: Group, quantity:
         return result.detach().to(values.dtype)
 
     try:
-        with evaluation_mode(model), torch.enable_grad():
+        with gradient_pass(probe), torch.enable_grad():
             for rows, found in over_batches(probe, group, pass_batch):
                 values[rows] = found
     finally:

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from tda_backend.errors import NumericalError, TaskError
+from tda_backend.models.precision import FULL, forward_in
 from tda_backend.models.probe import Group, Probe, in_float64
-from tda_backend.numerics.features.factors import HALF_TOLERANCE, LayerFactors
+from tda_backend.numerics.features.factors import CHECKED, HALF_TOLERANCE, LayerFactors
 from tda_backend.numerics.features.recording import Call, CallRecorder
-from tda_backend.numerics.features.streaming import Quantity, evaluation_mode, over_batches, values_of
+from tda_backend.numerics.features.streaming import Quantity, gradient_pass, graph_values, over_batches
 
 UntrackedPolicy: TypeAlias = Literal["refuse", "leave-out"]
 UNTRACKED_POLICIES: tuple[UntrackedPolicy, ...] = ("refuse", "leave-out")
@@ -173,7 +174,8 @@ def layer_batches(
     """Yield the factors of the per-example gradients of ``quantity`` batch by batch; nothing else is kept.
 
     Taken in eval mode. On the first batch a *weighted* sum of the gradients is compared with autograd's, which finds a
-    weight that is used in another way and examples that are not told apart by the axis they belong to.
+    weight that is used in another way and examples that are not told apart by the axis they belong to. That is done in
+    float32, whatever the probe's precision.
 
     Args:
         probe: Task, model at the checkpoint, and examples.
@@ -189,13 +191,16 @@ def layer_batches(
     """
     model = probe.model
     layers = tracked_layers(model, untracked)
+    if verify and probe.precision != FULL:
+        few = probe.in_full().only(group, probe.rows(group)[:CHECKED])
+        for _ in layer_batches(few, group, quantity, untracked=untracked):
+            pass
+        verify = False
 
+    @gradient_pass(probe)
     def passed(rows: slice, batch: dict[str, Tensor]) -> LayerBatch:
-        with evaluation_mode(model), torch.enable_grad(), CallRecorder(model, layers) as recorder:
-            if isinstance(quantity, str):
-                values = values_of(probe.task, model, batch, cast(Quantity, quantity))
-            else:
-                values = quantity(model, batch, rows)
+        with torch.enable_grad(), CallRecorder(model, layers) as recorder:
+            values = _differentiable(probe, quantity, batch, rows)
             total = values.sum()
         calls = [call for call in recorder.calls if call.edge is not None]
         edges = [call.edge for call in calls if call.edge is not None]
@@ -214,6 +219,14 @@ def layer_batches(
 
     for _, result in over_batches(probe, group, passed):
         yield result
+
+
+def _differentiable(probe: Probe, quantity: Quantity | ValueFunction, batch: dict[str, Tensor], rows: slice) -> Tensor:
+    """Return what is differentiated, ``[b]`` with its graph, in the probe's precision."""
+    if isinstance(quantity, str):
+        return graph_values(probe, batch, cast(Quantity, quantity))
+    with forward_in(probe.precision, probe.device):
+        return quantity(probe.model, batch, rows)
 
 
 def _factors(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tda_backend.blocks import EXAMPLES, in_blocks, spans
 from tda_backend.errors import NumericalError, TaskError
+from tda_backend.models.precision import forward_in, products_in
 from tda_backend.models.probe import Group, Probe
 from tda_backend.types import Batch, Task, to_device
 
@@ -46,6 +47,19 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def gradient_pass(probe: Probe) -> Iterator[None]:
+    """Be in eval mode, with products in the probe's precision: around a forward pass and what differentiates it."""
+    with evaluation_mode(probe.model), products_in(probe.precision, probe.device):
+        yield
+
+
+def graph_values(probe: Probe, batch: Batch, quantity: Quantity) -> Tensor:
+    """Return :func:`values_of` a batch for a backward pass: computed in the probe's precision; raises the same."""
+    with forward_in(probe.precision, probe.device):
+        return values_of(probe.task, probe.model, batch, quantity)
 
 
 def batches(probe: Probe, group: Group) -> Iterator[tuple[slice, dict[str, Tensor]]]:

@@ -51,6 +51,9 @@ class Section:
         """Return the section that a checked table with its defaults filled in stands for."""
         return cls(**content)
 
+    def check(self, num_train: int, num_queries: int) -> None:
+        """Raise a StudyError where values contradict each other or the study's counts."""
+
     def to_json(self) -> dict[str, Any]:
         """Return what identifies it: every key that is set."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}

@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tda_backend.models.precision import FULL, Precision
 from tda_backend.numerics.features.projection import PROJECTION_KINDS
 from tda_backend.seeds import hashed_seed
 from tda_backend.studies.config.counterfactual import LeaveOneOut, Removal
+from tda_backend.studies.config.gradients import Gradients
 from tda_backend.studies.config.section import Section, setting
 from tda_backend.studies.config.trajectory import LookAhead, Unrolling
 from tda_backend.studies.config.values import (
@@ -172,7 +174,7 @@ class QuickLimits(Section):
 
 REQUIRED: tuple[type[Section], ...] = (Data, Training, GroundTruth, ProjectionSettings, RegularizationGrid, Evaluation)
 """Sections that every study has."""
-OPTIONAL: tuple[type[Section], ...] = (Removal, LeaveOneOut, Unrolling, LookAhead)
+OPTIONAL: tuple[type[Section], ...] = (Gradients, Removal, LeaveOneOut, Unrolling, LookAhead)
 """Sections that a study has where its file has them."""
 
 
@@ -198,6 +200,7 @@ class Study:
     regularization: RegularizationGrid
     methods: Mapping[str, Mapping[str, Any]]
     evaluation: Evaluation
+    gradients: Gradients | None = None
     removal: Removal | None = None
     loo: LeaveOneOut | None = None
     trajectory: Unrolling | None = None
@@ -208,6 +211,11 @@ class Study:
     def regularizations(self) -> list[float]:
         """The λ grid, ascending, in its own unit."""
         return self.regularization.values
+
+    @property
+    def precision(self) -> Precision | None:
+        """In which gradients are passed, where that is less than float32."""
+        return None if self.gradients is None or self.gradients.precision == FULL else self.gradients.precision
 
     def to_json(self) -> dict[str, Any]:
         """Return the study as its record holds it: the same study gives the same content, and the same id."""

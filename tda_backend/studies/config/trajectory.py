@@ -60,9 +60,6 @@ class _OfRuns(Section):
         """Return the learning rates, or the task's own."""
         return [usual] if self.learning_rates is None else list(self.learning_rates)
 
-    def check(self, num_train: int, num_queries: int) -> None:
-        """Raise a StudyError where values contradict each other or the study's counts."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Unrolling(_OfRuns):

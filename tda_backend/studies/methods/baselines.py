@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -38,6 +38,8 @@ from tda_backend.studies.steps.train import plan_downsampled, read_masks, read_o
 class GradientSimilarity(ScoreMethod):
     """−φ'·∇ℓ_i at one checkpoint, or its cosine."""
 
+    TAKES_GRADIENTS: ClassVar[bool] = False
+
     phi: type[Filter] = Identity
 
     def num_features(self, configuration: Configuration) -> int:
@@ -63,16 +65,20 @@ class GradientSimilarity(ScoreMethod):
 class RepresentationSimilarity(ScoreMethod):
     """Cosine of the last hidden activations."""
 
+    TAKES_GRADIENTS: ClassVar[bool] = False
+
     phi: type[Filter] = Identity
 
     def score(self, context: RunContext, step: Scores) -> ScoreMatrix:
         """Return the scores of one training seed."""
-        return representation_similarity(context.probe(step.examples, context.model(step.train, step.epoch)))
+        return representation_similarity(context.question(step.examples, context.model(step.train, step.epoch)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class NearestInputs(ScoreMethod):
     """Similarity of the inputs."""
+
+    TAKES_GRADIENTS: ClassVar[bool] = False
 
     phi: type[Filter] = Identity
 
@@ -86,6 +92,8 @@ class NearestInputs(ScoreMethod):
 @dataclass(frozen=True, kw_only=True)
 class RandomScores(ScoreMethod):
     """Independent normal numbers: the floor."""
+
+    TAKES_GRADIENTS: ClassVar[bool] = False
 
     phi: type[Filter] = Identity
 
@@ -102,6 +110,8 @@ class RandomScores(ScoreMethod):
 @dataclass(frozen=True, kw_only=True)
 class EmpiricalInfluence(ScoreMethod):
     """Mean goodness of retrained subsets with an example, less that of those without."""
+
+    TAKES_GRADIENTS: ClassVar[bool] = False
 
     phi: type[Filter] = Identity
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tda_backend.errors import StudyError
+from tda_backend.models.precision import FULL
 from tda_backend.numerics.curvature.matrix import MAX_PARAMETERS
 from tda_backend.studies.config.hyperparameter import NONE
 from tda_backend.studies.config.study import Study
@@ -50,22 +51,63 @@ def check_projection(name: str, settings: Settings, study: Study, facts: TaskFac
         )
 
 
-def check_matrix(name: str, settings: Settings, explicit: set[str], facts: TaskFacts) -> None:
-    """Raise a StudyError where a method would form a curvature matrix that is too large.
+def check_matrix(name: str, settings: Settings, explicit: set[str], study: Study, facts: TaskFacts) -> None:
+    """Raise a StudyError where a method would form a curvature matrix that is too large, or not in float64.
 
     Args:
         name: The method's.
         settings: Its table in the study.
         explicit: Curvatures of which it forms the matrix.
+        study: The precision of gradients.
         facts: The model's.
     """
-    if facts.num_parameters <= MAX_PARAMETERS:
-        return
-    if (explicit and NONE in settings["projection_dim"]) or HESSIAN in explicit:
+    whole = (explicit and NONE in settings["projection_dim"]) or HESSIAN in explicit
+    if whole:
+        check_precision(
+            name,
+            study,
+            f"forms the whole matrix of curvature {', '.join(sorted(explicit))} in float64",
+            f"Set methods.{name}.projection_dim and a curvature other than hessian",
+        )
+    if whole and facts.num_parameters > MAX_PARAMETERS:
         raise StudyError(
             f"Method {name} with curvature {', '.join(sorted(explicit))} forms a matrix of {facts.num_parameters} × "
             f"{facts.num_parameters}; the largest is {MAX_PARAMETERS}.",
             f"Set methods.{name}.projection_dim and a curvature other than hessian, or use iffim or ekfac.",
+        )
+
+
+def check_products(name: str, settings: Settings, study: Study, facts: TaskFacts) -> None:
+    """Raise a StudyError where a method multiplies with a curvature by passes in less than float32.
+
+    Args:
+        name: The method's.
+        settings: Its table in the study, with the curvatures.
+        study: The precision of gradients.
+        facts: The model's.
+    """
+    if facts.without_factors or HESSIAN in settings["curvature"]:
+        check_precision(
+            name,
+            study,
+            "multiplies with the curvature by passes over the model, and would meet another one in each product",
+            f"Take a model of Linear layers and another curvature than hessian, or leave [methods.{name}] out",
+        )
+
+
+def check_precision(name: str, study: Study, does: str, hint: str) -> None:
+    """Raise a StudyError where gradients are passed in less than float32, and a method cannot be.
+
+    Args:
+        name: The method's.
+        study: The precision of gradients.
+        does: What it does instead, for the error.
+        hint: What to do, without a full stop.
+    """
+    if study.precision is not None:
+        raise StudyError(
+            f'gradients.precision = "{study.precision}" is not for method {name}: it {does}.',
+            f'{hint}; or leave gradients.precision out, which is "{FULL}".',
         )
 
 

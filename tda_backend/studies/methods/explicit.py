@@ -26,6 +26,7 @@ from tda_backend.studies.methods.checks import (
     NEED_OUTPUTS,
     SMALL_MODEL,
     check_matrix,
+    check_products,
     check_projection,
     quick_curvature,
 )
@@ -85,7 +86,7 @@ class Explicit(_WithCurvature, CoordinateMethod):
 
     def coordinates(self, context: RunContext, step: CurvatureStep) -> Spectrum:
         """Return the coordinates in the eigenvectors of the curvature."""
-        probe = context.probe(step.examples, context.model(step.train, step.epoch))
+        probe = context.probe(step, context.model(step.train, step.epoch))
         projection = None if step.draw.dim is None else replace(step.draw.projection, max_dim=step.draw.dim)
         parameters = dict(step.parameters)
         curvature = Curvature(parameters.pop(CURVATURE.name), step.seed)
@@ -95,7 +96,7 @@ class Explicit(_WithCurvature, CoordinateMethod):
         """Raise a StudyError where task or model do not fit."""
         super().check(settings, study, facts)
         check_projection(self.name, settings, study, facts)
-        check_matrix(self.name, settings, set(settings["curvature"]), facts)
+        check_matrix(self.name, settings, set(settings["curvature"]), study, facts)
 
     def quick_projection(self, settings: Settings, dim: int, num_parameters: int) -> dict[str, Any]:
         """Return a projected curvature for all but small models."""
@@ -125,7 +126,7 @@ class Arnoldi(_WithCurvature, CoordinateMethod):
 
     def coordinates(self, context: RunContext, step: CurvatureStep) -> Spectrum:
         """Return the coordinates in the largest Ritz vectors."""
-        probe = context.probe(step.examples, context.model(step.train, step.epoch))
+        probe = context.probe(step, context.model(step.train, step.epoch))
         parameters = dict(step.parameters)
         curvature = Curvature(parameters.pop(CURVATURE.name), step.seed)
         return arnoldi_spectrum(probe, curvature, **parameters)
@@ -133,6 +134,7 @@ class Arnoldi(_WithCurvature, CoordinateMethod):
     def check(self, settings: Settings, study: Study, facts: TaskFacts) -> None:
         """Raise a StudyError where task or model do not fit."""
         super().check(settings, study, facts)
+        check_products(self.name, settings, study, facts)
         steps, kept = settings["num_iterations"], settings["num_eigenvalues"]
         if max(kept) > min(steps) or max(steps) > facts.num_parameters:
             raise StudyError(
@@ -157,6 +159,11 @@ class _Run(_WithCurvature, ScoreMethod):
         """Return the seed of its draws."""
         return {"seed": hashed_seed(self.name, planning.study.seed, seed)}
 
+    def check(self, settings: Settings, study: Study, facts: TaskFacts) -> None:
+        """Raise a StudyError where task or model do not fit."""
+        super().check(settings, study, facts)
+        check_products(self.name, settings, study, facts)
+
     def seconds(self, planning: Planning, configuration: Configuration) -> float:
         """Return roughly how long it takes."""
         return planning.here(90 * planning.size**2)
@@ -164,7 +171,7 @@ class _Run(_WithCurvature, ScoreMethod):
     @staticmethod
     def problem(context: RunContext, step: Scores) -> AmbientProblem:
         """Return the curvature with the gradients of queries and training examples."""
-        probe = context.probe(step.examples, context.model(step.train, step.epoch))
+        probe = context.probe(step, context.model(step.train, step.epoch))
         return ambient_problem(probe, Curvature(step.value(CURVATURE), step.seed))
 
 

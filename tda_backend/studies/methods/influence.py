@@ -193,7 +193,7 @@ class Solver(SpectralMethod):
     def check(self, settings: Settings, study: Study, facts: TaskFacts) -> None:
         """Raise a StudyError where task or model do not fit."""
         super().check(settings, study, facts)
-        check_matrix(self.name, settings, explicit_curvatures(settings), facts)
+        check_matrix(self.name, settings, explicit_curvatures(settings), study, facts)
 
     def quick_projection(self, settings: Settings, dim: int, num_parameters: int) -> dict[str, Any]:
         """Return one k beside the unprojected answer; a projected curvature for all but small models."""

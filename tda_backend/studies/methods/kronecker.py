@@ -58,7 +58,7 @@ class KroneckerInfluence(KroneckerMethod):
 
     def factors(self, context: RunContext, step: Kronecker) -> KroneckerSpectrum:
         """Return factors, eigenvalues and rotated gradients of one training seed."""
-        probe = context.probe(step.examples, context.model(step.train, step.epoch))
+        probe = context.probe(step, context.model(step.train, step.epoch))
         parameters = dict(step.parameters)
         fisher = Fisher(parameters.pop(FISHER.name), step.seed)
         return ekfac_spectrum(probe, kind=self.kind, fisher=fisher, **parameters)
@@ -97,7 +97,7 @@ class LoGra(CoordinateMethod):
 
     def coordinates(self, context: RunContext, step: Curvature) -> Spectrum:
         """Return the coordinates in the eigenvectors of each layer's projected Fisher."""
-        probe = context.probe(step.examples, context.model(step.train, step.epoch))
+        probe = context.probe(step, context.model(step.train, step.epoch))
         return logra_spectrum(probe, **step.parameters, seed=step.seed)
 
     def default_for(self, parameters: Parameters) -> float | None:

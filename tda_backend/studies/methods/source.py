@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tda_backend.errors import StudyError, UsageError
+from tda_backend.models.precision import FULL
 from tda_backend.models.tasks.data import num_rows, validate_data
 from tda_backend.numerics.trajectory.source.fit import fit_source
 from tda_backend.numerics.trajectory.source.segments import TrainingSegment
@@ -127,7 +128,15 @@ class SourceMethod(AlongSGD):
         trained = context.open(step.train)
         states = {epoch: trained.tensors(checkpoint_name(epoch)) for segment in segments for epoch in segment.epochs}
         fit = fit_source(
-            CheckpointedRun(context.task, context.data, states, segments, train, context.device),
+            CheckpointedRun(
+                context.task,
+                context.data,
+                states,
+                segments,
+                train,
+                context.device,
+                precision=step.precision or FULL,
+            ),
             SourceSettings(
                 fisher=step.value(FISHER),
                 seed=step.seed,

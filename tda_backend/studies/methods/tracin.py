@@ -113,7 +113,7 @@ class TracIn(ScoreMethod):
         elif features.factors is not None:
             wide = project_factors(features.factors, own.projection)
         else:
-            probe = context.probe(step.examples, context.model(step.train, epoch))
+            probe = context.probe(step, context.model(step.train, epoch))
             wide = project_model(probe, own.projection, context.budget_numbers)
         assert own.dim is not None
         return nested(wide, own.dim)

@@ -21,6 +21,7 @@ from tda_backend.studies.config.study import Study
 from tda_backend.studies.contract.method import Settings, Style
 from tda_backend.studies.contract.unrollable import check_unrollable
 from tda_backend.studies.methods.along_sgd import AlongSGD
+from tda_backend.studies.methods.checks import check_precision
 from tda_backend.studies.methods.hyperparameters import (
     ALONG_THE_RUN,
     DASHES,
@@ -42,6 +43,7 @@ class Hydra(AlongSGD):
     def check(self, settings: Settings, study: Study, facts: TaskFacts) -> None:
         """Raise a StudyError where the task has no single run of SGD."""
         super().check(settings, study, facts)
+        _check_precision(self.name, study)
         if facts.task.training is not None and facts.task.stages:
             raise StudyError(
                 f"Method {self.name} replays one run of SGD; the task {facts.task.name!r} is trained in "
@@ -80,6 +82,7 @@ class Unrolled(ScoreMethod):
     def check(self, settings: Settings, study: Study, facts: TaskFacts) -> None:
         """Raise where the task has no run that could be unrolled."""
         super().check(settings, study, facts)
+        _check_precision(self.name, study)
         check_unrollable(facts.task, f"methods.{self.name}")
 
     def seconds(self, planning: Planning, configuration: Configuration) -> float:
@@ -98,6 +101,11 @@ class Unrolled(ScoreMethod):
             on_progress=context.on_progress,
         )
         return ScoreMatrix(found.scores * len(positions.train))
+
+
+def _check_precision(name: str, study: Study) -> None:
+    does = "runs the training again, which is in float32, and differentiates its steps"
+    check_precision(name, study, does, f"Leave [methods.{name}] out")
 
 
 ASSUME = Hyperparameter(

@@ -60,7 +60,7 @@ def _computed(context: RunContext, step: Step, sizes: BlockSizes) -> bool:
         with context.store.writing(step.key, step.NAME, step.settings(), inputs, facts) as writer:
             step.run(context, writer)
             writer.facts["peak_memory_mib"] = peak_memory_mib()
-            remarks = sizes.take_remarks()
+            remarks = [*writer.facts.get(REMARKS, []), *sizes.take_remarks()]
             writer.facts.update({REMARKS: remarks} if remarks else {})
             faults.reach(step.NAME, "computed")
     except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tda_backend.blocks import BlockSizes
+from tda_backend.models.precision import FULL, Precision
 from tda_backend.models.probe import Probe, home_of
 from tda_backend.models.tasks.data import validate_data
 from tda_backend.models.tasks.examples import Draw, split_indices, study_labels
@@ -26,6 +27,20 @@ from tda_backend.studies.store.artifacts import ArtifactStore
 from tda_backend.types import Batch, Task
 
 Progress = Callable[[int, int], None]
+
+
+class PassesGradients(Protocol):
+    """A step that takes gradients at a checkpoint."""
+
+    @property
+    def examples(self) -> Keyed | None:
+        """The step that draws which examples take part."""
+        ...
+
+    @property
+    def precision(self) -> Precision | None:
+        """In which its passes are computed; ``None``: float32."""
+        ...
 
 
 class Keyed(Protocol):
@@ -162,10 +177,15 @@ class RunContext:
         """Return the model of a training run at the end of an epoch."""
         return model_from(self.task, self.open(trained).tensors(checkpoint_name(epoch)))
 
-    def probe(self, examples: Keyed, model: nn.Module) -> Probe:
-        """Return the question that a pass over ``model`` asks: of all examples that take part."""
+    def question(self, examples: Keyed, model: nn.Module) -> Probe:
+        """Return the question that a pass over ``model`` asks, of all examples that take part, in float32."""
         train, validation, queries = self.positions(examples).tensors()
         return Probe(self.task, model, self.data, train, validation, queries, self.device)
+
+    def probe(self, step: PassesGradients, model: nn.Module) -> Probe:
+        """Return the question that a step's pass over ``model`` asks: of all examples, in the step's precision."""
+        assert step.examples is not None
+        return replace(self.question(step.examples, model), precision=step.precision or FULL)
 
     def snapshot_folder(self, step: Keyed) -> Path:
         """Return where a step may lay snapshots; a run that is killed leaves them to be cleared by the next one."""

@@ -40,7 +40,7 @@ from tda_backend.studies.steps.train import (
     training_seconds_of,
 )
 from tda_backend.studies.store.artifacts import content_key
-from tda_backend.studies.study.checks import check_against_task, check_methods
+from tda_backend.studies.study.checks import check_against_task, check_device, check_methods
 from tda_backend.studies.study.limits import check_combinations, check_retrainings
 
 PREVIEW_DIM = 512
@@ -72,8 +72,10 @@ def build_plan(study: Study, facts: TaskFacts, device: str = "cpu", elsewhere: M
 
     Raises:
         StudyError: The study asks for more than the task has.
+        UsageError: Gradients cannot be passed in the study's precision on this device.
     """
     check_against_task(study, facts)
+    check_device(study, facts, device)
     check_methods(study, facts)
     facts = at_pace(facts, device, elsewhere)
     rows, steps = configurations(study), Steps(facts.fingerprint, device, facts.layout)

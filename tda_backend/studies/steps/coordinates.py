@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from tda_backend.models.precision import Precision
 from tda_backend.numerics.spectral.coordinates import Spectrum
 from tda_backend.numerics.spectral.kronecker.spectrum import KroneckerSpectrum
 from tda_backend.seeds import hashed_seed
@@ -17,6 +18,7 @@ from tda_backend.studies.pipeline.planning import Planning
 from tda_backend.studies.pipeline.sizes import Sizes, doubles
 from tda_backend.studies.pipeline.step import Cost, Step, needs, setting
 from tda_backend.studies.pipeline.times import LEAST_SECONDS, backward, eigenvectors, product, projecting
+from tda_backend.studies.steps.rounding import note_rounding
 from tda_backend.studies.steps.source import FilterOf, SourceStep
 from tda_backend.studies.steps.spectrum import DRAWN_FROM_GRAM, STRUCTURED, Draw, SpectralStep, draw_of, write_spectrum
 from tda_backend.studies.store.artifact import Artifact
@@ -34,6 +36,7 @@ class Curvature(SpectralStep):
         seed: Of its draws.
         draw: The projection, if any.
         method_version: Of the method's code, from 2 on.
+        precision: Of passes that take gradients; ``None``: float32.
     """
 
     NAME: ClassVar[str] = "curvature"
@@ -45,6 +48,7 @@ class Curvature(SpectralStep):
     seed: int
     draw: Draw
     method_version: int | None = setting(None)
+    precision: Precision | None = setting(None)
     examples: Step = needs()
     train: Step = needs()
 
@@ -58,6 +62,7 @@ class Curvature(SpectralStep):
         context.memo.clear()
         maker = method(self.recipe)
         assert isinstance(maker, CoordinateMethod)
+        note_rounding(context, writer, self, "train_loss")
         write_spectrum(writer, maker.coordinates(context, self))
 
 
@@ -71,6 +76,7 @@ class Kronecker(SourceStep):
         parameters: Its hyper-parameters.
         seed: Of the labels that the true Fisher draws.
         method_version: Of the method's code, from 2 on.
+        precision: Of passes that take gradients; ``None``: float32.
     """
 
     NAME: ClassVar[str] = "kronecker"
@@ -81,6 +87,7 @@ class Kronecker(SourceStep):
     parameters: Parameters
     seed: int
     method_version: int | None = setting(None)
+    precision: Precision | None = setting(None)
     examples: Step = needs()
     train: Step = needs()
 
@@ -94,6 +101,7 @@ class Kronecker(SourceStep):
         context.memo.clear()
         maker = method(self.kind)
         assert isinstance(maker, KroneckerMethod)
+        note_rounding(context, writer, self, "train_loss")
         spectrum = maker.factors(context, self)
         for name, values in spectrum.to_arrays().items():
             writer.array(name, values)
@@ -176,6 +184,7 @@ class KroneckerMethod(Method):
                 parameters=_of_coordinates(self, configuration),
                 seed=hashed_seed("labels", planning.study.seed, seed),
                 method_version=self.key_version,
+                precision=planning.study.precision,
                 examples=planning.examples,
                 train=planning.trained[seed],
                 configurations=planning.serves(configuration),
@@ -237,6 +246,7 @@ def plan_coordinates(
                 seed=hashed_seed(recipe, planning.study.seed, seed),
                 draw=draw_of(planning, configuration, (seed,), kind),
                 method_version=maker.key_version,
+                precision=planning.study.precision,
                 examples=planning.examples,
                 train=trained,
                 configurations=planning.serves(configuration),

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 
+from tda_backend.models.precision import Precision
 from tda_backend.numerics.features.checkpoint_features import CheckpointFeatures, InnerProducts, checkpoint_features
 from tda_backend.numerics.features.dense import BUDGET_NUMBERS
 from tda_backend.studies.pipeline.context import RunContext
@@ -15,6 +16,7 @@ from tda_backend.studies.pipeline.planning import Planning
 from tda_backend.studies.pipeline.sizes import LEAST_COLUMNS, PASS_ROWS, Held, Sizes, doubles
 from tda_backend.studies.pipeline.step import Cost, Step, needs, setting
 from tda_backend.studies.pipeline.times import LEAST_SECONDS, backward, copied, forward, product
+from tda_backend.studies.steps.rounding import note_rounding
 from tda_backend.studies.store.artifact import Artifact
 from tda_backend.studies.store.artifacts import ArtifactWriter
 
@@ -28,6 +30,7 @@ class Features(Step):
         products: Which inner products are taken of a model without rank-one factors, ``none`` or ``queries``, where no
             configuration asks for those of all gradients: nothing of size N × N is then computed. ``None``: all are
             kept, as factors or as a matrix.
+        precision: Of passes that take gradients; ``None``: float32.
     """
 
     NAME: ClassVar[str] = "features"
@@ -35,12 +38,14 @@ class Features(Step):
 
     epoch: int
     products: str | None = setting(None)
+    precision: Precision | None = setting(None)
     examples: Step = needs()
     train: Step = needs()
 
     def run(self, context: RunContext, writer: ArtifactWriter) -> None:
         """Take the gradients and store them."""
-        probe = context.probe(self.examples, context.model(self.train, self.epoch))
+        probe = context.probe(self, context.model(self.train, self.epoch))
+        note_rounding(context, writer, self, "goodness" if probe.task.margin_identity else "train_loss")
         found = checkpoint_features(probe, products=self.taken, budget_numbers=context.budget_numbers)
         for name, values in found.to_arrays().items():
             writer.array(name, values)
@@ -72,6 +77,7 @@ def plan_features(planning: Planning, trained: Step, epoch: int, of: str, asked:
         Features(
             epoch=epoch,
             products=None if taken is InnerProducts.ALL else taken.name.lower(),
+            precision=planning.study.precision,
             examples=planning.examples,
             train=trained,
             label=f"features epoch {epoch}{of}",

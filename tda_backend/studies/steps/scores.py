@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tda_backend.blocks import spans
+from tda_backend.models.precision import Precision
 from tda_backend.numerics.spectral.contraction import ScoreMatrix
 from tda_backend.studies.config.configuration import Configuration, Parameters
 from tda_backend.studies.config.hyperparameter import Hyperparameter
@@ -21,6 +22,7 @@ from tda_backend.studies.pipeline.planning import Planning
 from tda_backend.studies.pipeline.sizes import doubles
 from tda_backend.studies.pipeline.step import Cost, Step, needs, setting
 from tda_backend.studies.pipeline.times import LEAST_SECONDS, backward, product
+from tda_backend.studies.steps.rounding import note_rounding
 from tda_backend.studies.steps.source import FilterOf, SourceStep
 from tda_backend.studies.steps.train import Train
 from tda_backend.studies.store.artifact import Artifact
@@ -41,6 +43,7 @@ class Scores(SourceStep):
         parameters: Its hyper-parameters.
         more: What else its scores depend on: seeds, draws.
         method_version: Of the method's code, from 2 on.
+        precision: Of passes that take gradients; ``None``: float32.
         examples: Which take part.
         train: The training run.
         features: Of the checkpoints, where the method needs them.
@@ -55,6 +58,7 @@ class Scores(SourceStep):
     parameters: Parameters
     more: Mapping[str, Any] = field(default_factory=dict)
     method_version: int | None = setting(None)
+    precision: Precision | None = setting(None)
     examples: Step = needs()
     train: Step = needs()
     features: Sequence[Step] = needs(default=())
@@ -62,8 +66,9 @@ class Scores(SourceStep):
 
     def settings(self) -> dict[str, Any]:
         """Return the settings, each hyper-parameter under its own name."""
-        version = {} if self.method_version is None else {"method_version": self.method_version}
-        return {"method": self.method, "epoch": self.epoch, **self.parameters, **self.more, **version}
+        given = {"method_version": self.method_version, "precision": self.precision}
+        more = {name: value for name, value in given.items() if value is not None}
+        return {"method": self.method, "epoch": self.epoch, **self.parameters, **self.more, **more}
 
     def value(self, item: Hyperparameter) -> Any:
         """Return the value of one of the method's hyper-parameters."""
@@ -101,6 +106,8 @@ class Scores(SourceStep):
         context.memo.clear()
         maker = method(self.method)
         assert isinstance(maker, ScoreMethod)
+        if not self.features:  # which have noted theirs
+            note_rounding(context, writer, self, "train_loss")
         found = maker.score(context, self)
         scores, own = found if isinstance(found, tuple) else (found, None)
         writer.array("scores", scores.values.to(torch.float32))
@@ -114,7 +121,13 @@ def score_matrices(store: ArtifactStore, keys: Sequence[str]) -> list[ScoreMatri
 
 
 class ScoreMethod(Method):
-    """A method without coordinates: it scores, and its scores are what is stored."""
+    """A method without coordinates: it scores, and its scores are what is stored.
+
+    Class attributes:
+        TAKES_GRADIENTS: Whether scoring passes gradients over a model: its result then depends on their precision.
+    """
+
+    TAKES_GRADIENTS: ClassVar[bool] = True
 
     @abstractmethod
     def score(self, context: RunContext, step: Scores) -> Scored:
@@ -162,6 +175,7 @@ class ScoreMethod(Method):
                 parameters=configuration.parameters,
                 more=self.more(planning, configuration, seed),
                 method_version=self.key_version,
+                precision=planning.study.precision if self.TAKES_GRADIENTS else None,
                 examples=planning.examples,
                 train=planning.trained[seed],
                 features=self.feature_steps(planning, configuration, seed),

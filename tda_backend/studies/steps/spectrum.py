@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from tda_backend.models.precision import Precision
 from tda_backend.models.probe import Probe
 from tda_backend.numerics.features.checkpoint_features import CheckpointFeatures, InnerProducts, gradient_requests
 from tda_backend.numerics.features.dense import BUDGET_NUMBERS, project_gradients
@@ -128,6 +129,7 @@ class SpectrumStep(SpectralStep):
         epoch: Of the checkpoint, where models without factors take their gradients again.
         method_version: Of the code of the method whose gradients these are, from 2 on.
         num_eigenvalues: How many of the largest are kept; ``None``: all.
+        precision: Of passes that take gradients again; ``None``: float32.
         features: The checkpoint's.
         examples: Where gradients are taken again.
         train: The training run, where gradients are taken again.
@@ -141,6 +143,7 @@ class SpectrumStep(SpectralStep):
     epoch: int | None = setting(None)
     method_version: int | None = setting(None)
     num_eigenvalues: int | None = setting(None)
+    precision: Precision | None = setting(None)
     features: Features = needs()
     examples: Step | None = needs(default=None)
     train: Step | None = needs(default=None)
@@ -151,6 +154,7 @@ class SpectrumStep(SpectralStep):
             "epoch": self.epoch,
             "method_version": self.method_version,
             "num_eigenvalues": self.num_eigenvalues,
+            "precision": self.precision,
         }
         more = {name: value for name, value in given.items() if value is not None}
         return {"method": self.gradients, **self.draw.to_json(), **more}
@@ -221,10 +225,9 @@ class SpectrumStep(SpectralStep):
             elif (factors := self._gradients(context).factors) is not None:
                 found = project_factors(factors, self.draw.projection)
             else:
-                assert self.examples is not None
                 assert self.train is not None
                 assert self.epoch is not None
-                probe = context.probe(self.examples, context.model(self.train, self.epoch))
+                probe = context.probe(self, context.model(self.train, self.epoch))
                 found = project_model(probe, self.draw.projection, context.budget_numbers)
             memo.projected[whole] = found
         return memo.projected[whole]
@@ -282,6 +285,7 @@ def plan_spectrum(
             epoch=epoch if again else None,
             method_version=method(gradients[0]).key_version,
             num_eigenvalues=kept,
+            precision=planning.study.precision if again else None,
             features=features,
             examples=planning.examples if again else None,
             train=trained if again else None,

@@ -119,7 +119,7 @@ class Train(Step):
 def _verify(context: RunContext, examples: Step, checkpoints: Sequence[Checkpoint]) -> None:
     """Raise a TaskError where the task breaks its contract at a checkpoint: its gradients would be wrong."""
     for checkpoint in checkpoints:
-        verify_checkpoint(context.probe(examples, model_from(context.task, checkpoint.state)))
+        verify_checkpoint(context.question(examples, model_from(context.task, checkpoint.state)))
 
 
 def predicted_name(split: str) -> str:

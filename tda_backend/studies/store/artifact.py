@@ -94,7 +94,7 @@ class Artifact:
 
     @property
     def remarks(self) -> list[str]:
-        """What the step noted about how it was computed: where memory ran out."""
+        """What the step noted about how it was computed: what a precision cost, where memory ran out."""
         return self.fact(REMARKS, [])
 
     def file(self, name: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from tda_backend.errors import StudyError
+from tda_backend.models.precision import refuse_precision
 from tda_backend.studies.config.study import Study
 from tda_backend.studies.methods import METHODS
 from tda_backend.studies.pipeline.facts import TaskFacts
@@ -14,6 +15,12 @@ def check_methods(study: Study, facts: TaskFacts) -> None:
     """Raise a StudyError where a method needs what the task does not have."""
     for name, settings in study.methods.items():
         METHODS[name].check(settings, study, facts)
+
+
+def check_device(study: Study, facts: TaskFacts, device: str) -> None:
+    """Raise a UsageError where gradients cannot be passed in the study's precision: on this device, of this model."""
+    if study.precision is not None:
+        refuse_precision(study.precision, device, facts.number_bytes)
 
 
 def check_against_task(study: Study, facts: TaskFacts) -> None:

@@ -35,7 +35,8 @@
     quantiles = [0.1, 0.3, 0.5, 0.7, 0.9]
     top = 100
 
-and, optional, [quick], largest numbers of examples in the quick size of a costly task (train, validation,
+and, optional, [gradients], the precision in which they are passed: see :mod:`tda_backend.studies.config.gradients`;
+[quick], largest numbers of examples in the quick size of a costly task (train, validation,
 queries, removed);
 [removal] and [loo]: see :mod:`tda_backend.studies.config.counterfactual`; [trajectory] and [lookahead]: see
 :mod:`tda_backend.studies.config.trajectory`; and [[claims]], what a paper says that the study tests: see

@@ -8,6 +8,7 @@ from typing import Any
 
 from tda_backend.errors import StudyError
 from tda_backend.studies.claims import with_alpha
+from tda_backend.studies.config.gradients import Gradients
 from tda_backend.studies.config.hyperparameter import NONE
 from tda_backend.studies.config.section import Section
 from tda_backend.studies.config.study import (
@@ -58,6 +59,8 @@ class Resolving:
             name: _method(spec, given[name], epochs) for name, spec in METHODS.items() if given.get(name) is not None
         }
         sections: Any = {k.NAME: self._optional(k, data) for k in OPTIONAL if k.NAME in self._checked}
+        if sections.get(Gradients.NAME) == Gradients():  # as a study that says nothing of them
+            del sections[Gradients.NAME]
         claims = self._checked.get("claims")
         return Study(
             name=self._checked["name"],
@@ -108,7 +111,7 @@ class Resolving:
         return projection
 
     def _optional(self, kind: type[Section], data: Data) -> Section:
-        section: Any = kind.from_json(self._section(kind))
+        section = kind.from_json(self._section(kind))
         section.check(data.train, data.queries)
         return section
 

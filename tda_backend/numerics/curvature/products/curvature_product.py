@@ -42,6 +42,7 @@ def curvature_product(probe: Probe, curvature: Curvature) -> CurvatureProduct:
     Raises:
         TaskError: The task lacks what the kind needs, or there are no examples.
         NumericalError: A gradient or output is not finite.
+        UsageError: The probe's precision is less than float32, and the product differentiates the model anew.
     """
     if probe.count("train") == 0:
         raise TaskError("There are no train examples.", "Give at least one index.")

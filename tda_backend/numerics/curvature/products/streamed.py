@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from tda_backend.blocks import in_blocks, spans
+from tda_backend.errors import UsageError
+from tda_backend.models.precision import FULL
 from tda_backend.models.probe import Probe
 from tda_backend.numerics.curvature.linearised import Linearised, pulled_back
 from tda_backend.numerics.curvature.products.base import CurvatureProduct
 from tda_backend.numerics.curvature.pseudo_gradients import CurvatureKind, PseudoGradients, output_curvature_products
-from tda_backend.numerics.features.streaming import batches, evaluation_mode, values_of
+from tda_backend.numerics.features.streaming import batches, gradient_pass, values_of
 
 _VECTORS = 16
 """Vectors that go through automatic differentiation together."""
@@ -30,6 +32,12 @@ class _StreamedProduct(CurvatureProduct):
 
     def __init__(self, kind: CurvatureKind, probe: Probe) -> None:
         super().__init__(kind, probe)
+        if probe.precision != FULL:
+            raise UsageError(
+                f'The {self.name} is multiplied by passes over the model, which are not taken in "{probe.precision}": '
+                "solvers would meet another curvature in each product.",
+                f'Use precision "{FULL}" for it, or a method on per-example gradients (iffim, ekfac).',
+            )
         self._probe = probe
         self._task, self._model = probe.task, probe.model
         self._parameters = [p for p in probe.model.parameters() if p.requires_grad]
@@ -47,7 +55,7 @@ class _StreamedProduct(CurvatureProduct):
 
     def _add(self, probe: Probe, vectors: Tensor, result: Tensor) -> None:
         """Add the product summed over the probe's train examples to ``result``."""
-        with evaluation_mode(self._model), torch.enable_grad():
+        with gradient_pass(probe), torch.enable_grad():
             for _, batch in batches(probe, "train"):
                 product = self._of_batch(batch)
                 for part, found in in_blocks(len(vectors), _VECTORS, lambda part, of=product: of(vectors[part]), _UNIT):
@@ -105,7 +113,7 @@ class ScalarProduct(_StreamedProduct):
         """Return ⟨g_i, v⟩ of the first part, ``[q, n]``."""
         vectors = vectors.to(self.device)
         collected: list[Tensor] = []
-        with evaluation_mode(self._model), torch.enable_grad():
+        with gradient_pass(self._probe), torch.enable_grad():
             for _, batch in batches(self._probe, "train"):
                 linear = self._linearised(batch)
                 parts = spans(len(vectors), _VECTORS)

@@ -4,7 +4,8 @@ A batch takes one forward and one backward pass, as training does, which asks fo
 instead of the parameters'. Parameters whose calls do not explain their gradient (recurrent weights, a custom operation)
 join by ``vmap`` over the same batch. On a group's first batch, a *weighted* sum of the gradients is compared with
 autograd's for every parameter: it finds uses that were not seen, and examples that another axis enumerates. So it is on
-later batches whose calls are others, or in which values of the examples choose rows.
+later batches whose calls are others, or in which values of the examples choose rows. Where batches are passed in less
+than float32, that batch is passed in float32 as well: nothing coarser would tell.
 """
 
 from __future__ import annotations
@@ -19,13 +20,21 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tda_backend.blocks import EXAMPLES, block_size, in_blocks
 from tda_backend.errors import TaskError
+from tda_backend.models.precision import FULL
 from tda_backend.models.probe import Group, Probe
 from tda_backend.numerics.features.factors import HALF_TOLERANCE
 from tda_backend.numerics.features.per_example.company import refuse_other_values
 from tda_backend.numerics.features.per_example.contributions import Contribution, Dense, merged
 from tda_backend.numerics.features.per_example.recorder import ParameterRecorder, Uses
-from tda_backend.numerics.features.per_example.vmapped import differentiator
-from tda_backend.numerics.features.streaming import Quantity, evaluation_mode, examples_of, values_of
+from tda_backend.numerics.features.per_example.vmapped import differentiator, plain
+from tda_backend.numerics.features.streaming import (
+    Quantity,
+    evaluation_mode,
+    examples_of,
+    gradient_pass,
+    graph_values,
+    values_of,
+)
 from tda_backend.types import Batch
 
 BATCH_NUMBERS = 2**26
@@ -101,6 +110,8 @@ class GradientStream:
         self._courses: set[int] = set()  # that were checked
         self._pair: tuple[dict[str, Tensor], Tensor] | None = None  # the first two examples and their values
         self._vmapped: dict[tuple[str, ...], Callable[[Batch], dict[str, Tensor]]] = {}
+        in_full = probe.precision == FULL
+        self._exact = self if in_full else GradientStream(probe.in_full(), group, quantity, budget_numbers)
 
     def each(self, compute: Callable[[slice, NamedContributions], T]) -> Iterator[tuple[slice, T]]:
         """Yield (positions among the group's rows, what ``compute`` makes of them and their gradients).
@@ -131,10 +142,10 @@ class GradientStream:
         limit = min(self._probe.batch_size, _BATCH, len(rows))
         if limit < 2:
             return 1
-        with evaluation_mode(self._model):
+        with gradient_pass(self._exact._probe):
             pair = examples_of(self._probe, self._group, rows[:2])
-            recorder, values = self._forward(pair)
-        self._pair = pair, values.detach()
+            recorder, values = self._exact._forward(pair)
+        self._exact._pair = pair, values.detach()
         return max(1, min(limit, self._budget // max(1, recorder.numbers // 2)))
 
     def _below_budget(self, limit: int) -> int:
@@ -149,7 +160,7 @@ class GradientStream:
         return recorder, values
 
     def _values(self, batch: Batch) -> Tensor:
-        values = values_of(self._probe.task, self._model, batch, self._quantity)
+        values = graph_values(self._probe, batch, self._quantity)
         if not values.requires_grad:
             raise TaskError(
                 "The value does not depend on any trainable parameter.", "Is the model called under no_grad?"
@@ -161,25 +172,36 @@ class GradientStream:
         if size == 1:
             return self._alone(batch)
         done = self._backward(batch)
+        if done.new:
+            self._check(done, batch)
+        return self._in_order(done, batch)
+
+    def _check(self, done: _Pass, batch: dict[str, Tensor]) -> None:
+        """Compare a batch's gradients with autograd's: those that another pass gives in float32, or its own."""
+        exact = self._exact
+        judged = done if exact is self else exact._backward(batch)
         if self._signatures is None:
-            wrong = self._unexplained(done, list(self._named), batch)
-            self._refuse_company(done)
+            wrong = exact._unexplained(judged, list(self._named), batch)
+            exact._refuse_company(judged)
             self._signatures = {name: uses.signature for name, uses in done.uses.items() if name not in wrong}
-        elif done.new:
-            for name in self._unexplained(done, self._by_calls(done), batch):
+        else:
+            for name in exact._unexplained(judged, self._by_calls(done), batch):
                 del self._signatures[name]
         self._courses.add(done.course)
-        return self._in_order(done, batch)
 
     def _alone(self, batch: Batch) -> NamedContributions:
         """Yield the gradients of one example, which autograd gives as they are."""
-        with torch.enable_grad():
+        with gradient_pass(self._probe), torch.enable_grad():
             grads = torch.autograd.grad(self._values(batch).sum(), list(self._named.values()), allow_unused=True)
         for name, grad in zip(self._named, grads, strict=True):
             if grad is not None:
-                yield name, [Dense(0, _plain(grad).reshape(1, -1).to(self._probe.dtype))]
+                yield name, [Dense(0, plain(grad).reshape(1, -1).to(self._probe.dtype))]
 
     def _backward(self, batch: dict[str, Tensor]) -> _Pass:
+        with gradient_pass(self._probe):
+            return self._differentiated(batch)
+
+    def _differentiated(self, batch: dict[str, Tensor]) -> _Pass:
         recorder, values = self._forward(batch)
         new = recorder.course.picks or recorder.course.number not in self._courses
         silent = [name for name, uses in recorder.uses.items() if not uses.calls]
@@ -224,16 +246,16 @@ class GradientStream:
         size = len(next(iter(batch.values())))
         for group in _groups({name: self._named[name].numel() for name in names}, self._budget // size):
             if group not in self._vmapped:
-                self._vmapped[group] = differentiator(self._probe.task, self._model, self._quantity, group)
+                self._vmapped[group] = differentiator(self._probe, self._quantity, group)
             step = max(1, self._budget // sum(self._named[name].numel() for name in group))
             # Fused attention has no rule for vmap, which would take it one example at a time.
-            with sdpa_kernel(SDPBackend.MATH):
+            with sdpa_kernel(SDPBackend.MATH), gradient_pass(self._probe):
                 parts = [
                     self._vmapped[group]({key: value[start : start + step] for key, value in batch.items()})
                     for start in range(0, size, step)
                 ]
             for name in group:
-                values = torch.cat([_plain(part.pop(name)).detach() for part in parts])
+                values = torch.cat([part.pop(name).detach() for part in parts])
                 yield name, [Dense(0, values.reshape(size, -1).to(self._probe.dtype))]
 
     def _unexplained(self, done: _Pass, names: Sequence[str], batch: dict[str, Tensor]) -> set[str]:
@@ -271,11 +293,12 @@ class GradientStream:
         if not names:
             return {}
         parameters = [self._named[name] for name in names]
-        grads = torch.autograd.grad(values, parameters, grad_outputs=weights, allow_unused=True, retain_graph=True)
+        with gradient_pass(self._probe):
+            grads = torch.autograd.grad(values, parameters, grad_outputs=weights, allow_unused=True, retain_graph=True)
         return {
             name: torch.zeros_like(p).flatten().to(self._probe.dtype)
             if grad is None
-            else _plain(grad).flatten().to(self._probe.dtype)
+            else plain(grad).flatten().to(self._probe.dtype)
             for name, p, grad in zip(names, parameters, grads, strict=True)
         }
 
@@ -312,8 +335,3 @@ def _groups(sizes: Mapping[str, int], limit: int) -> list[tuple[str, ...]]:
         group.append(name)
         used += size
     return [*groups, tuple(group)] if group else groups
-
-
-def _plain(grad: Tensor) -> Tensor:
-    """Return a gradient as an ordinary tensor; those of sparse embeddings are not."""
-    return grad.to_dense() if grad.is_sparse else grad

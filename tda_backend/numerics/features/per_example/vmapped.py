@@ -8,32 +8,37 @@ import torch
 from torch import Tensor, nn
 
 from tda_backend.errors import ran_out_of_memory
-from tda_backend.numerics.features.streaming import Quantity, values_of
-from tda_backend.types import Batch, Task
+from tda_backend.models.probe import Probe
+from tda_backend.numerics.features.streaming import Quantity, graph_values
+from tda_backend.types import Batch
+
+
+def plain(grad: Tensor) -> Tensor:
+    """Return a gradient as an ordinary tensor; those of sparse embeddings are not."""
+    return grad.to_dense() if grad.is_sparse else grad
 
 
 class _Value(nn.Module):
     """Makes a task's value of a batch the forward pass, so that parameters can be substituted under vmap."""
 
-    def __init__(self, task: Task, model: nn.Module, quantity: Quantity) -> None:
+    def __init__(self, probe: Probe, quantity: Quantity) -> None:
         super().__init__()
-        self.model = model
-        self._task = task
+        self.model = probe.model
+        self._probe = probe
         self._quantity: Quantity = quantity
 
     def forward(self, batch: Batch) -> Tensor:
-        return values_of(self._task, self.model, batch, self._quantity)
+        return graph_values(self._probe, batch, self._quantity)
 
 
-def differentiator(
-    task: Task, model: nn.Module, quantity: Quantity, names: Sequence[str]
-) -> Callable[[Batch], dict[str, Tensor]]:
+def differentiator(probe: Probe, quantity: Quantity, names: Sequence[str]) -> Callable[[Batch], dict[str, Tensor]]:
     """Return a function from a batch to per-example gradients ``[b, *shape]`` of the named parameters.
 
-    Examples that ``vmap`` cannot handle (data-dependent control flow) are differentiated one by one.
+    It is called in a :func:`gradient_pass`. Examples that ``vmap`` cannot handle (data-dependent control flow) are
+    differentiated one by one.
     """
-    value = _Value(task, model, quantity)
-    parameters = dict(model.named_parameters())
+    value = _Value(probe, quantity)
+    parameters = dict(probe.model.named_parameters())
     chosen = {f"model.{name}": parameters[name].detach() for name in dict.fromkeys(names)}
 
     def single(substitute: dict[str, Tensor], example: Batch) -> Tensor:
@@ -48,7 +53,8 @@ def differentiator(
         with torch.enable_grad():
             for index in range(len(next(iter(batch.values())))):
                 total = value({key: tensor[index : index + 1] for key, tensor in batch.items()}).sum()
-                rows.append(torch.autograd.grad(total, targets, allow_unused=True, materialize_grads=True))
+                grads = torch.autograd.grad(total, targets, allow_unused=True, materialize_grads=True)
+                rows.append([plain(grad) for grad in grads])
         return {name: torch.stack([row[i] for row in rows]) for i, name in enumerate(chosen)}
 
     fallback = False

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tda_backend.errors import UsageError
+from tda_backend.models.precision import FULL, Precision
 from tda_backend.models.probe import Probe
 from tda_backend.models.tasks.data import num_rows
 from tda_backend.models.training.fit import model_from
@@ -38,6 +39,7 @@ class CheckpointedRun:
         rows: Rows of the train split that the run trained on and that are scored, ``[n]``.
         device: Where to compute.
         batch_size: Examples per pass; results do not depend on it beyond rounding.
+        precision: Of passes that are differentiated.
     """
 
     task: Task
@@ -47,6 +49,7 @@ class CheckpointedRun:
     rows: Rows
     device: torch.device | str = "cpu"
     batch_size: int = 512
+    precision: Precision = FULL
 
     @property
     def final_state(self) -> State:
@@ -60,7 +63,15 @@ class CheckpointedRun:
     def probe(self, state: State, rows: Tensor) -> Probe:
         """Return the model at a checkpoint, asked about ``rows`` of the train split."""
         model: nn.Module = model_from(self.task, state).to(self.device)
-        return Probe(self.task, model, self.data, rows, device=self.device, batch_size=self.batch_size)
+        return Probe(
+            self.task,
+            model,
+            self.data,
+            rows,
+            device=self.device,
+            batch_size=self.batch_size,
+            precision=self.precision,
+        )
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,11 @@ TIMINGS = Table(
         Column("bytes", BIGINT),
         Column("finished", TIMESTAMP),
         Column("device", VARCHAR),
-        Column("remark", VARCHAR, "Where memory ran out as it was computed, and how it went on; NULL: nowhere"),
+        Column(
+            "remark",
+            VARCHAR,
+            "What gradients in less than float32 cost, where memory ran out and how it went on; NULL: nothing to say",
+        ),
     ),
     order="finished",
     shipped=EVERY_ROW,
