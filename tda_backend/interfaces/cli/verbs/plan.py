@@ -23,11 +23,13 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from tda_backend.interfaces.cli.request import requested_plan, requested_study, retraining_line
     from tda_backend.studies.pipeline.plan import planned_steps
     from tda_backend.studies.pipeline.sizes import GIB, in_words
+    from tda_backend.studies.runs.rounds import is_open
     from tda_backend.studies.store.artifacts import ArtifactStore
     from tda_backend.studies.store.workspace import Workspace
 
     workspace = Workspace.at(arguments.db)
-    plan, store = requested_plan(arguments, requested_study(arguments, workspace)), ArtifactStore(workspace.artifacts)
+    store = ArtifactStore(workspace.artifacts)
+    plan = requested_plan(arguments, requested_study(arguments, workspace), store)
     steps = planned_steps(plan, store)
     waiting = [step for step in steps if not step.is_cached]
     seconds = sum(step.seconds for step in waiting)
@@ -58,7 +60,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     columns = ["step", "what", "models", "estimated time", "memory", "disk"]
     print_table(console, columns, rows, f"{plan.name} ({plan.study_id})")
     needs = f", {in_words(total['memory_gib'])} GiB of memory and {size(total['disk_gib'] * GIB)} of disk"
-    left = f"about {duration(seconds)}{needs if waiting else ''} left"
+    left = f"{'at most' if is_open(plan, store) else 'about'} {duration(seconds)}{needs if waiting else ''} left"
     summary = f"{len(steps)} steps, {len(steps) - len(waiting)} finished; {left}. "
     print_line(console, f"{summary}{retraining_line(plan, store)}".rstrip())
     print_line(
