@@ -13,6 +13,9 @@ from tda_backend.interfaces.reading.records.configurations import ConfigurationR
 from tda_backend.interfaces.reading.records.grouping import grouped
 from tda_backend.interfaces.reading.study import Study
 from tda_backend.interfaces.reading.truncation import directions_left_out
+from tda_backend.numerics.evaluation.stopping import widest_half_width
+from tda_backend.studies.store import repository
+from tda_backend.studies.store.tables.evaluation import LDS
 
 _LEAVES_OUT = "leave-out"
 _NAMED = 4
@@ -22,7 +25,7 @@ _UNLIKELY = 100
 def remarks(study: Study) -> list[str]:
     """Return what the numbers of a study leave out or cannot know: rows, parameters, subsets, draws of projections."""
     rows = records(study.configurations(), ConfigurationRow)
-    found = [_rows_left_out(study), *_parameters_left_out(study, rows), *_repeated_subsets(study)]
+    found = [_rows_left_out(study), *_parameters_left_out(study, rows), _stopping(study), *_repeated_subsets(study)]
     return [
         sentence
         for sentence in [*found, directions_left_out(study), _draws(rows, study.resolved.projection.draws or 1)]
@@ -97,6 +100,23 @@ def _repeated_subsets(study: Study) -> list[str]:
                 f"{study.num_train} training rows: intervals over subsets are too narrow."
             )
     return found
+
+
+def _stopping(study: Study) -> str:
+    """Return how well the LDS of a study is known whose retraining stops when it is known well enough."""
+    truth = study.resolved.ground_truth
+    if truth.until is None:
+        return ""
+    rows = repository.rows(study.workspace, LDS, study_id=study.study_id)
+    if rows.empty:
+        return ""
+    number, width = int(rows["num_subsets"].min()), widest_half_width(rows)
+    biased = " As the width ended it, intervals are a little too narrow." if number < truth.subsets else ""
+    return (
+        f"Retraining goes on until every LDS (at λ*, where there is λ) is known to ±{truth.until:g}, for at most "
+        f"{truth.subsets} subsets: after {number} the widest interval is ±{width:.3g}."
+        f"{biased if width <= truth.until else ''}"
+    )
 
 
 def _draws(rows: Sequence[ConfigurationRow], draws: int) -> str:

@@ -32,7 +32,7 @@ STUDIES = Table(
         Column(
             "num_subsets",
             INTEGER,
-            "Retrained subsets per α when the study is complete; with `until`, those planned by now",
+            "Retrained subsets per α when the study is complete",
         ),
         Column("steps_total", INTEGER, "Number of steps of the plan; `ingested` counts the finished ones"),
     ),
