@@ -95,15 +95,14 @@ def covered(intervals: list[tuple[float, float]]) -> float:
 
 
 def test_stopping_on_the_width_costs_a_little_coverage_and_no_more():
-    """The figures of 10 000 studies stand in docs/interface.md; here 400, whose coverage is known to about 0.015."""
+    """The figures of 10 000 studies stand in docs/interface.md; here 250, whose coverage is known to about ±0.03."""
     rng = np.random.default_rng(7)
-    studies = [Retrained(rng, 300) for _ in range(400)]
+    studies = [Retrained(rng, 300) for _ in range(250)]
     counts = [study.stopped(0.08, 300) for study in studies]
     widths = [np.diff(study.interval(count)).item() / 2 for study, count in zip(studies, counts, strict=True)]
     assert max(widths) <= 0.08
     assert 110 <= np.median(counts) <= 140
     stopped = covered([study.interval(count) for study, count in zip(studies, counts, strict=True)])
     fixed = covered([study.interval(int(np.median(counts))) for study in studies])
-    assert 0.92 <= fixed <= 0.97
-    assert 0.86 <= stopped <= 0.94
-    assert fixed - 0.08 < stopped < fixed
+    assert 0.9 <= fixed <= 0.97
+    assert fixed - 0.05 <= stopped <= fixed + 0.03
