@@ -56,7 +56,7 @@ def test_the_overview_says_why_retraining_stopped(page, rounds):
 def test_a_running_job_says_how_well_the_lds_is_known(page, rounds):
     study = open_study("rounds", rounds)
     sentence = "LDS known to ±0.156 after 40 subsets (aim ±0.15): 10 more."
-    job = JobState("20261201-000000-aaaaaa", study="rounds", study_id=study.study_id, message=sentence)
+    job = JobState("20991231-000000-aaaaaa", study="rounds", study_id=study.study_id, message=sentence)
     place = rounds.jobs / f"{job.job_id}.json"
     write_json(place, asdict(job))
     try:
