@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tda_backend.errors import StudyError
+from tda_backend.errors import CatalogueError, StudyError
 from tda_backend.interfaces.papers.provenance import provenance_of
 from tda_backend.interfaces.papers.verdicts import COMPUTED
 from tda_backend.interfaces.reading.records.studies import facts_of
 from tda_backend.interfaces.reading.remarks import remarks
 from tda_backend.interfaces.reading.study import list_studies, open_study
+from tda_backend.studies.jobs.ingest_loop import IngestLoop
 from tda_backend.studies.runs.rounds import Judgement
 from tda_backend.studies.store.artifacts import ArtifactStore
 from tda_backend.studies.store.repository import query
@@ -186,6 +190,21 @@ def test_the_catalogue_can_be_made_again(stopped, tmp_path: Path, cli):
     code, out, _ = cli("rm", "rounds", "--yes", "--db", copy)
     assert code == 0, out
     assert ArtifactStore(Workspace.at(copy).artifacts).all_keys() == []
+
+
+def test_beside_a_dashboard_rounds_leave_the_same_and_no_page_loses_what_it_had(stopped, folder: Path, tmp_path: Path):
+    there, seen = place(tmp_path), []
+    with IngestLoop(there), ThreadPoolExecutor(1) as pool:
+        running = pool.submit(tda, "run", write(folder), *asking(UNTIL), db=there.catalogue)
+        while not running.done():
+            with contextlib.suppress(CatalogueError):  # nothing is published yet
+                seen.append(len(query(there, "SELECT DISTINCT configuration_id FROM lds")))
+            time.sleep(0.05)
+        assert running.result().returncode == 0, running.result().stderr
+        assert list_studies(there)["status"].tolist() == ["complete"]
+        assert contents(there) == contents(stopped[0])
+    assert seen == sorted(seen)
+    assert seen[-1] == 2
 
 
 def test_the_most_subsets_end_it_where_the_aim_is_out_of_reach(tmp_path: Path, cli):

@@ -96,7 +96,8 @@ def last_round(whole: Plan, store: ArtifactStore) -> Plan | None:
 
 def is_open(plan: Plan, store: ArtifactStore) -> bool:
     """Return whether retraining may stop before a study has as many subsets as its plan."""
-    return plan.study.ground_truth.until is not None and last_round(plan, store) is None
+    truth = plan.study.ground_truth
+    return truth.until is not None and plan.num_subsets == truth.subsets and last_round(plan, store) is None
 
 
 def execute_rounds(
