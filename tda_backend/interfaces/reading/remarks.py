@@ -110,7 +110,7 @@ def _stopping(study: Study) -> str:
     rows = repository.rows(study.workspace, LDS, study_id=study.study_id)
     if rows.empty:
         return ""
-    number, width = int(rows["num_subsets"].min()), widest_half_width(rows)
+    number, width = min(rows["num_subsets"].tolist()), widest_half_width(rows)
     biased = " As the width ended it, intervals are a little too narrow." if number < truth.subsets else ""
     return (
         f"Retraining goes on until every LDS (at λ*, where there is λ) is known to ±{truth.until:g}, for at most "
