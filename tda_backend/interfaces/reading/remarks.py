@@ -104,18 +104,18 @@ def _repeated_subsets(study: Study) -> list[str]:
 
 def _stopping(study: Study) -> str:
     """Return how well the LDS of a study is known whose retraining stops when it is known well enough."""
-    truth = study.resolved.ground_truth
-    if truth.until is None:
+    until = study.info.get("until")
+    if until is None:
         return ""
     rows = repository.rows(study.workspace, LDS, study_id=study.study_id)
     if rows.empty:
         return ""
     number, width = min(rows["num_subsets"].tolist()), widest_half_width(rows)
-    biased = " As the width ended it, intervals are a little too narrow." if number < truth.subsets else ""
+    most = study.info["most_subsets"]
+    biased = " As the width ended it, intervals are a little too narrow." if number < most else ""
     return (
-        f"Retraining goes on until every LDS (at λ*, where there is λ) is known to ±{truth.until:g}, for at most "
-        f"{truth.subsets} subsets: after {number} the widest interval is ±{width:.3g}."
-        f"{biased if width <= truth.until else ''}"
+        f"Retraining goes on until every LDS (at λ*, where there is λ) is known to ±{until:g}, for at most {most} "
+        f"subsets: after {number} the widest interval is ±{width:.3g}.{biased if width <= until else ''}"
     )
 
 
