@@ -34,6 +34,8 @@ def show_job(job: JobState) -> None:
     st.progress(min(1.0, share), text=f"**{share:.0%}** · {plain(job.step)}")
     left, right = st.columns([5, 1], vertical_alignment="center")
     left.caption(" · ".join(details))
+    if job.message:
+        st.caption(plain(job.message))
     if not services.read_only() and right.button("Cancel", key=f"cancel-{job.job_id}", width="stretch"):
         services.cancel(job.job_id)
         st.rerun()

@@ -394,17 +394,19 @@ def test_the_form_writes_the_study_that_was_asked_for(page, zoo, monkeypatch):
     test.text_input(key="form-validation").set_value("10").run()
     test.text_input(key="form-queries").set_value("10").run()
     test.text_input(key="form-epochs").set_value("1, 4").run()
+    test.text_input(key="form-until").set_value("0.02").run()
     content = tomllib.loads(study_file(test))
     assert content["name"] == "my-own"
     assert content["methods"]["if-cg"]["max_iter"] == [5, 10, 20, 50]
     assert content["methods"]["tracin"]["normalization"] == [False, True]
     assert content["data"] == {"train": 50, "validation": 10, "queries": 10}
+    assert content["ground_truth"] == {"subsets": 50, "alphas": [0.5], "until": 0.02}
     assert not test.error
     assert resolve(content).training.epochs == [1, 4]
     assert "10 configurations" in texts(test)  # 2 epochs of 4 max_iter, and TracIn with and without normalization
     assert test.button(key="form-run").disabled
     test.button(key="form-load").click().run()
-    assert "roughly" in texts(test)
+    assert "at most **" in texts(test)
     test.button(key="form-run").click().run()
     assert len(started) == 1
     assert tomllib.loads(Path(started[0][1]).read_text()) == content

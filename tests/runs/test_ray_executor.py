@@ -28,6 +28,8 @@ from tda_backend.studies.store.workspace import Workspace
 from tests.runs.conftest import make_study
 from tests.runs.fake_plans import Base, Notes, Number, fake_plan
 from tests.runs.test_executor import ladder, number, run
+from tests.runs.test_rounds import UNTIL, asking
+from tests.runs.test_rounds import write as write_rounds
 
 DIVERGING = """
 name = "diverging"
@@ -235,3 +237,20 @@ def test_a_configuration_that_diverges_leaves_the_others_as_in_this_process(tmp_
     assert ArtifactStore(there.artifacts).all_keys() == kept
     for table in (LDS, RULES, INGESTED):
         assert rows(here, table.name) == rows(there, table.name)
+
+
+@pytest.mark.slow
+def test_rounds_of_retraining_are_the_same_as_in_this_process(tmp_path: Path, cli):
+    study = write_rounds(tmp_path)
+    here, there = (Workspace.at(tmp_path / name / "c.duckdb") for name in ("here", "there"))
+    said = []
+    for place, executor in ((here, "local"), (there, "ray")):
+        code, out, err = cli("run", study, *asking(UNTIL), "--db", place.catalogue, "--executor", executor)
+        assert code == 0, err
+        said.append([line for line in out.splitlines() if line.startswith("LDS known")])
+    assert said[0] == said[1]
+    assert len(said[0]) == 3
+    assert ArtifactStore(there.artifacts).all_keys() == ArtifactStore(here.artifacts).all_keys()
+    for table in ALL:
+        if table not in (JOBS, META):
+            assert rows(there, table.name) == rows(here, table.name), table.name

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pandas as pd
@@ -37,6 +38,24 @@ from tda_backend.version import __version__
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     return Workspace.at(tmp_path / "catalogue.duckdb").create()
+
+
+CONTENT: dict[str, Any] = {
+    "study_id": "s",
+    "name": "n",
+    "config": {},
+    "info": {},
+    "task": {
+        "num_classes": 2,
+        "class_names": ["a", "b"],
+        "measurement_sign": 1,
+        "margin_identity": True,
+        **dict.fromkeys(("name", "spec", "fingerprint", "training"), "t"),
+    },
+    "counts": {"train": 1, "validation": 1, "queries": 1, "subsets": 1},
+    "configurations": [],
+}
+"""Of a study's record, all but its steps."""
 
 
 def evaluated(workspace: Workspace, num_subsets: int) -> str:
@@ -263,20 +282,38 @@ def test_a_rebuild_leaves_an_artifact_out_that_fits_no_table(workspace: Workspac
     steps = [{**each.json()} for each in (unfit(workspace, name), good)]
     for step in steps:
         step.pop("study_id")
-    words = dict.fromkeys(("name", "spec", "fingerprint", "training"), "t")
-    content = {
-        "study_id": "s",
-        "name": "n",
-        "config": {},
-        "info": {},
-        "task": {"num_classes": 2, "class_names": ["a", "b"], "measurement_sign": 1, "margin_identity": True, **words},
-        "counts": {"train": 1, "validation": 1, "queries": 1, "subsets": 1},
-        "configurations": [],
-    }
-    write_study_record(ArtifactStore(workspace.artifacts), "aa" * 32, "s", {**content, "steps": steps})
+    write_study_record(ArtifactStore(workspace.artifacts), "aa" * 32, "s", {**CONTENT, "steps": steps})
     rebuilt = rebuild(workspace, KINDS)
     assert (rebuilt.steps, rebuilt.skipped) == (1, 1)
     assert repository.query(workspace, "SELECT num_subsets FROM lds")["num_subsets"].tolist() == [30]
+
+
+def planned(workspace: Workspace, plan: str, num_subsets: int, continues: str | None = None) -> None:
+    """Take in the record of a study with one evaluation; the evaluation itself is not dropped."""
+    context = {"configuration_id": "c", "num_subsets": num_subsets}
+    step = {"key": evaluated(workspace, num_subsets), "label": "evaluate", "context": context}
+    content = {**CONTENT, "steps": [step], **({} if continues is None else {"continues": continues})}
+    write_study_record(ArtifactStore(workspace.artifacts), plan, "s", content)
+    write_drop(workspace, FinishedStep("s", plan, "study"))
+    assert ingest(workspace) == 1
+
+
+@pytest.mark.parametrize(("continues", "kept"), [("aa" * 32, [20]), ("cc" * 32, []), (None, [])])
+def test_a_plan_keeps_the_rows_of_the_one_that_it_continues_until_it_has_its_own(
+    workspace: Workspace, continues: str | None, kept: list[int]
+):
+    planned(workspace, "aa" * 32, 20)
+    drop(workspace, content_key(num_subsets=20), 20)
+    assert ingest(workspace) == 1
+    planned(workspace, "bb" * 32, 40, continues)
+    assert repository.query(workspace, "SELECT num_subsets FROM lds")["num_subsets"].tolist() == kept
+    assert repository.ingested(workspace, "s") == {"bb" * 32}
+    assert len(repository.query(workspace, "SELECT * FROM timings")) == 0
+    assert len(repository.query(workspace, "SELECT * FROM studies")) == 1
+    drop(workspace, content_key(num_subsets=40), 40)
+    assert ingest(workspace) == 1
+    assert repository.query(workspace, "SELECT num_subsets FROM lds")["num_subsets"].tolist() == [40]
+    assert len(repository.query(workspace, "SELECT * FROM timings")) == 1
 
 
 def test_a_pipe_in_the_inbox_blocks_nobody(workspace: Workspace):

@@ -26,6 +26,9 @@ COUNTS = {
     "validation": ("Validation points", "For ξ; apart from the queries"),
     "queries": ("Queries", "For LDS and for looking at"),
 }
+UNTIL_HELP = (
+    "retraining stops once the half-width of every LDS's 95 % interval is no more than this, at λ* where there is λ"
+)
 WRITTEN = ("flag", "choice")
 _JOB, _STARTED, _LOADED = "form-job", "form-started-from", "form-loaded"
 
@@ -49,17 +52,22 @@ def _fields(context: Context | None) -> tuple[StudyForm, bool]:
     counts = {}
     for column, (key, (title, meaning)) in zip(st.columns(len(COUNTS)), COUNTS.items(), strict=True):
         counts[key] = column.text_input(title, key=f"form-{key}", help=meaning)
-    columns = st.columns(4)
+    columns = st.columns(5)
     epochs = columns[0].text_input("Epochs kept", key="form-epochs", help="Where features are taken")
     seeds = columns[1].text_input("Training seeds", "1", key="form-seeds", help="2 or more give intervals of ranks")
-    subsets = columns[2].text_input("Retrained subsets", "50", key="form-subsets", help="For LDS; 0: no retraining")
-    alphas = columns[3].text_input("Share in each, α", "0.5", key="form-alphas")
+    subsets = columns[2].text_input(
+        "Retrained subsets", "50", key="form-subsets", help="For LDS; 0: no retraining. With a width beside: at most"
+    )
+    until = columns[3].text_input(
+        "Until LDS ±", key="form-until", help=f"e.g. 0.01: {UNTIL_HELP}", placeholder="all of them"
+    )
+    alphas = columns[4].text_input("Share in each, α", "0.5", key="form-alphas")
     methods = _methods_box()
     small = st.toggle(
         "Quick version", key="form-quick", help="The same methods on 600 training examples, two epochs and 12 subsets"
     )
     return StudyForm(
-        as_name(name.strip()), services.absolute_task(task), counts, epochs, seeds, subsets, alphas, methods
+        as_name(name.strip()), services.absolute_task(task), counts, epochs, seeds, subsets, alphas, until, methods
     ), small
 
 
@@ -170,9 +178,10 @@ def _show_result(form: StudyForm, text: str, small: bool) -> None:
     draft = _draft(form.task, text, small)
     if draft is not None:
         slowest = [name for name, _ in draft.slowest[:2]]
+        about = "at most" if draft.may_stop else "roughly"
         st.caption(
             f"**{count_text(draft.num_configurations, 'configuration')}** in {count_text(draft.num_steps, 'step')}; "
-            f"roughly **{duration_text(draft.seconds)}** on this machine, most of it in {joined(slowest)}. Steps that "
+            f"{about} **{duration_text(draft.seconds)}** on this machine, most of it in {joined(slowest)}. Steps that "
             "another study has computed already are not computed again."
         )
     if services.read_only():

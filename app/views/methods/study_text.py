@@ -24,7 +24,8 @@ class StudyForm:
         counts: train, validation, queries as typed.
         epochs: Saved checkpoints as typed, e.g. ``1, 5, 20``.
         seeds: Training seeds as typed.
-        subsets: Retrained subsets as typed.
+        subsets: Retrained subsets as typed, the most of them where there is ``until``.
+        until: Half-width of the LDS's intervals at which retraining stops, as typed.
         alphas: Shares of the training set as typed.
         methods: Method → hyper-parameter → values as typed; an empty text means the default.
     """
@@ -36,6 +37,7 @@ class StudyForm:
     seeds: str = "1"
     subsets: str = "50"
     alphas: str = "0.5"
+    until: str = ""
     methods: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
@@ -91,6 +93,7 @@ def to_toml(form: StudyForm, methods: Mapping[str, Method]) -> str:
     lines += ["", "[ground_truth]"]
     lines += [f"subsets = {toml_value(value_of(form.subsets))}"] if form.subsets.strip() else []
     lines += [f"alphas = {toml_value(values_of(form.alphas))}"] if form.alphas.strip() else []
+    lines += [f"until = {toml_value(value_of(form.until))}"] if form.until.strip() else []
     for name, settings in form.methods.items():
         lines += ["", f"[methods.{name}]"]
         for key, text in settings.items():

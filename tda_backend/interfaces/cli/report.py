@@ -105,8 +105,9 @@ class RunReport:
             self._looking = None
 
     def begin(self, plan: Plan, cached: Mapping[str, bool]) -> None:
-        """Start drawing."""
-        self._stop_looking()
+        """Start drawing; of a study that retrains in rounds, once a round."""
+        self.end()
+        self._num_done = 0
         self._costs = {step.key: step.cost.seconds for step in plan.steps}
         self._left = {step.key: step.cost.seconds for step in plan.steps if not cached[step.key]}
         self.total = len(plan.steps)
@@ -162,6 +163,11 @@ class RunReport:
     def step_remarked(self, step: Step, remark: str) -> None:
         """Say it below the line of the step."""
         print_line(self.console, f"{step.label}: {remark}")
+
+    def found(self, sentence: str) -> None:
+        """Say what the run has found so far, here and on pages."""
+        print_line(self.console, sentence)
+        self.job.update(message=sentence)
 
     def step_failed(self, step: Step, error: TDAError) -> None:
         """Say at once why a step could not be computed; the run goes on with the others."""

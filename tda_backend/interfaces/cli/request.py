@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tda_backend.studies.methods import METHODS
 from tda_backend.studies.pipeline.facts import device_type, num_parameters, task_facts
 from tda_backend.studies.pipeline.plan import Plan, may_end_early, planned_steps, retraining_counts
 from tda_backend.studies.runs.planning import build_plan
+from tda_backend.studies.runs.rounds import is_open, last_round
 from tda_backend.studies.store import repository
 from tda_backend.studies.store.artifacts import ArtifactStore
 from tda_backend.studies.store.workspace import Workspace
@@ -85,20 +87,24 @@ def study_of_task(spec: str) -> dict[str, Any]:
     return content
 
 
-def requested_plan(arguments: argparse.Namespace, study: Study, elsewhere: Machine | None = None) -> Plan:
-    """Return the plan of a study on the device that the arguments ask for.
+def requested_plan(
+    arguments: argparse.Namespace, study: Study, store: ArtifactStore, elsewhere: Machine | None = None
+) -> Plan:
+    """Return the plan of a study on the device that the arguments ask for: what it comes to, or comes to at most.
 
     Args:
         arguments: Of the command.
         study: To be planned.
+        store: Of its workspace, whose results tell where retraining ends.
         elsewhere: The machine that times are estimated for; ``None``: this one.
 
     Raises:
         MachineError: The device is not there.
         StudyError: The study asks for more than its task has.
     """
-    facts = task_facts(load_task(study.task), study.task)
-    return build_plan(study, facts, chosen_device(arguments.device), elsewhere)
+    facts = replace(task_facts(load_task(study.task), study.task), elsewhere=elsewhere)
+    plan = build_plan(study, facts, chosen_device(arguments.device))
+    return last_round(plan, store) or plan
 
 
 def chosen_device(name: str) -> str:
@@ -121,8 +127,10 @@ def retraining_line(plan: Plan, store: ArtifactStore) -> str:
     if not num:
         return ""
     known = f"; {done} are finished" if done else ""
-    early = may_end_early(plan, store)
-    most, tail = ("Up to ", ", fewer where queries flip early") if early else ("", "")
+    reasons = ["where queries flip early"] if may_end_early(plan, store) else []
+    if is_open(plan, store):
+        reasons.append(f"once every LDS is known to ±{plan.study.ground_truth.until:g}")
+    most, tail = ("Up to ", f", fewer {' or '.join(reasons)}") if reasons else ("", "")
     models = "model" if num == 1 else "models"
     return f"{most}{num} {models} to train, about {duration(seconds)}{tail}{known}."
 

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import astuple
 from pathlib import Path
 
@@ -25,9 +26,12 @@ from tda_backend.interfaces.reading.study import open_study
 from tda_backend.studies.jobs.jobs import running_jobs
 from tda_backend.studies.jobs.progress import JobFile
 from tda_backend.studies.pipeline.courier import take_in
-from tda_backend.studies.pipeline.executor import Effort, execute
+from tda_backend.studies.pipeline.executor import attempt, fitted
+from tda_backend.studies.pipeline.outcome import Effort, Outcome
+from tda_backend.studies.pipeline.plan import Plan
 from tda_backend.studies.pipeline.sizes import in_words
 from tda_backend.studies.runs.ray import RayBackend
+from tda_backend.studies.runs.rounds import execute_rounds, is_open
 from tda_backend.studies.steps.table import KINDS
 from tda_backend.studies.store.artifacts import ArtifactStore
 from tda_backend.studies.store.catalogue import held
@@ -75,18 +79,25 @@ def _run(arguments: argparse.Namespace, workspace: Workspace, job: JobFile, repo
     job.update(study=study.name, step="loading the task")
     if arguments.memory is not None and arguments.memory <= 0:
         raise StudyError(f"--memory {arguments.memory:g} is not allowed.", "Give GiB, e.g. --memory 4.")
-    plan = requested_plan(arguments, study)
+    store = ArtifactStore(workspace.artifacts)
+    plan = requested_plan(arguments, study, store)
     _refuse_twice(workspace, plan.study_id, plan.name)
     job.update(study_id=plan.study_id)
-    print_line(console, f"Study {plan.name} ({plan.study_id}): {len(plan.steps)} steps in {workspace.folder}")
+    most = "at most " if is_open(plan, store) else ""
+    print_line(console, f"Study {plan.name} ({plan.study_id}): {most}{len(plan.steps)} steps in {workspace.folder}")
     changed = changed_task_line(plan, workspace)
     if changed:
         print_line(console, changed)
-    cost = retraining_line(plan, ArtifactStore(workspace.artifacts))
+    cost = retraining_line(plan, store)
     if cost:
         print_line(console, cost)
+    fitted(plan, arguments.memory)  # a later round is not the one to find that there is too little
     backend = RayBackend() if arguments.executor == ON_RAY else None
-    outcome = execute(plan, workspace, report, KINDS, backend, arguments.memory)
+
+    def compute(part: Plan, failed: Mapping[str, TDAError]) -> Outcome:
+        return attempt(part, workspace, report, KINDS, backend, arguments.memory, failed)
+
+    outcome = execute_rounds(plan, compute, store, report.found)
     report.end()
     computed, cached = len(outcome.computed), len(outcome.cached)
     message = f"{computed} steps computed, {cached} cached"

@@ -16,6 +16,7 @@ from tda_backend.studies.config.study import Study
 from tda_backend.studies.pipeline.facts import task_facts
 from tda_backend.studies.runs.planning import build_plan
 from tda_backend.studies.runs.recompute import TOLERANCE, Recomputed, recompute, sampled_steps
+from tda_backend.studies.runs.rounds import last_round
 from tda_backend.studies.store.artifacts import ArtifactStore
 
 MAX_STEPS = 10_000
@@ -27,8 +28,9 @@ def verify_study(arguments: argparse.Namespace, console: Console) -> int:
         raise UsageError(f"--steps {arguments.steps} is not allowed.", f"Give 1 to {MAX_STEPS}.")
     opened = open_study(arguments.study, arguments.db)
     study: Study = opened.resolved
-    plan = build_plan(study, task_facts(load_task(study.task), study.task), str(opened.info["device"]))
     store = ArtifactStore(opened.workspace.artifacts)
+    plan = build_plan(study, task_facts(load_task(study.task), study.task), str(opened.info["device"]))
+    plan = last_round(plan, store) or plan
     steps = sampled_steps(plan, store, arguments.steps, arguments.seed)
     found: list[Recomputed] = []
     for row in recompute(plan, store, steps):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tda_backend.interfaces.papers.shipped import shipped_results
 from tda_backend.interfaces.papers.verdicts import COMPUTED, SHIPPED, paper_studies
+from tda_backend.interfaces.reading.records.studies import facts_of
 from tda_backend.interfaces.reading.study import open_study
 from tda_backend.studies.config.study import Study
 from tda_backend.studies.contract.claim import NOT_RUN
@@ -25,7 +28,7 @@ class Provenance:
         task: What is attributed.
         num_train: Training examples; sizes are those of the results, of the study file where nothing was run.
         num_queries: Queries.
-        num_subsets: Retrained subsets at each α.
+        num_subsets: Retrained subsets at each α; of a study that was not run, at most.
         num_seeds: Training seeds.
         alphas: Shares of the training set in a subset.
         version: Of the program that computed shipped results.
@@ -62,6 +65,7 @@ def provenance_of(name: str, origin: str, db: str | Path | Workspace | None = No
         made = results.origin
         return replace(
             _planned(name, origin, Study.from_json(results.config)),
+            num_subsets=_retrained(results.facts["info"]),
             version=made.version,
             created=made.created,
             torch=made.torch,
@@ -74,11 +78,17 @@ def provenance_of(name: str, origin: str, db: str | Path | Workspace | None = No
     known = repository.studies(study.workspace).set_index("study_id").created
     return replace(
         _planned(name, origin, Study.from_json(study.config)),
+        num_subsets=_retrained(study.info),
         torch=study.info.get("torch"),
         device=study.info.get("device"),
         created=f"{known[study.study_id]:%Y-%m-%d %H:%M}" if study.study_id in known.index else None,
         seconds=float(study.timings().seconds.sum()),
     )
+
+
+def _retrained(info: Mapping[str, Any]) -> int:
+    """Return how many subsets a study has retrained, which its file need not say."""
+    return facts_of(info).num_subsets
 
 
 def _planned(name: str, origin: str, study: Study) -> Provenance:

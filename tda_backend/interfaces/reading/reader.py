@@ -86,7 +86,8 @@ class StudyReader:
 
         Keys: ``study_id, name, task, task_spec, seed, num_rows (of the task), num_train, num_validation, num_queries,
         num_test, num_parameters, untracked, num_subsets, repeats, alphas, num_seeds, epochs, regularizations (the λ
-        grid; of a relative one all configurations' together), threshold, quantiles, class_names,
+        grid; of a relative one all configurations' together), threshold, quantiles, class_names, until and
+        most_subsets (of a study whose retraining may stop early),
         num_classes, measurement, measurement_sign, margin_identity, training, device, torch, machine,
         code (version and hash of the program that planned it)``.
         """

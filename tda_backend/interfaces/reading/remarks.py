@@ -14,6 +14,9 @@ from tda_backend.interfaces.reading.records.grouping import grouped
 from tda_backend.interfaces.reading.rounding import gradients_rounded
 from tda_backend.interfaces.reading.study import Study
 from tda_backend.interfaces.reading.truncation import directions_left_out
+from tda_backend.numerics.evaluation.stopping import widest_half_width
+from tda_backend.studies.store import repository
+from tda_backend.studies.store.tables.evaluation import LDS
 
 _LEAVES_OUT = "leave-out"
 _NAMED = 4
@@ -23,7 +26,7 @@ _UNLIKELY = 100
 def remarks(study: Study) -> list[str]:
     """Return what the numbers of a study leave out or cannot know: rows, parameters, subsets, digits, draws."""
     rows = records(study.configurations(), ConfigurationRow)
-    found = [_rows_left_out(study), *_parameters_left_out(study, rows), *_repeated_subsets(study)]
+    found = [_rows_left_out(study), *_parameters_left_out(study, rows), _stopping(study), *_repeated_subsets(study)]
     found += [gradients_rounded(study), directions_left_out(study)]
     return [sentence for sentence in [*found, _draws(rows, study.resolved.projection.draws or 1)] if sentence]
 
@@ -95,6 +98,23 @@ def _repeated_subsets(study: Study) -> list[str]:
                 f"{study.num_train} training rows: intervals over subsets are too narrow."
             )
     return found
+
+
+def _stopping(study: Study) -> str:
+    """Return how well the LDS of a study is known whose retraining stops when it is known well enough."""
+    until = study.info.get("until")
+    if until is None:
+        return ""
+    rows = repository.rows(study.workspace, LDS, study_id=study.study_id)
+    if rows.empty:
+        return ""
+    number, width = min(rows.num_subsets.tolist()), widest_half_width(rows)
+    most = study.info["most_subsets"]
+    biased = " As the width ended it, intervals are a little too narrow." if number < most else ""
+    return (
+        f"Retraining goes on until every LDS (at λ*, where there is λ) is known to ±{until:g}, for at most {most} "
+        f"subsets: after {number} the widest interval is ±{width:.3g}.{biased if width <= until else ''}"
+    )
 
 
 def _draws(rows: Sequence[ConfigurationRow], draws: int) -> str:

@@ -15,7 +15,7 @@ def gradient_errors(study: Study) -> list[RoundingError]:
         return []
     store = ArtifactStore(study.workspace.artifacts, study.workspace.read_only)
     timings = study.timings()
-    remarked = set(timings.loc[timings["remark"].notna(), "label"])
+    remarked = set(timings.label[timings.remark.notna()])
     steps = repository.ingested_steps(study.workspace, study.study_id)
     found = [store.open(step.key).fact(GRADIENT_ERROR) for step in steps if step.label in remarked]
     return [RoundingError(**error) for error in found if error is not None]

@@ -90,6 +90,11 @@ def subsets_needed_for_difference(
     return _estimate(first - second, num_subsets, half_width, confidence, "the difference of two LDS")
 
 
+def subsets_for(num_subsets: int, half_width: float, wanted: float) -> float:
+    """Return with how many subsets in all an interval has a half-width, if it has another one with S of them."""
+    return num_subsets * (half_width / wanted) ** 2
+
+
 def _estimate(draws: np.ndarray, num_subsets: int, wanted: float, confidence: float, what: str) -> PowerEstimate:
     values = np.asarray(draws, dtype=np.float64)
     values = values[np.isfinite(values)]
@@ -105,7 +110,7 @@ def _estimate(draws: np.ndarray, num_subsets: int, wanted: float, confidence: fl
         )
     z = float(scipy.special.ndtri((1 + confidence) / 2))
     now = z * float(values.std(ddof=1))
-    needed = num_subsets * (now / wanted) ** 2
+    needed = subsets_for(num_subsets, now, wanted)
     freedom = num_subsets - 1
     low, high = (
         needed * freedom / float(2 * scipy.special.gammaincinv(freedom / 2, level)) for level in (0.975, 0.025)

@@ -72,9 +72,11 @@ class GroundTruth(Section):
     """The retrained subsets that LDS is measured against.
 
     Attributes:
-        subsets: S for each α; 0: no retraining, no LDS.
+        subsets: S for each α, the most of them where there is ``until``; 0: no retraining, no LDS.
         alphas: Shares of the training rows.
         repeats: Models of each subset.
+        until: Half-width of an LDS's 95 % interval; retraining stops once no interval at the λ that its configuration
+            chooses is wider. ``None``: at S.
     """
 
     NAME: ClassVar[str] = "ground_truth"
@@ -82,6 +84,7 @@ class GroundTruth(Section):
     subsets: int = setting(whole(0, 100_000), 50)
     alphas: Sequence[float] = setting(many(share, allow_one=True), [0.5])
     repeats: int = setting(whole(1, MOST_SEEDS), 1)
+    until: float | None = setting(real(0.0, 1.0), None)
 
 
 @dataclass(frozen=True, kw_only=True)

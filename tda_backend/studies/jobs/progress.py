@@ -47,7 +47,7 @@ class JobState:
         fraction: Estimated share of the run's work that is done, 0..1.
         started: Seconds since 1970.
         updated: Likewise, of the last sign of life.
-        message: How it ended.
+        message: How it ended; of a run that goes on what it has found so far, if anything.
         hint: What to do then.
         pid: Of its process; 0 while it starts.
         create_time: When that process began: process ids are reused.

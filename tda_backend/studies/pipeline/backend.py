@@ -39,7 +39,7 @@ class Backend(Protocol):
     """Computes steps whose inputs are there, and tells the listener which ones it works on and how far they are."""
 
     def open(self, plan: Plan, store: ArtifactStore, listener: Listener) -> None:
-        """Take notice of a plan; called once, before all else."""
+        """Take notice of a plan, before all else; another one may follow once the backend was closed."""
         ...
 
     @property
@@ -116,6 +116,7 @@ class LocalBackend:
         close_pool()
         if self._context is not None:
             self._context.memo.clear()
+            self._context = None
 
 
 def _pool_is_wanted(later: Sequence[Step]) -> bool:

@@ -61,15 +61,19 @@ class Courier:
             except catalogue.LockedError:
                 pass  # somebody reads or owns it at the moment: drops wait
         try:
-            known = repository.ingested(self._workspace, self._plan.study_id)
+            known = {step.key: step.label for step in repository.ingested_steps(self._workspace, self._plan.study_id)}
         except catalogue.LockedError:
             return set()
         except CatalogueError:
             if owners.server_lives(self._workspace):
                 return set()
             raise
-        # Another plan of the same study (the task's code changed) replaces it: then everything is delivered again.
-        return known if self._plan.key in known else set()
+        if self._plan.key in known:
+            return set(known)
+        # Another plan of the same study (the task's code changed) replaces it: then everything is delivered again, but
+        # for what stays of one that this plan continues.
+        stays = self._plan.record.get("continues") in known
+        return {step.key for step in self._plan.steps if stays and known.get(step.key) == step.label}
 
     def deliver_study(self) -> None:
         """Drop the study itself, which the catalogue takes in before its steps."""

@@ -17,6 +17,7 @@ from tda_backend.studies.pipeline.backend import FAILURES, Backend, Ended, Local
 from tda_backend.studies.pipeline.compute import peak_memory_mib
 from tda_backend.studies.pipeline.courier import Courier
 from tda_backend.studies.pipeline.listener import Listener
+from tda_backend.studies.pipeline.outcome import Done, Effort, Outcome
 from tda_backend.studies.pipeline.plan import Plan
 from tda_backend.studies.pipeline.sizes import GIB, LEAST_SHARE, in_words
 from tda_backend.studies.pipeline.step import Step
@@ -29,42 +30,6 @@ BLOCK_SHARES = (1.0, 1 / 2, 1 / 4, 1 / 8, LEAST_SHARE)
 """Sizes of blocks that are tried, as shares of the usual one."""
 
 
-@dataclass(frozen=True)
-class Effort:
-    """What the steps that a run computed take together.
-
-    Attributes:
-        seconds: All their times.
-        gib: The most memory that one of them has, with program and data.
-    """
-
-    seconds: float
-    gib: float
-
-
-@dataclass
-class Outcome:
-    """What a run did.
-
-    Attributes:
-        computed: Labels of the steps that were computed.
-        cached: Labels of the steps that were finished before.
-        seconds: Wall time.
-        num_waiting: Drops that no process has taken into the catalogue yet.
-        peak_memory_mib: Peak of this process.
-        planned: What the plan said of the steps that were computed.
-        took: What they took; memory is that of this process alone.
-    """
-
-    computed: list[str]
-    cached: list[str]
-    seconds: float
-    num_waiting: int
-    peak_memory_mib: float
-    planned: Effort
-    took: Effort
-
-
 def execute(
     plan: Plan,
     workspace: Workspace,
@@ -73,7 +38,28 @@ def execute(
     backend: Backend | None = None,
     memory: float | None = None,
 ) -> Outcome:
-    """Compute what is missing of a plan.
+    """Compute what is missing of a plan; the arguments are those of :func:`attempt`.
+
+    Raises:
+        IncompleteError: Some steps cannot be computed; all others are kept.
+        TDAError: As :func:`attempt`.
+    """
+    outcome = attempt(plan, workspace, listener, kinds, backend, memory)
+    if outcome.failed:
+        raise incomplete(plan, outcome)
+    return outcome
+
+
+def attempt(
+    plan: Plan,
+    workspace: Workspace,
+    listener: Listener,
+    kinds: Kinds,
+    backend: Backend | None = None,
+    memory: float | None = None,
+    failed: Mapping[str, TDAError] | None = None,
+) -> Outcome:
+    """Compute what is missing of a plan, as far as it can be; the outcome says what could not.
 
     Args:
         plan: What to compute.
@@ -82,11 +68,11 @@ def execute(
         kinds: What each kind of step says about its rows.
         backend: Where steps are computed; ``None``: in this process.
         memory: GiB this run may use; ``None``: what the machine has.
+        failed: Steps that are not tried again, by key, with the reason.
 
     Raises:
         MachineError: Not enough memory, or no space on the disk.
         CatalogueError: The catalogue cannot be used.
-        IncompleteError: Some steps cannot be computed; all others are kept.
         TDAError: A step cannot be computed without which nothing else has a meaning; what was finished is kept.
     """
     started = time.perf_counter()
@@ -99,20 +85,17 @@ def execute(
     cached = _look_at_stored(plan, store, listener)
     listener.begin(plan, cached)
     run = _Run(plan, cached, store, courier, listener)
+    run.failed |= {step.key: failed[step.key] for step in plan.steps if failed and step.key in failed}
     run.go(LocalBackend() if backend is None else backend)
     num_waiting = courier.finish()
-    outcome = _outcome(plan, run, time.perf_counter() - started, num_waiting)
-    if run.failed:
-        raise _failures(plan, run.failed, outcome)
-    return outcome
+    return _outcome(plan, run, time.perf_counter() - started, num_waiting)
 
 
 def _outcome(plan: Plan, run: _Run, seconds: float, num_waiting: int) -> Outcome:
     steps, peak = [step for step, _ in run.ended], peak_memory_mib()
     planned = Effort(sum(step.cost.seconds for step in steps), plan.memory_gib(plan.block_share, steps))
     took = Effort(sum(took for _, took in run.ended), peak / 1024)
-    labels = [step.label for step in steps]
-    return Outcome(labels, run.skipped, seconds, num_waiting, peak, planned, took)
+    return Outcome(run.done, seconds, num_waiting, peak, planned, took, run.failed)
 
 
 def _look_at_stored(plan: Plan, store: ArtifactStore, listener: Listener) -> dict[str, bool]:
@@ -145,12 +128,12 @@ class _Run:
     ) -> None:
         self._plan, self._cached, self._store = plan, cached, store
         self._courier, self._listener = courier, listener
-        self._waiting = {step.key: step for step in plan.steps}
+        self._waiting = {step.key: step for step in plan.present_steps}
         self._started: dict[str, _Started] = {}
-        self._done: set[str] = set()
+        self._settled: set[str] = set()
         self.failed: dict[str, TDAError] = {}
         self.ended: list[tuple[Step, float]] = []  # computed, with the seconds that each took
-        self.skipped: list[str] = []
+        self.done: dict[str, Done] = {}
 
     def go(self, backend: Backend) -> None:
         """Have everything computed that can be."""
@@ -185,19 +168,21 @@ class _Run:
             del self._waiting[step.key]
             if self._cached[step.key]:
                 self._skip(step)
+            elif step.key in self.failed:
+                continue
             elif (possible := self._possible(step)) is not None:
                 room -= 1
                 yield _Started(step, possible)
 
     def _is_settled(self, step: Step) -> bool:
         """Return whether all inputs of a step are there or have failed."""
-        return all(each.key in self._done or each.key in self.failed for each in step.all_inputs())
+        return all(each.key in self._settled or each.key in self.failed for each in step.all_inputs())
 
     def _skip(self, step: Step) -> None:
-        self._done.add(step.key)
+        self._settled.add(step.key)
         self._courier.deliver(step)
         self._listener.step_finished(step, 0.0, True)
-        self.skipped.append(step.label)
+        self.done[step.key] = Done(step.label, False)
 
     def _possible(self, step: Step) -> Step | None:
         """Return a step as it can be computed: whole, without the inputs that failed, or not at all."""
@@ -229,7 +214,7 @@ class _Run:
             self._listener.step_failed(planned, ended.error)
             return
         if step is planned:
-            self._done.add(step.key)
+            self._settled.add(step.key)
             if step.optional_roles():
                 self._store.remove(provisional_key(step.key))
         self._courier.deliver(step)
@@ -237,12 +222,13 @@ class _Run:
         for remark in self._store.open(step.key).remarks:
             self._listener.step_remarked(planned, remark)
         self.ended.append((step, ended.seconds))
+        self.done[step.key] = Done(step.label, True)
 
 
-def _failures(plan: Plan, failed: Mapping[str, TDAError], outcome: Outcome) -> IncompleteError:
+def incomplete(plan: Plan, outcome: Outcome) -> IncompleteError:
     """Return an error that says what went wrong: which step, how many others, and the first cause."""
-    steps = [step for step in plan.steps if step.key in failed]
-    causes = list(dict.fromkeys(failed[step.key] for step in steps))
+    steps = [step for step in plan.steps if step.key in outcome.failed]
+    causes = list(dict.fromkeys(outcome.failed[step.key] for step in steps))
     more = f" and {len(causes) - 1} other steps" if len(causes) > 1 else ""
     error = IncompleteError(
         f"{steps[0].label}{more} could not be computed; all else is kept. {causes[0].message}", causes[0].hint

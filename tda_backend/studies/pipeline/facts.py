@@ -43,6 +43,7 @@ class TaskFacts:
         is_perceptron: Whether it is trained by the hand-written loop, without PyTorch's optimizers.
         layout: Memory format in which its models are trained on the CPU; ``None``: as they are built.
         pace: What passes over its model take on the device of a plan, which measures it.
+        elsewhere: The machine that times are estimated for; ``None``: the one that plans.
     """
 
     task: Task
@@ -63,6 +64,7 @@ class TaskFacts:
     is_perceptron: bool = False
     layout: str | None = None
     pace: Pace = UNMEASURED
+    elsewhere: Machine | None = None
 
 
 def task_facts(task: Task, spec: str) -> TaskFacts:
@@ -102,16 +104,10 @@ def task_facts(task: Task, spec: str) -> TaskFacts:
     )
 
 
-def at_pace(facts: TaskFacts, device: str, elsewhere: Machine | None = None) -> TaskFacts:
-    """Return a task's facts with what passes over its model take on a device, which is measured once a process.
-
-    Args:
-        facts: Of the task.
-        device: Where passes run.
-        elsewhere: The machine whose times are wanted instead of this one's; ``None``: this one's.
-    """
+def at_pace(facts: TaskFacts, device: str) -> TaskFacts:
+    """Return a task's facts with what passes over its model take on a device, which is measured once a process."""
     pace = measured(facts.task, facts.fingerprint, torch.device(device).type)
-    pace = pace if elsewhere is None else pace.on(elsewhere)
+    pace = pace if facts.elsewhere is None else pace.on(facts.elsewhere)
     seen = pace.linear_numbers if facts.factor_numbers else 0
     return replace(facts, pace=pace, factor_numbers=seen or facts.factor_numbers)
 

@@ -38,6 +38,7 @@ class Plan:
         record: JSON-compatible.
         key: Of the record's artifact: changes with every step.
         block_share: Size of the blocks in which dense gradients are taken, as a share of the usual one.
+        now: Keys of the steps that a run computes of it; ``None``: all. The others wait for what these show.
         what_fits: GiB → changes of the study with which it fits into so much memory, in words; ``None``: nobody knows.
     """
 
@@ -49,12 +50,23 @@ class Plan:
     record: Mapping[str, Any]
     key: str
     block_share: float = 1.0
+    now: frozenset[str] | None = None
     what_fits: Callable[[float], Sequence[str]] | None = field(default=None, repr=False, compare=False)
 
     @property
     def name(self) -> str:
         """The study's name."""
         return self.study.name
+
+    @property
+    def num_subsets(self) -> int:
+        """Retrained subsets at each α in this plan, which may be fewer than the study allows."""
+        return self.record["counts"]["subsets"]
+
+    @property
+    def present_steps(self) -> list[Step]:
+        """The steps that a run computes of it, in order."""
+        return [step for step in self.steps if self.now is None or step.key in self.now]
 
     @property
     def base_gib(self) -> float:
@@ -95,14 +107,10 @@ class Steps:
 
     def __init__(self, fingerprint: str, device: str, layout: str | None = None) -> None:
         self._fingerprint, self._device, self._layout = fingerprint, device, layout
-        self._common = {
-            "task": fingerprint,
-            "dtype": DTYPE,
-            "device": torch.device(device).type,
-            "torch": torch_release(),
-        }
-        if layout is not None and self._common["device"] == "cpu":
-            self._common["layout"] = layout
+        kind = torch.device(device).type
+        self._common = {"task": fingerprint, "dtype": DTYPE, "device": kind, "torch": torch_release()}
+        if layout is not None and kind == "cpu":
+            self._common |= {"layout": layout}
         self._steps: dict[str, Step] = {}
         self._shared: set[tuple[str, ...]] = set()
 

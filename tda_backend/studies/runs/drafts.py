@@ -34,6 +34,7 @@ class Draft:
         num_steps: How many steps compute them.
         seconds: Rough estimate of the time on this machine, nothing cached.
         slowest: The steps' names with their share of the seconds, largest first.
+        may_stop: Whether retraining may stop before that, when the LDS is known.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Draft:
     num_steps: int
     seconds: float
     slowest: tuple[tuple[str, float], ...]
+    may_stop: bool = False
 
 
 def built_in_tasks() -> list[str]:
@@ -72,6 +74,7 @@ def draft(toml: str, small: bool = False) -> Draft:
         len(plan.steps),
         sum(by_name.values()),
         tuple(sorted(by_name.items(), key=lambda item: -item[1])),
+        study.ground_truth.until is not None,
     )
 
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from tda_backend.models.measuring.machine import Machine
 from tda_backend.numerics.features.checkpoint_features import InnerProducts
 from tda_backend.studies.config.configuration import Configuration
 from tda_backend.studies.config.study import Study
@@ -20,7 +19,7 @@ from tda_backend.studies.pipeline.plan import Plan, Steps
 from tda_backend.studies.pipeline.planning import FinalStep, Planned, Planning
 from tda_backend.studies.pipeline.sizes import LEAST_SHARE
 from tda_backend.studies.runs.fitting import what_fits
-from tda_backend.studies.runs.record import study_record
+from tda_backend.studies.runs.record import Round, study_record
 from tda_backend.studies.steps.claims import Made, plan_claims
 from tda_backend.studies.steps.compare_unrolled import plan_unrolled
 from tda_backend.studies.steps.evaluate import plan_evaluation
@@ -61,23 +60,25 @@ def configurations(study: Study) -> list[Configuration]:
     return [row for name, settings in study.methods.items() for row in METHODS[name].configurations(settings, study)]
 
 
-def build_plan(study: Study, facts: TaskFacts, device: str = "cpu", elsewhere: Machine | None = None) -> Plan:
+def build_plan(asked: Study, facts: TaskFacts, device: str = "cpu", part: Round | None = None) -> Plan:
     """Return the plan of a resolved study.
 
     Args:
-        study: To be planned.
+        asked: The study.
         facts: Of its task.
-        device: Where steps are computed.
-        elsewhere: The machine that times are estimated for; ``None``: this one.
+        device: Where it is computed.
+        part: How much of its retraining is planned: the steps are those of a study of so many subsets, the id is that
+            of the study that is asked for. ``None``: all of it.
 
     Raises:
         StudyError: The study asks for more than the task has.
         UsageError: Gradients cannot be passed in the study's precision on this device.
     """
-    check_against_task(study, facts)
-    check_device(study, facts, device)
-    check_methods(study, facts)
-    facts = at_pace(facts, device, elsewhere)
+    check_against_task(asked, facts)
+    check_device(asked, facts, device)
+    check_methods(asked, facts)
+    facts, part = at_pace(facts, device), part or Round(asked.ground_truth.subsets)
+    study = replace(asked, ground_truth=replace(asked.ground_truth, subsets=part.num_subsets))
     rows, steps = configurations(study), Steps(facts.fingerprint, device, facts.layout)
     examples = plan_examples(steps, study, facts)
     trained = plan_training(steps, study, facts, examples, _checkpoint_epochs(rows, study, facts))
@@ -97,12 +98,12 @@ def build_plan(study: Study, facts: TaskFacts, device: str = "cpu", elsewhere: M
     plan_leave_one_out(planning, in_order)
     unrolled, lookahead = plan_unrolled(planning), plan_lookahead(planning)
     plan_claims(planning, Made(in_order, chunks, removals, unrolled, lookahead))
-    record = study_record(study, facts, device, rows, steps.all())
+    record = study_record(asked, facts, device, rows, steps.all(), part)
     check_retrainings(steps.all())
     keys = [step.key for step in steps.all()]
     key = content_key(step=STUDY, version=STUDY_VERSION, study_id=record["study_id"], steps=keys)
-    fits = partial(what_fits, study, lambda other: build_plan(other, facts, device).memory_gib(LEAST_SHARE))
-    return Plan(record["study_id"], study, facts, device, steps.all(), record, key, what_fits=fits)
+    fits = partial(what_fits, asked, lambda other: build_plan(other, facts, device).memory_gib(LEAST_SHARE))
+    return Plan(record["study_id"], asked, facts, device, steps.all(), record, key, what_fits=fits)
 
 
 def _asked(planning: Planning, rows: Sequence[Configuration]) -> dict[tuple[str, int], InnerProducts]:

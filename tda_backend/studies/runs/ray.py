@@ -316,6 +316,7 @@ class RayBackend:
         if self._is_host:
             self._ray.shutdown()
             self._store.clear_leftovers()  # of workers that were cancelled
+        self._order = None  # another plan may follow
 
 
 def _first_line(error: Exception) -> str:

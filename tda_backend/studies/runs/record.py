@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,19 @@ from tda_backend.studies.store.artifacts import content_key
 from tda_backend.version import __version__
 
 
+@dataclass(frozen=True)
+class Round:
+    """How much of a study's retraining a plan has.
+
+    Attributes:
+        num_subsets: Retrained at each α.
+        continues: Key of the plan with fewer subsets whose results are kept; ``None``: there is none.
+    """
+
+    num_subsets: int
+    continues: str | None = None
+
+
 def code_version() -> str:
     """Return the package's version and a hash of its code: twelve hex digits over every Python and SQL file."""
     package = Path(__file__).parents[2]
@@ -28,10 +42,15 @@ def code_version() -> str:
 
 
 def study_record(
-    study: Study, facts: TaskFacts, device: str, configurations: Sequence[Configuration], steps: Sequence[Step]
+    study: Study,
+    facts: TaskFacts,
+    device: str,
+    configurations: Sequence[Configuration],
+    steps: Sequence[Step],
+    part: Round,
 ) -> dict[str, Any]:
     """Return the study's artifact: everything the catalogue needs to know, so that it can be made again from it."""
-    task, truth = facts.task, study.ground_truth
+    task = facts.task
     training = None if task.training is None else dict(vars(task.training))
     config = {**study.to_json(), "task": facts.spec}
     about_task = {
@@ -44,21 +63,23 @@ def study_record(
         "margin_identity": task.margin_identity,
         "training": training,
     }
-    return {
+    record = {
         "name": study.name,
         "study_id": content_key(study=config, fingerprint=facts.fingerprint)[:12],
         "config": config,
-        "info": _info(study, facts, device, about_task),
+        "info": _info(study, facts, device, about_task, part.num_subsets),
         "task": about_task,
-        "counts": {**study.data.to_json(), "subsets": truth.subsets},
+        "counts": {**study.data.to_json(), "subsets": part.num_subsets},
         "configurations": [each.to_json() for each in configurations],
         "steps": [{"key": step.key, "label": step.label, "context": step.context()} for step in steps],
     }
+    return record if part.continues is None else {**record, "continues": part.continues}
 
 
-def _info(study: Study, facts: TaskFacts, device: str, about_task: dict[str, Any]) -> dict[str, Any]:
+def _info(study: Study, facts: TaskFacts, device: str, about_task: dict[str, Any], num_subsets: int) -> dict[str, Any]:
     """Return what pages show of a study beside its results."""
     data, truth = study.data, study.ground_truth
+    stopping = {} if truth.until is None else {"until": truth.until, "most_subsets": truth.subsets}
     shared = ("class_names", "num_classes", "measurement_sign", "margin_identity", "training")
     return {
         "task": facts.task.name,
@@ -71,7 +92,8 @@ def _info(study: Study, facts: TaskFacts, device: str, about_task: dict[str, Any
         "num_test": facts.num_test,
         "num_parameters": facts.num_parameters,
         "untracked": [list(each) for each in facts.untracked],
-        "num_subsets": truth.subsets,
+        "num_subsets": num_subsets,
+        **stopping,
         "repeats": truth.repeats,
         "alphas": list(truth.alphas),
         "num_seeds": study.training.seeds,

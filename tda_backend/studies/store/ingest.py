@@ -20,7 +20,7 @@ from tda_backend.errors import ArtifactError, CatalogueError, MachineError, TDAE
 from tda_backend.studies.store import faults
 from tda_backend.studies.store.artifact import Artifact
 from tda_backend.studies.store.artifacts import ArtifactStore
-from tda_backend.studies.store.catalogue import catalogue_error, delete_study, is_file_error
+from tda_backend.studies.store.catalogue import catalogue_error, is_file_error
 from tda_backend.studies.store.drop import Drop, Kinds
 from tda_backend.studies.store.inbox import EndedJob, FinishedStep, pending_drops, read_drop, refuse
 from tda_backend.studies.store.record import StudyRecord, is_study
@@ -160,8 +160,9 @@ def _ingest_step(connection: duckdb.DuckDBPyConnection, store: ArtifactStore, st
     _forget(connection, step)
     drop = Drop(connection, step, artifact)
     if is_study(artifact):  # the same study with other steps (the task's code changed) replaces the old one
-        delete_study(connection, step.study_id)
-        StudyRecord.read(artifact).ingest(drop)
+        record = StudyRecord.read(artifact)
+        record.clear(connection)
+        record.ingest(drop)
     else:
         _ingest_results(drop, kinds)
         drop.insert_records(TIMINGS, [_timing(artifact, step.label)])

@@ -177,12 +177,11 @@ def disk_use(workspace: Workspace) -> DiskUse:
     """Return what the artifacts of a workspace use."""
     store = ArtifactStore(workspace.artifacts)
     sizes = {key: folder_bytes(store.path(key)) for key in store.all_keys()}
-    studies: dict[str, int] = {}
-    referred: set[str] = set()
-    for record in study_records(store):
-        referred |= record.keys
-        size = sum(sizes.get(key, 0) for key in record.keys)
-        studies[record.study_id] = max(studies.get(record.study_id, 0), size)
+    keys: dict[str, set[str]] = {}
+    for record in study_records(store):  # several of a study: of other code, or of rounds of retraining
+        keys.setdefault(record.study_id, set()).update(record.keys)
+    studies = {name: sum(sizes.get(key, 0) for key in found) for name, found in keys.items()}
+    referred: set[str] = set().union(*keys.values())
     unused = sum(size for key, size in sizes.items() if key not in referred)
     return DiskUse(studies, unused, sum(map(folder_bytes, store.damaged.glob("*"))))
 

@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import duckdb
+
 from tda_backend.errors import ArtifactError
 from tda_backend.studies.store.artifact import Artifact
 from tda_backend.studies.store.artifacts import MANIFEST, ArtifactStore, provisional_key
+from tda_backend.studies.store.catalogue import delete_study
 from tda_backend.studies.store.drop import Drop
 from tda_backend.studies.store.inbox import FinishedStep
 from tda_backend.studies.store.tables.base import Table, utc
+from tda_backend.studies.store.tables.bookkeeping import INGESTED, TIMINGS
 from tda_backend.studies.store.tables.studies import CONFIGURATIONS, STUDIES, TASKS
 from tda_backend.studies.store.workspace import read_json
 
@@ -36,6 +40,7 @@ class StudyRecord:
         counts: Training examples, validation points, queries and subsets.
         configurations: Rows of ``configurations``.
         steps: Every step of the plan, as it is dropped when it is finished.
+        continues: Key of the record of the same study with fewer subsets, whose results stay; ``None``: none do.
     """
 
     artifact: Artifact
@@ -47,6 +52,7 @@ class StudyRecord:
     counts: Mapping[str, int]
     configurations: Sequence[Mapping[str, Any]]
     steps: Sequence[FinishedStep]
+    continues: str | None = None
 
     @classmethod
     def read(cls, artifact: Artifact) -> Self:
@@ -77,6 +83,23 @@ class StudyRecord:
         """Keys of all artifacts that the study refers to, its own included."""
         keys = [step.key for step in self.steps]
         return {self.artifact.key, *keys, *map(provisional_key, keys)}
+
+    def clear(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Delete what the catalogue holds of another plan of the study: all, or what the plan that it continues lost.
+
+        Rows of an evaluation by fewer subsets stay until the new one replaces them.
+        """
+        if self.continues is None or not INGESTED.holds(connection, study_id=self.study_id, artifact=self.continues):
+            delete_study(connection, self.study_id)
+            return
+        for table in (STUDIES, TASKS, CONFIGURATIONS):
+            table.delete(connection, study_id=self.study_id)
+        kept = {step.key: step.label for step in self.steps}
+        known = connection.execute(INGESTED.select(columns=("artifact", "label")), [self.study_id]).fetchall()
+        for key, label in known:
+            if kept.get(key) != label:
+                INGESTED.delete(connection, study_id=self.study_id, artifact=key)
+                TIMINGS.delete(connection, study_id=self.study_id, label=label)
 
     def ingest(self, drop: Drop) -> None:
         """Write the rows of the study, its task and its configurations."""

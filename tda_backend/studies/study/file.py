@@ -15,6 +15,7 @@
     seeds = 1                       # training runs of the attributed model
     [ground_truth]
     subsets = 50        # 0: no retraining, no LDS
+    until = 0.01        # optional: stop before that, once every LDS is known to ±0.01
     alphas = [0.5]      # shares of the training rows; "1-1/n" leaves one out
     repeats = 1
     [projection]

@@ -54,6 +54,11 @@ class _Quick:
     def _set(self, kind: Any, **values: Any) -> None:
         self.result[kind.NAME] = {**self._table(kind), **values}
 
+    def _truth(self) -> GroundTruth:
+        """Return [ground_truth], which loses ``until``: so few subsets are retrained that none is left to save."""
+        self.result.get(GroundTruth.NAME, {}).pop("until", None)
+        return GroundTruth(**self._table(GroundTruth))
+
     def _counts(self, counts: Mapping[str, int]) -> Data:
         """Set [data] to no more examples than a quick study has; the study's own [quick] may ask for fewer."""
         table = self._table(Data)
@@ -77,7 +82,7 @@ class _Quick:
         """Return the version with two checkpoints, one k, and small numbers."""
         dim = max(1, min(QUICK_DIM, self.num_parameters // 2))
         data = self._counts(QUICK_COUNTS)
-        truth = GroundTruth(**self._table(GroundTruth))
+        truth = self._truth()
         self._set(GroundTruth, subsets=min(truth.subsets, QUICK_SUBSETS), alphas=list(truth.alphas[:1]))
         methods = self.result.get("methods", {})
         named = sorted({epoch for settings in methods.values() for epoch in settings.get("epochs", [])})
@@ -94,7 +99,7 @@ class _Quick:
         """Return the version with few examples and subsets, but its grids whole."""
         is_heavy = self.num_parameters > HEAVY_MODEL
         data = self._counts(HEAVY_COUNTS if is_heavy else QUICK_COUNTS)
-        truth = GroundTruth(**self._table(GroundTruth))
+        truth = self._truth()
         self._set(GroundTruth, subsets=min(truth.subsets, QUICK_SUBSETS), repeats=1)
         if is_heavy:
             grid = RegularizationGrid.table(self.result.get(RegularizationGrid.NAME))

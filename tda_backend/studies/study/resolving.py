@@ -27,6 +27,8 @@ from tda_backend.studies.methods import METHODS
 
 USUAL_METHOD = "iffim"
 """The method of a study that names none."""
+LEAST_DRAWS = 100
+"""Draws of the bootstrap of which an interval's ends, the 2.5 and 97.5 % quantiles, say something."""
 
 
 class Resolving:
@@ -80,7 +82,26 @@ class Resolving:
     def _ground_truth(self, loo: float) -> GroundTruth:
         content = self._section(GroundTruth)
         alphas = [loo if isinstance(alpha, str) else alpha for alpha in content.pop("alphas")]
-        return GroundTruth(alphas=list(dict.fromkeys(alphas)), **content)
+        truth = GroundTruth(alphas=list(dict.fromkeys(alphas)), **content)
+        if truth.until is not None:
+            self._check_until(truth)
+        return truth
+
+    def _check_until(self, truth: GroundTruth) -> None:
+        """Raise a StudyError where there is no interval by which retraining could stop."""
+        if not truth.subsets:
+            raise StudyError(
+                f"ground_truth.until = {truth.until:g} with ground_truth.subsets = 0: nothing is retrained, so there "
+                "is no LDS to know.",
+                "Give subsets, the most that are retrained, or leave out until.",
+            )
+        draws = self._section(Evaluation)["bootstrap"]
+        if draws < LEAST_DRAWS:
+            raise StudyError(
+                f"ground_truth.until = {truth.until:g} with evaluation.bootstrap = {draws}: so few draws give no "
+                "interval to stop by.",
+                f"Give at least {LEAST_DRAWS} draws, or leave out until.",
+            )
 
     def _grid(self) -> RegularizationGrid:
         content = RegularizationGrid.table(self._checked.get(RegularizationGrid.NAME))

@@ -39,9 +39,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     workspace = Workspace.at(arguments.db)
     other = read_machine(arguments.machine) if arguments.machine else None
     study, store = requested_study(arguments, workspace), ArtifactStore(workspace.artifacts)
-    plan = requested_plan(arguments, study)
+    plan = requested_plan(arguments, study, store)
     steps = planned_steps(plan, store)
-    there = [] if other is None else [step.cost.seconds for step in requested_plan(arguments, study, other.rates).steps]
+    there: list[float] = []
+    if other is not None:
+        there = [step.cost.seconds for step in requested_plan(arguments, study, store, other.rates).steps]
     if not arguments.json:
         _print(console, plan, store, steps, None if other is None else other.name, there)
         return 0
@@ -90,6 +92,7 @@ def _print(
     from tda_backend.interfaces.cli.printing import duration, print_line, print_table, size
     from tda_backend.interfaces.cli.request import retraining_line
     from tda_backend.studies.pipeline.sizes import GIB, in_words
+    from tda_backend.studies.runs.rounds import is_open
 
     columns = ["step", "what", "models", "estimated time", "memory", "disk"]
     rows = [
@@ -105,13 +108,14 @@ def _print(
     ]
     if other is not None:
         columns.append(f"time on {other}")
-        for row, step, seconds in zip(rows, steps, there, strict=True):
-            row.append("finished" if step.is_cached else duration(seconds))
+        for row, step, took in zip(rows, steps, there, strict=True):
+            row.append("finished" if step.is_cached else duration(took))
     print_table(console, columns, rows, f"{plan.name} ({plan.study_id})")
     waiting = [step for step in steps if not step.is_cached]
     memory, disk = max((step.memory_gib for step in waiting), default=0.0), sum(step.disk_gib for step in waiting)
     needs = f", {in_words(memory)} GiB of memory and {size(disk * GIB)} of disk" if waiting else ""
-    left = f"about {duration(sum(step.seconds for step in waiting))}{needs} left"
+    word, seconds = "at most" if is_open(plan, store) else "about", sum(step.seconds for step in waiting)
+    left = f"{word} {duration(seconds)}{needs} left"
     summary = f"{len(steps)} steps, {len(steps) - len(waiting)} finished; {left}. "
     print_line(console, f"{summary}{retraining_line(plan, store)}".rstrip())
     measured = "measured on this machine just now; nothing was started."

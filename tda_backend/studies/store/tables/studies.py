@@ -29,7 +29,11 @@ STUDIES = Table(
         Column("config", JSON, "The resolved study file"),
         Column("info", JSON, "What pages show beside it: class names, measurement, training settings, machine"),
         *columns(INTEGER, "num_train", "num_validation", "num_queries"),
-        Column("num_subsets", INTEGER, "Retrained subsets per α when the study is complete"),
+        Column(
+            "num_subsets",
+            INTEGER,
+            "Retrained subsets per α when the study is complete",
+        ),
         Column("steps_total", INTEGER, "Number of steps of the plan; `ingested` counts the finished ones"),
     ),
     order="created DESC",
