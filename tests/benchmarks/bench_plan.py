@@ -3,7 +3,8 @@
     python -m tests.benchmarks.bench_plan [--quick] [--only TASK ...]
 
 A study is computed in one new process, as ``tda run`` does. Before each step it gives back what it has freed and
-forgets its peak; by how much it then grows is what the step takes beside program and data. Times are of the processor,
+forgets its peak; by how much it then grows, with what steps before hold in memory for it, is what the step takes beside
+program and data. Times are of the processor,
 as other programs may want it too, but for steps that train in processes of their own, whose wall time counts. Steps
 below half a second are lumped together. Asked: a factor of 2 in time and of 1.3 in memory, and so we ask of the disk.
 """
@@ -118,12 +119,18 @@ class Measuring(LocalBackend):
         step = self._steps[-1]
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
-        before, begun = peak_mib(), time.process_time()
+        before, begun = peak_mib() - self._held_mib(), time.process_time()
         (ended,) = super().wait()
         in_processes = step.cost.models > 1
         self.seconds[step.label] = ended.seconds if in_processes else time.process_time() - begun
         self.grown[step.label], self.peak = (peak_mib() - before) / 1024, max(self.peak, peak_mib() / 1024)
         return [ended]
+
+    def _held_mib(self) -> float:
+        """Return what earlier steps hold for later ones."""
+        memo = None if self._context is None else self._context.memo
+        found = [] if memo is None else [memo.gram, *memo.projected.values()]
+        return sum(each.nbytes for each in found if each is not None) / 2**20
 
 
 def work(folder: Path) -> dict[str, Any]:

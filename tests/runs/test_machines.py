@@ -11,8 +11,7 @@ import pytest
 from tda_backend.errors import UsageError
 from tda_backend.models.measuring.files import NamedMachine, read_machine, this_machine
 from tda_backend.models.measuring.machine import Machine, machine
-from tda_backend.models.measuring.pace import Line, Pace, measured
-from tda_backend.models.tasks.registry import load_task
+from tda_backend.models.measuring.pace import Line, Pace
 
 HERE = Machine(single=40e9, double=20e9, eigh=2e9, copied=4e9, calls=1e6, threads=2)
 PACE = Pace(
@@ -21,34 +20,31 @@ PACE = Pace(
     forward_seconds=Line(1e-4, 2e-6),
     backward_seconds=Line(3e-4, 6e-6),
     step_seconds=Line(5e-4, 6e-6),
-    row_operations=6e4,  # 3 µs of a row at 20 GFLOP/s a thread: half of it
 )
+OPERATIONS = 6e4
+"""Of a row: 3 µs at 20 GFLOP/s a thread, half of what it takes."""
 
 
 def test_the_same_machine_takes_what_it_takes_here():
     for name in ("forward_seconds", "backward_seconds", "step_seconds"):
-        line, same = getattr(PACE, name), getattr(PACE.on(HERE), name)
+        line, same = getattr(PACE, name), getattr(PACE.on(HERE, OPERATIONS), name)
         assert (same.call, same.row) == pytest.approx((line.call, line.row))
-    assert PACE.on(HERE).kept_bytes == PACE.kept_bytes
+    assert PACE.on(HERE, OPERATIONS).kept_bytes == PACE.kept_bytes
 
 
 def test_operations_calls_and_copies_go_by_rates_of_their_own():
-    there = PACE.on(replace(HERE, single=10 * 40e9)).backward_seconds
+    there = PACE.on(replace(HERE, single=10 * 40e9), OPERATIONS).backward_seconds
     assert there.row == pytest.approx(3e-6 / 10 + 3e-6)
     assert there.call == pytest.approx(3e-4)
-    assert PACE.on(replace(HERE, copied=2 * 4e9)).backward_seconds.row == pytest.approx(3e-6 + 3e-6 / 2)
-    assert PACE.on(replace(HERE, calls=3e6)).step_seconds.call == pytest.approx(5e-4 / 3)
-    assert PACE.on(replace(HERE, single=20e9, threads=1)).forward_seconds.row == pytest.approx(2e-6)  # a thread's rate
+    assert PACE.on(replace(HERE, copied=2 * 4e9), OPERATIONS).backward_seconds.row == pytest.approx(3e-6 + 3e-6 / 2)
+    assert PACE.on(replace(HERE, calls=3e6), OPERATIONS).step_seconds.call == pytest.approx(5e-4 / 3)
+    one_thread = replace(HERE, single=20e9, threads=1)  # as fast as each of two here
+    assert PACE.on(one_thread, OPERATIONS).forward_seconds.row == pytest.approx(2e-6)
 
 
 def test_rows_that_only_compute_are_scaled_as_a_whole():
-    busy = replace(PACE, row_operations=1e9)  # more than the rate allows: counted operations are an estimate
-    assert busy.on(replace(HERE, single=4 * 40e9)).backward_seconds.row == pytest.approx(6e-6 / 4)
-
-
-def test_operations_of_a_pass_are_counted():
-    found = measured(load_task("mnist-mlp-adamw"), "counted", "cpu")
-    assert found.row_operations == 6 * 13_002
+    most = 1e9  # more than the rate allows: counted operations are an estimate
+    assert PACE.on(replace(HERE, single=4 * 40e9), most).backward_seconds.row == pytest.approx(6e-6 / 4)
 
 
 def test_a_file_is_read_as_it_was_written(tmp_path: Path):

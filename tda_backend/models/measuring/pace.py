@@ -16,7 +16,6 @@ from tda_backend.models.measuring.machine import SERVER, Machine, machine, typic
 from tda_backend.models.tasks.contract import built, persons_code
 from tda_backend.models.tasks.data import num_rows, take, validate_data
 from tda_backend.models.training.fit import single_trainer
-from tda_backend.models.training.retraining.cost import autograd_operations
 from tda_backend.models.training.run import TrainingRun, reproducible
 from tda_backend.types import Batch, Task, to_device
 
@@ -66,7 +65,6 @@ class Pace:
         forward_seconds: Of a forward pass without autograd.
         backward_seconds: Of a forward and a backward pass.
         step_seconds: Of a step of training, by the route that the task takes; zero where there are no steps.
-        row_operations: Floating-point operations of a forward and a backward pass over a row.
     """
 
     machine: Machine = SERVER
@@ -77,16 +75,19 @@ class Pace:
     forward_seconds: Line = Line()
     backward_seconds: Line = Line()
     step_seconds: Line = Line()
-    row_operations: float = 0.0
 
-    def on(self, other: Machine) -> Pace:
+    def on(self, other: Machine, row_operations: float) -> Pace:
         """Return what the same passes take on another machine, as a model of ours has it.
 
         What calls take goes by the other's calls. Of what rows take, their operations at the measured rate of one
         thread go by that rate, and the rest by the rate of copying. Memory stays what it is.
+
+        Args:
+            other: The machine.
+            row_operations: Floating-point operations of a forward and a backward pass over a row.
         """
         changed = {
-            name: self._line_on(other, getattr(self, name), share * self.row_operations)
+            name: self._line_on(other, getattr(self, name), share * row_operations)
             for name, share in (("forward_seconds", 1 / 3), ("backward_seconds", 1.0), ("step_seconds", 1.0))
         }
         return replace(self, machine=other, **changed)
@@ -161,7 +162,6 @@ def _measured(task: Task, device: str) -> Pace:
         forward_seconds,
         backward_seconds,
         _step_seconds(task, model, data, device, backward_seconds),
-        autograd_operations(task, model, data),
     )
 
 

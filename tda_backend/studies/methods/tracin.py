@@ -35,7 +35,7 @@ from tda_backend.studies.pipeline.step import Step
 from tda_backend.studies.steps.features import Features, plan_features
 from tda_backend.studies.steps.scores import Scored, ScoreMethod, Scores
 from tda_backend.studies.steps.spectrum import DRAWN_FROM_GRAM, Draw, draw_of, project_model
-from tda_backend.studies.steps.spectrum_size import projected_memory
+from tda_backend.studies.steps.spectrum_size import Projecting, projected_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class TracIn(ScoreMethod):
         sizes, number = planning.sizes, self.num_features(configuration)
         read = number * (sizes.factors or (sizes.gram if draw.needs_gram else 0.0))
         kept = number * sizes.numbers(sizes.num_vectors, draw.dim)
-        one = projected_memory(sizes, draw.dim, study.projection.max_dim, 1, draw.needs_gram).usual
+        one = projected_memory(sizes, draw.dim, Projecting(study.projection.max_dim, 1, draw.needs_gram)).usual
         return read + max(kept + one - sizes.factors, kept + 4 * doubles(sizes.num_queries, sizes.num_train))
 
     def feature_steps(self, planning: Planning, configuration: Configuration, seed: int) -> Sequence[Step]:

@@ -13,6 +13,7 @@ from tda_backend.models.tasks.contract import built
 from tda_backend.models.tasks.data import num_rows, validate_data
 from tda_backend.models.tasks.identity.identity import task_identity
 from tda_backend.models.tasks.registry import task_spec
+from tda_backend.models.training.retraining.cost import autograd_operations
 from tda_backend.models.training.routes.layout import training_layout
 from tda_backend.models.training.routes.perceptron import mlp_architecture
 from tda_backend.numerics.features.factors import num_factor_numbers, untracked_parameters
@@ -107,7 +108,9 @@ def task_facts(task: Task, spec: str) -> TaskFacts:
 def at_pace(facts: TaskFacts, device: str) -> TaskFacts:
     """Return a task's facts with what passes over its model take on a device, which is measured once a process."""
     pace = measured(facts.task, facts.fingerprint, torch.device(device).type)
-    pace = pace if facts.elsewhere is None else pace.on(facts.elsewhere)
+    if facts.elsewhere is not None:
+        task = facts.task
+        pace = pace.on(facts.elsewhere, autograd_operations(task, built(task, 0), validate_data(task)["train"]))
     seen = pace.linear_numbers if facts.factor_numbers else 0
     return replace(facts, pace=pace, factor_numbers=seen or facts.factor_numbers)
 

@@ -28,6 +28,7 @@ from tda_backend.studies.pipeline.step import Cost, Step, needs, setting
 from tda_backend.studies.steps.features import Features, plan_features
 from tda_backend.studies.steps.source import LEFT_OUT, FilterOf, SourceStep
 from tda_backend.studies.steps.spectrum_size import (
+    Projecting,
     Spectral,
     exact_memory,
     factored_memory,
@@ -310,17 +311,19 @@ def _cost(planning: Planning, draw: Draw, features: str, kept: int | None) -> Co
     sizes, dim = planning.sizes, draw.dim
     takes_gram = holds_gram(sizes, kept) if dim is None else draw.needs_gram
     whole = str(draw.whole) if dim is not None else "gram" if takes_gram else "factors"
-    seconds = spectrum_seconds(sizes, Spectral(dim, kept, takes_gram, planning.steps.is_first(features, whole)))
-    held, inner = _memory(planning, draw, kept), dim or sizes.num_train
+    is_first = planning.steps.is_first(features, whole)
+    seconds = spectrum_seconds(sizes, Spectral(dim, kept, takes_gram, is_first))
+    held, inner = _memory(planning, draw, kept, is_first), dim or sizes.num_train
     stored = sizes.coordinates(min(inner, kept or inner))
     return Cost(seconds, held.usual, saved_gib=held.saved, stored_gib=stored)
 
 
-def _memory(planning: Planning, draw: Draw, kept: int | None) -> Held:
+def _memory(planning: Planning, draw: Draw, kept: int | None, is_first: bool) -> Held:
     """Return what the spectrum of a draw holds; several methods or k at one checkpoint keep its Gram matrix."""
     study, sizes = planning.study, planning.sizes
     if draw.dim is not None:
-        return projected_memory(sizes, draw.dim, draw.max_dim, study.projection.draws or 1, draw.needs_gram, kept)
+        how = Projecting(draw.max_dim, study.projection.draws or 1, draw.needs_gram, is_first)
+        return projected_memory(sizes, draw.dim, how, kept)
     if kept is not None and not holds_gram(sizes, kept):
         return factored_memory(sizes, kept)
     own = [settings["projection_dim"] for settings in study.methods.values() if "projection_dim" in settings]

@@ -60,33 +60,48 @@ def _basis(size: int, kept: int, least_block: int = LEAST_BLOCK) -> float:
     return doubles(size, most + _BLOCKS * block_vectors(kept, least_block)) + 4 * doubles(most, most)
 
 
-def projected_memory(
-    sizes: Sizes, dim: int, max_dim: int, num_draws: int, is_drawn_from_gram: bool, kept: int | None = None
-) -> Held:
+@dataclass(frozen=True)
+class Projecting:
+    """What is projected.
+
+    Attributes:
+        max_dim: k_max, whose features are held for other k and methods.
+        num_draws: Draws of the projection that are held at once.
+        is_drawn_from_gram: Whether the Gram matrix is taken, and not the gradients.
+        is_first: Whether no step before holds the projected gradients in memory.
+    """
+
+    max_dim: int
+    num_draws: int
+    is_drawn_from_gram: bool
+    is_first: bool = True
+
+
+def projected_memory(sizes: Sizes, dim: int, how: Projecting, kept: int | None = None) -> Held:
     """Return what the answer in a projection holds at most: while gradients are projected, or rows rotated.
 
     Args:
         sizes: Of the study.
         dim: k.
-        max_dim: k_max, whose features are held for other k and methods.
-        num_draws: Draws of the projection that are held at once.
-        is_drawn_from_gram: Whether the Gram matrix is taken, and not the gradients.
+        how: Gradients are projected.
         kept: How many of the largest eigenvalues are kept; ``None``: all.
     """
-    one = sizes.numbers(sizes.num_vectors, max_dim)
-    if is_drawn_from_gram:
+    one = sizes.numbers(sizes.num_vectors, how.max_dim)
+    if not how.is_first:
+        making = Held(0.0)
+    elif how.is_drawn_from_gram:
         # Gram matrix, its root in float64 and in float32; then noise beside the last.
         making = Held(max(sizes.factors + sizes.gram, 2 * sizes.gram + sizes.gram / 2 + one))
     elif sizes.factor_numbers:
         making = Held(sizes.factors)
     else:
         making = sizes.streamed
-    making += one * num_draws
+    making += one * how.num_draws
     rotated = sizes.coordinates(min(dim, kept or dim))
-    sliced = sizes.numbers(sizes.num_vectors, dim) if dim < max_dim else 0.0
+    sliced = sizes.numbers(sizes.num_vectors, dim) if dim < how.max_dim else 0.0
     inner = min(dim, sizes.num_train)
     squares = 4 * doubles(inner, inner) if kept is None else _basis(dim, kept)
-    solving = one * num_draws + sliced + rotated + squares + 2 * doubles(_ROWS, dim)
+    solving = one * how.num_draws + sliced + rotated + squares + 2 * doubles(_ROWS, dim)
     if dim >= sizes.num_train and kept is None:
         solving += doubles(sizes.num_train, dim)
     return Held(max(making.usual, solving), min(making.saved, max(0.0, making.usual - solving)))

@@ -30,6 +30,11 @@ class _Watch(TorchDispatchMode):
         super().__init__()
         self.pools = False
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Return no: to skip the compiler it would first be loaded, which takes a second and 60 MiB."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
