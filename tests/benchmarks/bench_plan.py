@@ -4,7 +4,7 @@
 
 A study is computed in one new process, as ``tda run`` does. Before each step it gives back what it has freed and
 forgets its peak; by how much it then grows, with what steps before hold in memory for it, is what the step takes beside
-program and data. Times are of the processor,
+program and data. Times are of the processor, on one thread,
 as other programs may want it too, but for steps that train in processes of their own, whose wall time counts. Steps
 below half a second are lumped together. Asked: a factor of 2 in time and of 1.3 in memory, and so we ask of the disk.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -181,7 +182,8 @@ def measure(asked: Asked, quick: bool) -> dict[str, list[Compared]]:
     with tempfile.TemporaryDirectory() as folder:
         write_study(Path(folder), asked.task, asked.num_quick if quick else asked.num_train, **asked.more)
         command = [sys.executable, "-m", "tests.benchmarks.bench_plan", "--work", folder]
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # of several, waiting ones count as busy
+        done = subprocess.run(command, check=False, capture_output=True, text=True, env=one_thread)
     if done.returncode:
         raise SystemExit(f"{asked.task} failed:\n{done.stderr[-3000:]}")
     return compared(json.loads(done.stdout.splitlines()[-1]))

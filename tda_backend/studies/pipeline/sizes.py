@@ -31,6 +31,8 @@ SAID_ROWS = 1000
 RECORDED = 2
 """Numbers that the calls of a pass record, gradients of outputs included, for each that autograd keeps."""
 BUCKET_BYTES = 2
+PIECES = 2
+"""What the C library holds for tensors of many sizes that come and go, in units of those alive (measured: 1.5–2.5)."""
 SLABS_GIB = 0.03
 """Some slabs of gradients, with the buckets of their entries."""
 
@@ -183,7 +185,7 @@ class Sizes:
 
     def _streaming(self, rows: float) -> float:
         # The first batch keeps its graph, which is differentiated twice.
-        return 2 * self.backward(rows) + rows * self.pace.kept_bytes / GIB
+        return PIECES * (2 * self.backward(rows) + rows * self.pace.kept_bytes / GIB)
 
 
 def in_words(gib: float) -> str:

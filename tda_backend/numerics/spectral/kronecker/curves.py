@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tda_backend.blocks import spans
-from tda_backend.numerics.spectral.kronecker.scores import TOLERANCE, smallest_kept, squared_sizes
+from tda_backend.numerics.spectral.kronecker.scores import TOLERANCE, smallest_kept
 from tda_backend.numerics.spectral.kronecker.spectrum import KroneckerBlock, KroneckerSpectrum
 
 TILE = (32, 128)
@@ -69,4 +69,4 @@ def _weighted(
     flat = layer.eigenvalues.flatten()
     table = torch.stack([spectrum.filter.weights(flat, value, spectrum.num_train) for value in regularizations])
     row = layer.query.values(index=[query]).to(torch.float64).view(shape)
-    return table.view(-1, *shape), row, row.abs() * squared_sizes(layer.train, None).sqrt()
+    return table.view(-1, *shape), row, row.abs() * layer.train_sizes

@@ -221,6 +221,20 @@ def _products(rows: LayerRows, vectors: Tensor, outputs: slice, inputs: slice) -
     return result
 
 
+def squared_sizes(rows: LayerRows, index: Tensor | None = None) -> Tensor:
+    """Return Σ_i G_i^{∘2} over some (or all) rows, ``[r_out, r_in]`` float64."""
+    num, num_outputs, num_inputs = rows.shape
+    if isinstance(rows, FactoredRows) and rows.inputs.ndim == 2:
+        a, d = (x if index is None else x[index] for x in (rows.inputs, rows.deltas))
+        a, d = a.to(torch.float64), d.to(torch.float64)
+        return (d * d).T @ (a * a)
+    chosen = torch.arange(num, device=rows.device) if index is None else index
+    total = torch.zeros(num_outputs * num_inputs, dtype=torch.float64, device=rows.device)
+    for part in spans(len(chosen), max(1, _NUMBERS // total.numel())):
+        total += rows.values(index=chosen[part]).to(torch.float64).square_().sum(0)
+    return total.view(num_outputs, num_inputs)
+
+
 def _sum_of_products(deltas: Tensor, inputs: Tensor) -> Tensor:
     """Return ``Σ_i δ_i a_iᵀ``, ``[r_out, r_in]`` float64."""
     result = deltas.new_zeros(deltas.shape[1], inputs.shape[1], dtype=torch.float64)

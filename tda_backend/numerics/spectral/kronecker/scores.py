@@ -21,7 +21,7 @@ from torch import Tensor
 from tda_backend.blocks import EXAMPLES, in_blocks, spans
 from tda_backend.errors import NumericalError, UsageError
 from tda_backend.finite import all_finite
-from tda_backend.numerics.spectral.kronecker.rows import FactoredRows, LayerRows
+from tda_backend.numerics.spectral.kronecker.rows import FactoredRows, LayerRows, squared_sizes
 from tda_backend.numerics.spectral.kronecker.spectrum import KroneckerSpectrum
 
 TOLERANCE = 1e-6
@@ -113,7 +113,7 @@ def _plan(
         tables.append(
             torch.stack([spectrum.filter.weights(values, value, spectrum.num_train) for value in regularizations])
         )
-        sizes.append((squared_sizes(layer.query, chosen) * squared_sizes(layer.train, None)).sqrt().flatten())
+        sizes.append((squared_sizes(layer.query, chosen) * squared_sizes(layer.train)).sqrt().flatten())
         sigma.append(values)
     table, size = torch.cat(tables, dim=1), torch.cat(sizes)  # [L, r], [r]
     norms = (table * size).norm(dim=1)
@@ -155,20 +155,6 @@ def smallest_kept(singular_values: Sequence[Tensor], tolerance: float) -> float:
     ascending = torch.cat([*singular_values, singular_values[0].new_zeros(1)]).sort().values
     count = int((ascending.square().cumsum(0) <= tolerance**2).sum())
     return float(ascending[count - 1]) if count else 0.0
-
-
-def squared_sizes(rows: LayerRows, index: Tensor | None) -> Tensor:
-    """Return Σ_i G_i^{∘2}, ``[r_out, r_in]`` float64."""
-    num, num_outputs, num_inputs = rows.shape
-    if isinstance(rows, FactoredRows) and rows.inputs.ndim == 2:
-        a, d = (x if index is None else x[index] for x in (rows.inputs, rows.deltas))
-        a, d = a.to(torch.float64), d.to(torch.float64)
-        return (d * d).T @ (a * a)
-    chosen = torch.arange(num, device=rows.device) if index is None else index
-    total = torch.zeros(num_outputs * num_inputs, dtype=torch.float64, device=rows.device)
-    for part in spans(len(chosen), max(1, _NUMBERS // (2 * total.numel()))):
-        total += rows.values(index=chosen[part]).to(torch.float64).square_().sum(0)
-    return total.view(num_outputs, num_inputs)
 
 
 def _transposed(rows: LayerRows, index: slice | Tensor) -> tuple[Tensor, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -23,7 +24,7 @@ from tda_backend.numerics.spectral.arrays import stored_tensor
 from tda_backend.numerics.spectral.coordinates import Block, Rows
 from tda_backend.numerics.spectral.filters.base import Filter, pseudo_inverse_cutoff
 from tda_backend.numerics.spectral.filters.damped import DampedInverse
-from tda_backend.numerics.spectral.kronecker.rows import DenseRows, FactoredRows, LayerRows
+from tda_backend.numerics.spectral.kronecker.rows import DenseRows, FactoredRows, LayerRows, squared_sizes
 
 Damping: TypeAlias = Literal["absolute", "relative"]
 DAMPINGS: tuple[Damping, ...] = ("absolute", "relative")
@@ -60,6 +61,11 @@ class KroneckerBlock:
     def size(self) -> int:
         """Number of coordinates."""
         return self.eigenvalues.numel()
+
+    @cached_property
+    def train_sizes(self) -> Tensor:
+        """Norm of each coordinate over the training examples, ``[r_out, r_in]``; kept, for no λ or query changes it."""
+        return squared_sizes(self.train).sqrt().to(self.train.dtype)
 
     def to(self, device: torch.device | str) -> KroneckerBlock:
         """Return the same coordinates on a device."""
