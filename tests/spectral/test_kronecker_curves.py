@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tda_backend.errors import NumericalError
+from tda_backend.errors import NumericalError, UsageError
+from tda_backend.numerics.spectral.filters.krylov import Krylov
 from tda_backend.numerics.spectral.kronecker import curves as module
 from tda_backend.numerics.spectral.kronecker.curves import kronecker_curves
 from tda_backend.numerics.spectral.kronecker.rows import FactoredRows
@@ -95,3 +96,25 @@ def test_a_spectrum_of_zeros_has_no_influence_at_zero_and_some_above():
 def test_a_negative_regularization_is_refused():
     with pytest.raises(NumericalError, match="-1"):
         kronecker_curves(random_spectrum(), 0, [-1.0])
+
+
+def test_tables_of_many_coordinates_are_made_twice_and_never_there_at_once(monkeypatch):
+    sizes, table = [], module._Strip.table
+
+    def noted(self, *arguments):
+        sizes.append(table(self, *arguments).numel())
+        return table(self, *arguments)
+
+    monkeypatch.setattr(module._Strip, "table", noted)
+    spectrum = one_layer("single", (256, 512), 6.0, size=(5, 2))
+    few = kronecker_curves(spectrum, 0, GRID)
+    assert sizes == [len(GRID) * module.TILE[0] * 512] * (256 // module.TILE[0])
+    monkeypatch.setattr(module, "_KEPT_NUMBERS", 0)
+    assert torch.equal(kronecker_curves(spectrum, 0, GRID), few)
+    assert len(sizes) == 3 * 256 // module.TILE[0]
+
+
+def test_a_filter_that_depends_on_the_query_is_refused():
+    spectrum = KroneckerSpectrum(random_spectrum().layers, filter=Krylov(3))
+    with pytest.raises(UsageError, match="depends on the query"):
+        kronecker_curves(spectrum, 0, [0.1])

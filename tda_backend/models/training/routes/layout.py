@@ -64,4 +64,4 @@ def training_layout(task: Task, model: nn.Module, data: Batch, device: torch.dev
 
 def laid_out(model: nn.Module, layout: str | None) -> nn.Module:
     """Return the model, its parameters moved to a memory format."""
-    return model if layout is None else model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model if layout is None else model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stubs lack it
